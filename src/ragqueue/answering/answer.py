@@ -1,0 +1,142 @@
+"""Answer a question: retrieve, say what was found, generate, cite, or say that the sources do not hold it.
+
+A run can take over what an earlier one began: logged hits and text are used again, never repeated.
+"""
+
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Protocol
+
+from ragqueue import telemetry
+from ragqueue.answering.grounding import judge
+from ragqueue.answering.message import Message, Progress, progress_of
+from ragqueue.answering.prompt import SYSTEM, build
+from ragqueue.embedders.base import Embedder
+from ragqueue.errors import GenerationFailed
+from ragqueue.events.pen import Pen
+from ragqueue.generators.base import Generator
+from ragqueue.records import chunks, documents
+from ragqueue.records.store import Records
+from ragqueue.retrieval.base import Retriever
+from ragqueue.types import Delta, Hit, Job, Outcome, Prompt
+
+NOT_IN_SOURCES = "The sources do not hold an answer to this question."
+_NEAREST = 3  # passages shown when the sources do not hold the answer
+
+
+class Attempt(Protocol):
+    """What a run offers to a kind of job."""
+
+    partial: Callable[[], Outcome] | None
+
+    @property
+    def job(self) -> Job: ...
+
+    async def open_pen(self) -> Pen: ...
+
+
+class Answerer:
+    """Does chat jobs."""
+
+    def __init__(
+        self,
+        records: Records,
+        retriever: Retriever,
+        generator: Generator,
+        embedder: Embedder | None,
+        *,
+        limit: int,
+        system: str | None,
+        budget: int,
+    ) -> None:
+        self._records, self._retriever, self._generator, self._embedder = records, retriever, generator, embedder
+        self._limit, self._system, self._budget = limit, system or SYSTEM, budget
+
+    async def run(self, run: Attempt) -> Outcome:
+        """Do one attempt at a chat job and return what it ends with."""
+        job = run.job
+        timings = {"queued_s": round(time.time() - job.created_at, 4)}
+        pen = await run.open_pen()
+        past = progress_of(pen.kept)
+        hits = await self._hits(job, pen, past)
+        timings["retrieved_s"] = round(time.time() - job.created_at, 4)
+        judgement = await judge(job.payload["question"], hits, self._embedder)
+        message = Message(pen, hits, past, continues=self._generator.continues or past.finish is not None)
+        if past.finish is not None:  # the earlier run died between the last event and the answer
+            message.close(past.finish)
+            return _outcome(message, judgement.grounding, past.finish, {}, timings)
+        if judgement.grounding == "abstained":
+            return await self._abstain(message, hits, timings)
+        prompt = build(job.payload["question"], hits, system=self._system, budget_tokens=self._budget, nonce=job.id[:12], prefix=message.text)
+        run.partial = lambda: _outcome(message, judgement.grounding, "", {}, timings)
+        finish, usage = await self._write(job, message, prompt, timings)
+        message.close(finish)
+        return _outcome(message, judgement.grounding, finish, usage, timings)
+
+    async def _hits(self, job: Job, pen: Pen, past: Progress) -> list[Hit]:
+        if past.sources is not None:
+            loaded = {chunk.number: chunk for chunk in await self._records.read(chunks.load, job.tenant, [s["chunk"] for s in past.sources])}
+            return [
+                Hit(loaded[s["chunk"]], s["score"], s["cosine"], s["keyword"]) for s in past.sources if s["chunk"] in loaded
+            ]
+        if not past.begun:
+            pen.write("response.in_progress", {"response": {"id": job.id, "object": "response", "status": "in_progress"}})
+        search = {"type": "file_search_call", "id": f"fs_{job.id}", "queries": [job.payload["question"]]}
+        pen.write("response.output_item.added", {"output_index": 0, "item": search | {"status": "in_progress"}})
+        pen.write("response.file_search_call.searching", {"output_index": 0, "item_id": search["id"]})
+        collection = job.payload.get("collection")
+        hits = await self._retriever.retrieve(
+            job.tenant, job.payload["question"], collections=[collection] if collection else None, limit=job.payload.get("limit", self._limit)
+        )
+        # Before any passage stands in the log, the records say which documents a delete must look for here.
+        await self._records.note(documents.note_quotes, job.tenant, job.id, [hit.chunk.document_id for hit in hits])
+        pen.write("response.file_search_call.completed", {"output_index": 0, "item_id": search["id"]})
+        pen.write("response.output_item.done", {"output_index": 0, "item": search | {"status": "completed"}})
+        pen.write("ragqueue:sources", {"sources": [_source(n, hit) for n, hit in enumerate(hits, 1)]})
+        return hits
+
+    async def _write(self, job: Job, message: Message, prompt: Prompt, timings: dict[str, float]) -> tuple[str, Mapping[str, int]]:
+        finish, usage = "", {}
+        stream: AsyncIterator[Delta] = self._generator.stream(prompt)
+        try:
+            async for delta in stream:
+                if delta.text:
+                    if "first_token_s" not in timings:
+                        timings["first_token_s"] = round(time.time() - job.created_at, 4)
+                        telemetry.FIRST_TOKEN.observe(timings["first_token_s"])
+                    telemetry.TOKENS.inc()
+                    message.write(delta.text)
+                finish, usage = delta.finish or finish, dict(delta.usage) or usage
+        finally:
+            await stream.aclose()  # type: ignore[attr-defined]
+        if not finish:
+            raise GenerationFailed(f"the model {self._generator.model!r} ended its stream without a finish reason")
+        if not message.text:
+            raise GenerationFailed(f"the model {self._generator.model!r} gave an empty answer")
+        return finish, usage
+
+    async def _abstain(self, message: Message, hits: Sequence[Hit], timings: dict[str, float]) -> Outcome:
+        message.restart_unless(NOT_IN_SOURCES)
+        message.write(NOT_IN_SOURCES[len(message.text) :])
+        message.close("stop")
+        outcome = _outcome(message, "abstained", "stop", {}, timings)
+        assert outcome.result is not None
+        return Outcome("succeeded", result=dict(outcome.result) | {"nearest": [_source(n, hit) for n, hit in enumerate(hits[:_NEAREST], 1)]})
+
+
+def _outcome(message: Message, grounding: str, finish: str, usage: Mapping[str, int], timings: Mapping[str, float]) -> Outcome:
+    result: dict[str, Any] = {
+        "text": message.text, "citations": [asdict(citation) for citation in message.citations], "invalid_markers": message.invalid, "grounding": grounding, "finish": finish,
+        "usage": dict(usage), "timings": dict(timings), "log_end": message.end,
+    }  # fmt: skip
+    return Outcome("succeeded", result=result)
+
+
+def _source(n: int, hit: Hit) -> dict[str, Any]:
+    chunk = hit.chunk
+    return {
+        "n": n, "chunk": chunk.number, "document_id": chunk.document_id, "version": chunk.version, "start": chunk.start, "end": chunk.end,
+        "page": chunk.page, "title": chunk.title, "source": chunk.source, "heading_path": list(chunk.heading_path), "text": chunk.text,
+        "score": hit.score, "cosine": hit.cosine, "keyword": hit.keyword,
+    }  # fmt: skip

@@ -1,0 +1,92 @@
+"""The event log in the records: for one host, or few."""
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy import Connection, delete
+
+from ragqueue.events.base import EventLog
+from ragqueue.records.schema import events
+from ragqueue.records.store import Records
+from ragqueue.types import Append, Event
+
+POLL = 0.01  # seconds between looks for what other processes wrote, while somebody reads
+
+_ENDS = "select w.value, coalesce((select max(seq) from events e where e.job_id = w.value), 0) from json_each(?) w"
+_INSERT = "insert into events (job_id, seq, type, data, at) values (?, ?, ?, ?, ?)"
+# CROSS JOIN keeps SQLite from scanning the events first: one look-up a live job.
+_AFTER = (
+    "select e.job_id, e.seq, e.type, e.data, e.at from json_each(?) c cross join events e "
+    "on e.job_id = c.key and e.seq > c.value order by e.job_id, e.seq"
+)
+
+
+class SqlEventLog(EventLog):
+    """Keeps events in a table; wakes readers of its own process at once, others see them within `POLL`."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+        self._woken = asyncio.Event()
+
+    async def append(self, appends: Sequence[Append]) -> list[int]:
+        ends = await self._records.note(_append, appends)
+        self._woken.set()
+        return ends
+
+    async def read(self, cursors: Mapping[str, int], wait: float = 0) -> dict[str, list[Event]]:
+        end = time.monotonic() + wait
+        while True:
+            self._woken.clear()
+            if cursors and (found := await self._records.read(_read, json.dumps(dict(cursors)))):
+                return found
+            if time.monotonic() >= end:
+                return {}
+            try:
+                async with asyncio.timeout(min(POLL, wait) if cursors else wait):
+                    await self._woken.wait()
+            except TimeoutError:
+                continue
+            if not cursors:
+                return {}
+
+    async def wake(self) -> None:
+        self._woken.set()
+
+    async def drop(self, job_ids: Sequence[str]) -> None:
+        await self._records.note(_drop, job_ids)
+
+    async def close(self) -> None:
+        self._woken.set()
+
+
+def grants(end: int, after: int, first: int) -> bool:
+    """Say whether a log that ends at `end` accepts an append: the fence of the log."""
+    return end == after or (after == -1 and end < first)
+
+
+def _append(connection: Connection, appends: Sequence[Append]) -> list[int]:
+    wanted = json.dumps(sorted({append.job_id for append in appends}))
+    ends: dict[str, int] = {job_id: end for job_id, end in connection.exec_driver_sql(_ENDS, (wanted,))}
+    rows = []
+    results = []
+    for append in appends:
+        if append.events and grants(ends[append.job_id], append.after, append.events[0].seq):
+            rows += [(append.job_id, e.seq, e.type, json.dumps(e.data, ensure_ascii=False), e.at) for e in append.events]
+            ends[append.job_id] = append.events[-1].seq
+        results.append(ends[append.job_id])
+    if rows:
+        connection.exec_driver_sql(_INSERT, rows)
+    return results
+
+
+def _read(connection: Connection, cursors: str) -> dict[str, list[Event]]:
+    found: dict[str, list[Event]] = {}
+    for job_id, seq, type_, data, at in connection.exec_driver_sql(_AFTER, (cursors,)):
+        found.setdefault(job_id, []).append(Event(seq, type_, json.loads(data), at))
+    return found
+
+
+def _drop(connection: Connection, job_ids: Sequence[str]) -> None:
+    connection.execute(delete(events).where(events.c.job_id.in_(list(job_ids))))

@@ -1,0 +1,24 @@
+"""The port to a generator: a prompt becomes a stream of text."""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+
+from ragqueue.types import Delta, Prompt
+
+
+class Generator(ABC):
+    """Writes an answer piece by piece."""
+
+    model: str  # the name shown to users
+    continues: bool  # whether `stream` can go on after `prompt.prefix` (else it starts anew and ignores it)
+
+    @abstractmethod
+    def stream(self, prompt: Prompt) -> AsyncIterator[Delta]:
+        """Yield the answer (without the prefix, when `continues`); the last Delta carries `finish`.
+
+        Closing the iterator closes the connection to the model at once. Raises GenerationFailed (its
+        `retryable` and `retry_after` say what helps) and Unavailable. Ending without `finish` is a failure.
+        """
+
+    async def close(self) -> None:  # noqa: B027 - most generators hold nothing
+        """Release every connection."""

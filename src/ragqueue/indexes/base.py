@@ -1,0 +1,39 @@
+"""The port to a vector index: vectors by chunk number, one space per (tenant, collection, generation)."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """What an index keeps apart by construction."""
+
+    tenant: str
+    collection: str
+    generation: str
+
+
+class Index(ABC):
+    """Finds the nearest vectors; holds no text. Higher scores are nearer, ties go to the lower number."""
+
+    @abstractmethod
+    async def upsert(self, space: Space, numbers: Sequence[int], vectors: NDArray[np.float32]) -> None:
+        """Store or replace the vectors of these chunks. Raises Unavailable."""
+
+    @abstractmethod
+    async def search(
+        self, space: Space, vector: NDArray[np.float32], limit: int, *, allowed: Collection[int] | None = None
+    ) -> list[tuple[int, float]]:
+        """Return at most `limit` (chunk number, cosine), best first, among `allowed` only when it is given."""
+
+    @abstractmethod
+    async def delete(self, space: Space, numbers: Sequence[int]) -> None:
+        """Forget these chunks; unknown numbers are no error. Raises Unavailable."""
+
+    @abstractmethod
+    async def count(self, space: Space) -> int:
+        """Return how many chunks the space holds."""

@@ -1,0 +1,145 @@
+"""Heal what was lost: dead leases, lost rings, deadlines, cancels of dead runs, and records past their retention.
+
+Runs in every API and worker process; every step is conditional, so that two at once do no harm.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from ragqueue.errors import RagqueueError
+from ragqueue.events.base import EventLog
+from ragqueue.events.pen import bury
+from ragqueue.jobs.ring import Ringer
+from ragqueue.queues.base import JobQueue
+from ragqueue.records import jobs, workers
+from ragqueue.records.store import Records
+from ragqueue.types import LANES, Job, Outcome, Ring
+
+LEASES_EVERY = 0.5  # seconds
+REST_EVERY = 3.0
+RING_AGE = 2.0  # a younger ring is on its way
+OVERTAKINGS = 20  # claims of jobs rung later that prove a ring lost; one proves nothing (1,400 surplus rings of 1,500)
+RERING_LIMIT = 2_000
+WORKERS_KEPT = 3600.0  # seconds that a process which does not beat stays in the table
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long ended things are kept, in seconds."""
+
+    events: float = 600.0
+    jobs: float = 30 * 86_400.0
+    idempotency: float = 86_400.0
+
+
+class Reconciler:
+    """Looks for what nobody works on and puts it right."""
+
+    def __init__(
+        self, records: Records, queue: JobQueue, log: EventLog, ringer: Ringer, *, retention: Retention, lease: float
+    ) -> None:
+        self._records, self._queue, self._log, self._ringer = records, queue, log, ringer
+        self._retention, self._lease = retention, lease
+
+    async def run(self) -> None:
+        """Heal, for ever."""
+        rounds = 0
+        every = round(REST_EVERY / LEASES_EVERY)
+        while True:
+            await self._attempt(self.leases)
+            if rounds % every == 0:
+                await self._attempt(self.deadlines)
+                await self._attempt(self.rings)
+                await self._attempt(self.retention)
+            rounds += 1
+            await asyncio.sleep(LEASES_EVERY * random.uniform(0.8, 1.2))
+
+    async def leases(self) -> None:
+        """Release dead leases and ring what has never been rung."""
+        if await self._records.read(jobs.any_dead):
+            released = await self._records.write(jobs.release_dead)
+            logger.warning("reconcile.released jobs=%d", released)
+        if await self._records.read(jobs.unrung):
+            self._ringer.ring(await self._records.note(jobs.ring_unrung))
+
+    async def deadlines(self) -> None:
+        """End jobs that must end and that nobody ends."""
+        for job in await self._records.read(jobs.overdue, self._lease):
+            await end_unheld(self._records, self._log, job)
+
+    async def rings(self) -> None:
+        """Ring again what the engine must have lost."""
+        for lane in LANES:
+            empty = await self._queue.depth(lane) == 0
+            lost = await self._records.note(_ring_lost, lane, empty)
+            if lost:
+                logger.warning("reconcile.rung_again lane=%s jobs=%d", lane, len(lost))
+                self._ringer.ring(lost)
+
+    async def retention(self) -> None:
+        """Erase logs, jobs, keys and workers that are past their time."""
+        logs = await self._records.read(jobs.expired, "events", self._retention.events, 500)
+        if logs:
+            await self._log.drop([job_id for _, job_id in logs])
+        old = await self._records.read(jobs.expired, "jobs", self._retention.jobs, 500)
+        if old:
+            await erase_jobs(self._records, self._log, old)
+        await self._records.note(_forget, self._retention.idempotency)
+
+    async def _attempt(self, step: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await step()
+        except RagqueueError as error:
+            logger.warning("reconcile.failed: %s", error)
+
+
+def _ring_lost(connection: Connection, lane: str, empty: bool) -> list[Ring]:
+    return jobs.ring_lost(connection, lane, empty=empty, age=RING_AGE, overtakings=OVERTAKINGS, limit=RERING_LIMIT)
+
+
+def _forget(connection: Connection, age: float) -> None:
+    jobs.forget_keys(connection, age)
+    workers.forget(connection, WORKERS_KEPT)
+
+
+async def erase_jobs(records: Records, log: EventLog, ids: Sequence[tuple[str, str]]) -> None:
+    """Erase ended jobs, given as (tenant, job id), with their answers and logs. Raises Unavailable."""
+    await log.drop([job_id for _, job_id in ids])
+    for tenant in sorted({tenant for tenant, _ in ids}):
+        await records.write(jobs.erase, tenant, [job_id for owner, job_id in ids if owner == tenant])
+
+
+async def end_unheld(records: Records, log: EventLog, job: Job) -> None:
+    """End a job over the head of a worker that may be gone: fence its log first, so that nothing follows the end."""
+    if job.attempt:
+        await bury(log, job.id, job.attempt + 1)
+    await records.write(jobs.bury, job, _verdict(job))
+
+
+def _verdict(job: Job) -> Outcome:
+    if job.cancel_requested:
+        return Outcome("cancelled")
+    if job.deaths:
+        return Outcome(
+            "failed",
+            error_code=jobs.DEAD_LETTER,
+            error_message=f"the deadline passed after {job.deaths} deaths of the processes that ran it: `ragqueue jobs retry {job.id}`",
+        )
+    said = "while it waited: is a worker running?" if job.attempt == 0 else f"after {job.attempt} runs"
+    return Outcome("failed", error_code="deadline_exceeded", error_message=f"the deadline passed {said}")
+
+
+async def cancel(records: Records, log: EventLog, tenant: str, job_id: str) -> Job | None:
+    """Ask for the end of a job; one that waits ends at once, one that runs within a second. Returns it as it then is."""
+    job = await records.write(jobs.request_cancel, tenant, job_id)
+    if job is not None and job.state == "queued":
+        await end_unheld(records, log, job)
+        job = await records.read(jobs.get, tenant, job_id)
+    return job

@@ -1,0 +1,79 @@
+"""A job as its user sees it: the public words, and the events that are views of its row."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ragqueue.types import CREATED_SEQ, QUEUED_SEQ, Event, Job, seq_of, terminal_seq
+
+_STATUS = {"queued": "queued", "running": "in_progress", "succeeded": "completed", "failed": "failed", "cancelled": "cancelled"}
+_PUBLIC = ("text", "citations", "invalid_markers", "grounding", "nearest", "usage", "timings")
+
+
+def status_of(job: Job, answer: Mapping[str, Any] | None = None) -> str:
+    """Return the public word for the job's state."""
+    if job.state == "succeeded" and answer is not None and answer.get("finish") == "length":
+        return "incomplete"
+    return _STATUS[job.state]
+
+
+def chat_view(job: Job, answer: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return a chat job as `GET /chat/{id}` shows it."""
+    error = None
+    if job.state == "failed":
+        error = {"code": job.error_code, "message": job.error_message}
+    elif job.state == "succeeded" and answer is None:
+        error = {"code": "answer_erased", "message": "the answer quoted a document that was deleted, and was erased with it"}
+    return {
+        "id": job.id,
+        "status": status_of(job, answer),
+        "question": job.payload.get("question", ""),
+        "answer": {key: answer[key] for key in _PUBLIC if key in answer} if answer is not None else None,
+        "error": error,
+        "attempt": job.attempt,
+        "created_at": job.created_at,
+        "ended_at": job.ended_at,
+        "metadata": job.payload.get("metadata") or {},
+    }
+
+
+def job_view(job: Job) -> dict[str, Any]:
+    """Return any job as `GET /jobs` shows it."""
+    error = {"code": job.error_code, "message": job.error_message} if job.error_code else None
+    return {
+        "id": job.id, "kind": job.kind, "lane": job.lane, "status": _STATUS[job.state], "attempt": job.attempt, "tries": job.tries,
+        "deaths": job.deaths, "created_at": job.created_at, "started_at": job.started_at, "ended_at": job.ended_at, "run_at": job.run_at,
+        "deadline_at": job.deadline_at, "error": error, "result": job.result, "retry_of": job.retry_of,
+        "document_id": job.payload.get("document_id"),
+    }  # fmt: skip
+
+
+def opening(job: Job) -> list[Event]:
+    """Return the two events that stand before every log."""
+    response = {"id": job.id, "object": "response", "status": "queued", "created_at": job.created_at}
+    return [Event(seq, f"response.{name}", {"response": response}, job.created_at) for seq, name in ((CREATED_SEQ, "created"), (QUEUED_SEQ, "queued"))]
+
+
+def terminal(job: Job, answer: Mapping[str, Any] | None) -> Event:
+    """Return the event that ends the stream of an ended job."""
+    response = {"object": "response"} | chat_view(job, answer)
+    return Event(terminal_seq(job.attempt), f"response.{response['status']}", {"response": response}, job.ended_at or 0.0)
+
+
+def retold(job: Job, answer: Mapping[str, Any]) -> list[Event]:
+    """Return an ended job's text and annotations as events made from its answer, for a log that is gone."""
+    annotations = [annotation(citation, index) for index, citation in enumerate(answer["citations"])]
+    first = seq_of(job.attempt, 0xFFFFF - 1 - len(annotations))  # just below the terminal event, whatever the log held
+    delta = Event(first, "response.output_text.delta", {"output_index": 1, "content_index": 0, "delta": answer["text"]}, job.ended_at or 0.0)
+    return [delta] + [
+        Event(first + 1 + index, "response.output_text.annotation.added", data, job.ended_at or 0.0) for index, data in enumerate(annotations)
+    ]
+
+
+def annotation(citation: Mapping[str, Any], index: int, output_index: int = 1) -> dict[str, Any]:
+    """Return a citation as the annotation of a text item; offsets count Unicode code points of the document's text."""
+    return {
+        "output_index": output_index,
+        "content_index": 0,
+        "annotation_index": index,
+        "annotation": {"type": "file_citation", "file_id": citation["document_id"], "index": citation["n"]} | dict(citation),
+    }

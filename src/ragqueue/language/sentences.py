@@ -1,0 +1,66 @@
+"""Find sentences: spans only, so that a quote is always a slice of the text it came from."""
+
+import re
+from collections.abc import Iterator
+
+# A line that opens a new block even without an empty line before it: list item, heading, table row, fence, admonition.
+_OPENS = re.compile(r"[ \t]*(?:[-*+•‣◦▪][ \t]|\d{1,3}[.)][ \t]|[#]{1,6}[ \t]|[|]|```|~~~|///|:::)")
+_ALONE = re.compile(r"[ \t]*(?:[#]{1,6}[ \t]|[|])")  # headings and table rows end with their line
+_STOP = re.compile(r"[。！？｡]+[」』”’）》】\"')]*|[.!?…؟।॥۔։።]+[\"'”’»)\]*_`]*(?=\s)")
+_WORD_BEFORE = re.compile(r"[\w.]*\w\Z")
+_DOTTED = re.compile(r"(?:[^\W\d]\.)+[^\W\d]\Z")  # e.g, z.B, U.S, a.m
+_MONTH = re.compile(r"\s+(?:Jan|Feb|Mär|Apr|Mai|Jun|Jul|Aug|Sep|Okt|Nov|Dez)")  # German: "am 3. Oktober"
+_ABBREVIATIONS = frozenset(
+    "al approx art bzw ca cf ch co corp dept dr ed eds eq eqs esp etc fig figs gen gov hr inc jr lt ltd max min mr mrs ms mt no nos nr pp prof"
+    " ref refs resp rev sec sr sra st str tab tel usw vgl vol vs zzgl inkl evtl ggf sog dra núm pág".split()
+)
+
+
+def split(text: str) -> list[tuple[int, int]]:
+    """Return the spans of the sentences: trimmed, in order, never overlapping; empty lines and new list items end one."""
+    return [span for start, end in _blocks(text) for span in _sentences(text, start, end)]
+
+
+def _blocks(text: str) -> Iterator[tuple[int, int]]:
+    """Yield stretches of lines that can share a sentence; a hard-wrapped paragraph is one stretch."""
+    start, at, alone = 0, 0, False
+    for line in text.splitlines(keepends=True):
+        if alone or not line.strip() or _OPENS.match(line):
+            yield start, at
+            start = at
+        alone = _ALONE.match(line) is not None
+        at += len(line)
+    yield start, at
+
+
+def _sentences(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    opening = _OPENS.match(text, start, end)
+    marker = opening.end() if opening else start  # "1. Open the box": the number ends no sentence
+    for stop in _STOP.finditer(text, start, end):
+        if stop.end() > marker and _ends(text, start, stop, end):
+            yield from _trimmed(text, start, stop.end())
+            start = stop.end()
+    yield from _trimmed(text, start, end)
+
+
+def _ends(text: str, start: int, stop: re.Match[str], end: int) -> bool:
+    if stop[0][0] in "。！？｡":
+        return True
+    following = text[stop.end() : end].lstrip()[:1] if end - stop.end() < 200 else text[stop.end() : stop.end() + 200].lstrip()[:1]
+    if following.islower():
+        return False
+    if stop[0] != ".":
+        return True
+    before = _WORD_BEFORE.search(text, max(start, stop.start() - 40), stop.start())
+    word = before[0] if before else ""
+    if word.isdigit():
+        return len(word) > 2 or not _MONTH.match(text, stop.end())
+    initial = len(word) == 1 and word.isupper()
+    return not (initial or word.casefold() in _ABBREVIATIONS or _DOTTED.search(word))
+
+
+def _trimmed(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    piece = text[start:end]
+    if body := piece.strip():
+        begin = start + len(piece) - len(piece.lstrip())
+        yield begin, begin + len(body)

@@ -1,0 +1,36 @@
+"""The port to a queue engine: a doorbell that carries job ids to workers."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Sequence
+
+from ragqueue.types import Ring
+
+Handle = Callable[[Ring], Awaitable[None]]
+
+
+class JobQueue(ABC):
+    """Carries rings; a ring may be lost, late or doubled, for the records hold the truth."""
+
+    @abstractmethod
+    async def ring(self, rings: Sequence[Ring]) -> None:
+        """Deliver the rings to some worker each, those with `front` before all others. Raises Unavailable."""
+
+    @abstractmethod
+    async def depth(self, lane: str) -> int:
+        """Return how many rings of the lane wait to be delivered. Raises Unavailable."""
+
+    @abstractmethod
+    async def work(self, handle: Handle, lane: str, concurrency: int) -> None:
+        """Call `handle` for each ring, at most `concurrency` at once, until cancelled.
+
+        On cancellation no new ring is taken, and the call returns without waiting for the running handles:
+        the caller owns them through `handle`. A service that is away is waited for, not raised.
+        """
+
+    @abstractmethod
+    async def claim_database(self, database: str) -> None:
+        """Write the database's UUID into the broker if none is there. Raises DatabaseMismatch, Unavailable."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Release every connection."""

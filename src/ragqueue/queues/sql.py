@@ -1,0 +1,89 @@
+"""The jobs table itself as the queue: no server, one host or few."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+
+from ragqueue.errors import Unavailable
+from ragqueue.queues.base import Handle, JobQueue
+from ragqueue.records import jobs
+from ragqueue.records.store import Records, Watch
+from ragqueue.types import Ring
+
+POLL = 0.005  # seconds between looks at the file's version, which cost about 10 us each
+BUSY = 0.02  # seconds between looks while others commit all the time (token events, say)
+LOOK_ANYWAY = 0.25  # seconds: jobs also become due by time alone
+SPARE = 64  # rows asked for beyond the free slots: some of the first were just handed out and not claimed yet
+
+logger = logging.getLogger(__name__)
+
+
+class SqlQueue(JobQueue):
+    """Finds claimable rows; a ring only wakes the workers of its own process, others notice the commit."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+        self._bells: dict[str, asyncio.Event] = {}
+
+    async def ring(self, rings: Sequence[Ring]) -> None:
+        for ring in rings:
+            self._bell(ring.lane).set()
+
+    async def depth(self, lane: str) -> int:
+        return len(await self._records.read(jobs.due, lane, 1000))
+
+    async def work(self, handle: Handle, lane: str, concurrency: int) -> None:
+        running: dict[str, asyncio.Task[None]] = {}
+        bell = self._bell(lane)
+        watch = self._records.watch()
+        try:
+            while True:
+                bell.clear()
+                free = concurrency - len(running)
+                found = await self._look(lane, free + SPARE) if free else []
+                for job_id in [found_id for found_id in found if found_id not in running][:free]:
+                    task = asyncio.create_task(handle(Ring(job_id, lane, "", 0.0)), name=f"job-{job_id}")
+                    running[job_id] = task
+                    task.add_done_callback(lambda done, job_id=job_id: (running.pop(job_id), bell.set(), _log_failure(done)))
+                if len(found) < free + SPARE or len(running) >= concurrency:
+                    await _wait(bell, watch)
+        finally:
+            watch.close()
+
+    async def claim_database(self, database: str) -> None:
+        """Do nothing: the database is the queue."""
+
+    async def close(self) -> None:
+        for bell in self._bells.values():
+            bell.set()
+
+    def _bell(self, lane: str) -> asyncio.Event:
+        return self._bells.setdefault(lane, asyncio.Event())
+
+    async def _look(self, lane: str, limit: int) -> list[str]:
+        try:
+            return await self._records.read(jobs.due, lane, limit)
+        except Unavailable as error:
+            logger.warning("queue.unavailable: %s", error)
+            await asyncio.sleep(0.2)
+            return []
+
+
+async def _wait(bell: asyncio.Event, watch: Watch) -> None:
+    """Wait for a ring of this process, a commit of any process, or time to look anyway."""
+    now = time.monotonic()
+    earliest, end = now + BUSY, now + LOOK_ANYWAY
+    while not bell.is_set() and now < end:
+        if now >= earliest and watch.changed():
+            return
+        try:
+            async with asyncio.timeout(POLL):
+                await bell.wait()
+        except TimeoutError:
+            now = time.monotonic()
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("queue.handle_failed", exc_info=error)

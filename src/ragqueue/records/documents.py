@@ -1,0 +1,234 @@
+"""The rows of documents: what a user gave, its versions, and what a delete leaves behind."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, and_, delete, func, insert, select, update
+
+from ragqueue.records.schema import answers, collections, documents, jobs, quotes, uploads, versions
+from ragqueue.records.store import now
+from ragqueue.types import ENDED, Block, Document, Parsed
+
+_COLUMNS = [
+    documents.c[name]
+    for name in (
+        "tenant", "id", "collection", "source", "media_type", "title", "version", "state", "sha256", "language", "chunks", "created_at",
+        "updated_at", "error",
+    )
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file on its way in."""
+
+    tenant: str
+    collection: str
+    source: str
+    media_type: str
+    data: bytes
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """When a document was hidden and erased, and what the erasure removed."""
+
+    hidden_at: float
+    erased_at: float | None
+    counts: Mapping[str, int]
+
+
+def to_document(row: Row[Any]) -> Document:
+    """Return the record of a row of `_COLUMNS`."""
+    return Document(**row._mapping)
+
+
+def get(connection: Connection, tenant: str, document_id: str) -> Document | None:
+    """Return the tenant's document, deleted ones left out."""
+    mine = and_(documents.c.tenant == tenant, documents.c.id == document_id, documents.c.state != "deleted")
+    row = connection.execute(select(*_COLUMNS).where(mine)).first()
+    return to_document(row) if row else None
+
+
+def by_source(connection: Connection, tenant: str, collection: str, source: str) -> Document | None:
+    """Return the document that was given under this source."""
+    mine = and_(documents.c.tenant == tenant, documents.c.collection == collection, documents.c.source == source)
+    row = connection.execute(select(*_COLUMNS).where(mine, documents.c.state != "deleted")).first()
+    return to_document(row) if row else None
+
+
+def listed(connection: Connection, tenant: str, *, collection: str | None, after: str, limit: int) -> list[Document]:
+    """Return the tenant's documents in order of id."""
+    query = select(*_COLUMNS).where(documents.c.tenant == tenant, documents.c.state != "deleted", documents.c.id > after)
+    if collection is not None:
+        query = query.where(documents.c.collection == collection)
+    return [to_document(row) for row in connection.execute(query.order_by(documents.c.id).limit(limit))]
+
+
+def counted(connection: Connection, tenant: str) -> tuple[int, int]:
+    """Return how many documents and chunks of the tenant are ready."""
+    sums = select(func.count(), func.coalesce(func.sum(documents.c.chunks), 0))
+    row = connection.execute(sums.where(documents.c.tenant == tenant, documents.c.state == "ready")).one()
+    return int(row[0]), int(row[1])
+
+
+def languages(connection: Connection, tenant: str) -> dict[str, int]:
+    """Return how many ready documents the tenant has in each language."""
+    query = select(documents.c.language, func.count()).where(documents.c.tenant == tenant, documents.c.state == "ready")
+    return dict(connection.execute(query.group_by(documents.c.language)).tuples().all())
+
+
+def add_upload(connection: Connection, upload: Upload, document_id: str, upload_id: str, generation: str) -> None:
+    """Store the bytes of a file, and its document if the source is new."""
+    at = connection.execute(select(now())).scalar_one()
+    known = by_source(connection, upload.tenant, upload.collection, upload.source)
+    if known is None:
+        row = {
+            "tenant": upload.tenant, "id": document_id, "collection": upload.collection, "source": upload.source,
+            "media_type": upload.media_type, "title": "", "version": 0, "state": "pending", "sha256": "", "language": "", "chunks": 0,
+            "created_at": at, "updated_at": at,
+        }  # fmt: skip
+        connection.execute(insert(documents), row)
+    mine = and_(collections.c.tenant == upload.tenant, collections.c.name == upload.collection)
+    if connection.execute(select(collections.c.name).where(mine)).first() is None:
+        row = {"tenant": upload.tenant, "name": upload.collection, "generation": generation, "created_at": at}
+        connection.execute(insert(collections), row)
+    row = {"tenant": upload.tenant, "id": upload_id, "document_id": document_id, "data": upload.data, "created_at": at}
+    connection.execute(insert(uploads), row)
+
+
+def generation(connection: Connection, tenant: str, collection: str) -> str | None:
+    """Return the active generation of a collection."""
+    mine = and_(collections.c.tenant == tenant, collections.c.name == collection)
+    return connection.execute(select(collections.c.generation).where(mine)).scalar()
+
+
+def upload_data(connection: Connection, tenant: str, upload_id: str) -> bytes | None:
+    """Return the bytes of an upload."""
+    return connection.execute(select(uploads.c.data).where(uploads.c.tenant == tenant, uploads.c.id == upload_id)).scalar()
+
+
+def drop_uploads(connection: Connection, tenant: str, document_id: str, *, keep: str = "") -> None:
+    """Drop a document's uploads but the one to keep."""
+    connection.execute(delete(uploads).where(uploads.c.tenant == tenant, uploads.c.document_id == document_id, uploads.c.id != keep))
+
+
+def add_version(connection: Connection, document: Document, parsed: Parsed, *, version: int, sha256: str) -> None:
+    """Store one canonical text with its blocks."""
+    blocks = [[b.kind, b.start, b.end, list(b.heading_path), b.page] for b in parsed.blocks]
+    row = {
+        "tenant": document.tenant, "document_id": document.id, "version": version, "text": parsed.text,
+        "blocks": json.dumps(blocks, ensure_ascii=False), "pages": parsed.pages, "sha256": sha256,
+        "created_at": connection.execute(select(now())).scalar_one(),
+    }  # fmt: skip
+    connection.execute(insert(versions), row)
+
+
+def make_ready(
+    connection: Connection, document: Document, *, version: int, title: str, sha256: str, language: str, chunks: int, media_type: str
+) -> bool:
+    """Make a version the current one; False when the document was deleted or another version came first."""
+    unchanged = and_(
+        documents.c.tenant == document.tenant, documents.c.id == document.id, documents.c.state != "deleted",
+        documents.c.version == document.version,
+    )  # fmt: skip
+    values = {
+        "version": version, "state": "ready", "title": title, "sha256": sha256, "language": language, "chunks": chunks, "error": None,
+        "media_type": media_type, "updated_at": now(),
+    }  # fmt: skip
+    return bool(connection.execute(update(documents).where(unchanged).values(**values)).rowcount)
+
+
+def note_failure(connection: Connection, tenant: str, document_id: str, message: str) -> None:
+    """Say why a document could not be read; an older version of it stays as it is."""
+    mine = and_(documents.c.tenant == tenant, documents.c.id == document_id, documents.c.state != "deleted")
+    connection.execute(update(documents).where(mine).values(error=message, updated_at=now()))
+    connection.execute(update(documents).where(mine, documents.c.version == 0).values(state="failed"))
+
+
+def text_of(connection: Connection, tenant: str, document_id: str, version: int | None) -> tuple[str, int] | None:
+    """Return (canonical text, version); the current version when none is given. A deleted document has none."""
+    document = get(connection, tenant, document_id)
+    if document is None:
+        return None
+    wanted = document.version if version is None else version
+    mine = and_(versions.c.tenant == tenant, versions.c.document_id == document_id, versions.c.version == wanted)
+    text = connection.execute(select(versions.c.text).where(mine)).scalar()
+    return None if text is None else (text, wanted)
+
+
+def blocks_of(connection: Connection, tenant: str, document_id: str, version: int) -> list[Block]:
+    """Return the blocks of a version."""
+    mine = and_(versions.c.tenant == tenant, versions.c.document_id == document_id, versions.c.version == version)
+    stored = connection.execute(select(versions.c.blocks).where(mine)).scalar() or "[]"
+    return [Block(kind, start, end, tuple(path), page) for kind, start, end, path, page in json.loads(stored)]
+
+
+def hide(connection: Connection, tenant: str, document_id: str) -> bool:
+    """Delete a document from the sight of every process; False when there is none."""
+    mine = and_(documents.c.tenant == tenant, documents.c.id == document_id, documents.c.state != "deleted")
+    return bool(connection.execute(update(documents).where(mine).values(state="deleted", hidden_at=now())).rowcount)
+
+
+def receipt(connection: Connection, tenant: str, document_id: str) -> Receipt | None:
+    """Return the receipt of a deleted document."""
+    mine = and_(documents.c.tenant == tenant, documents.c.id == document_id, documents.c.state == "deleted")
+    row = connection.execute(select(documents.c.hidden_at, documents.c.erased_at, documents.c.counts).where(mine)).first()
+    return Receipt(row.hidden_at, row.erased_at, json.loads(row.counts or "{}")) if row else None
+
+
+def space_of(connection: Connection, tenant: str, document_id: str) -> tuple[str, str] | None:
+    """Return (collection, active generation) of a document, also of a deleted one."""
+    same = and_(collections.c.tenant == documents.c.tenant, collections.c.name == documents.c.collection)
+    query = select(collections.c.name, collections.c.generation).join(documents, same)
+    row = connection.execute(query.where(documents.c.tenant == tenant, documents.c.id == document_id)).first()
+    return (row.name, row.generation) if row else None
+
+
+def quoting(connection: Connection, tenant: str, document_id: str) -> list[str]:
+    """Return the jobs that were shown passages of a document."""
+    mine = and_(quotes.c.tenant == tenant, quotes.c.document_id == document_id)
+    return list(connection.execute(select(quotes.c.job_id).where(mine)).scalars())
+
+
+def note_quotes(connection: Connection, tenant: str, job_id: str, document_ids: Sequence[str]) -> None:
+    """Remember that a job was shown passages of these documents."""
+    known = select(quotes.c.document_id).where(quotes.c.tenant == tenant, quotes.c.job_id == job_id)
+    new = set(document_ids) - set(connection.execute(known).scalars())
+    if new:
+        connection.execute(insert(quotes), [{"tenant": tenant, "document_id": d, "job_id": job_id} for d in sorted(new)])
+
+
+def any_deleted(connection: Connection, tenant: str, job_id: str) -> bool:
+    """Say whether a document that a job was shown has been deleted."""
+    query = (
+        select(documents.c.id)
+        .join(quotes, and_(quotes.c.tenant == documents.c.tenant, quotes.c.document_id == documents.c.id))
+        .where(quotes.c.tenant == tenant, quotes.c.job_id == job_id, documents.c.state == "deleted")
+    )
+    return connection.execute(query.limit(1)).first() is not None
+
+
+def erase_answers(connection: Connection, tenant: str, job_ids: Sequence[str]) -> int:
+    """Erase the answers of ended jobs; return how many went."""
+    ended = select(jobs.c.id).where(jobs.c.tenant == tenant, jobs.c.id.in_(list(job_ids)), jobs.c.state.in_(ENDED))
+    return connection.execute(delete(answers).where(answers.c.tenant == tenant, answers.c.job_id.in_(ended))).rowcount
+
+
+def erase(connection: Connection, tenant: str, document_id: str) -> dict[str, int]:
+    """Erase a deleted document's texts and bytes and its name; return the counts."""
+    texts = connection.execute(delete(versions).where(versions.c.tenant == tenant, versions.c.document_id == document_id)).rowcount
+    files = connection.execute(delete(uploads).where(uploads.c.tenant == tenant, uploads.c.document_id == document_id)).rowcount
+    mine = and_(documents.c.tenant == tenant, documents.c.id == document_id)
+    connection.execute(update(documents).where(mine).values(source="", title="", sha256="", error=None))
+    return {"versions": texts, "files": files}
+
+
+def note_erased(connection: Connection, tenant: str, document_id: str, counts: Mapping[str, int]) -> None:
+    """Complete the receipt."""
+    mine = and_(documents.c.tenant == tenant, documents.c.id == document_id)
+    connection.execute(update(documents).where(mine).values(erased_at=now(), counts=json.dumps(dict(counts))))
+    connection.execute(delete(quotes).where(quotes.c.tenant == tenant, quotes.c.document_id == document_id))

@@ -1,0 +1,281 @@
+"""Open the records and run plain functions on a connection, in a few threads, with two strengths of commit."""
+
+import asyncio
+import queue
+import random
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.pool import QueuePool
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import Float
+
+from ragqueue.errors import StoreFull, Unavailable, UnsafeSqlite
+
+try:  # a current SQLite where a wheel exists: Python's own is often inside the WAL-reset corruption range
+    import pysqlite3 as sqlite_module
+except ImportError:
+    sqlite_module = sqlite3
+
+T = TypeVar("T")
+LOCK_WAIT = 30.0  # seconds that a writer waits for the file's write lock; above any stop that a supervisor tolerates
+PATCHED_SQLITE = ((3, 50, 7), (3, 44, 6))  # https://sqlite.org/wal.html, "the WAL-reset bug"
+
+
+class now(FunctionElement[float]):  # noqa: N801 - reads as SQL
+    """The store's clock, seconds since 1970 with milliseconds. Works on SQLite 3.40 (`subsec` needs 3.42)."""
+
+    type = Float()
+    inherit_cache = True
+
+
+@compiles(now, "sqlite")
+def _now_sqlite(element: now, compiler: Any, **_: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(now, "postgresql")
+def _now_postgresql(element: now, compiler: Any, **_: Any) -> str:
+    return "extract(epoch from clock_timestamp())"
+
+
+def sqlite_is_safe(version: tuple[int, ...] = sqlite_module.sqlite_version_info) -> bool:
+    """Say whether two processes may write through this SQLite."""
+    return version >= (3, 51, 3) or any(version[:2] == v[:2] and version >= v for v in PATCHED_SQLITE)
+
+
+class Work:
+    """One function that waits for the write thread."""
+
+    __slots__ = ("args", "durable", "function", "future")
+
+    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], durable: bool) -> None:
+        self.function, self.args, self.durable = function, args, durable
+        self.future: Future[Any] = Future()
+
+
+class Records:
+    """The SQL database of this process: reads in a few threads, writes in one that groups what piled up.
+
+    `write` commits with synchronous=FULL and returns once it is on the disk; `note` commits with NORMAL, which
+    a power cut may undo (never a crash of the process): for what can be made again, like token events.
+    """
+
+    def __init__(self, url: str, *, readers: int = 3) -> None:
+        self.url = url
+        self.engine = open_engine(url, pool_size=readers + 8)
+        self._readers = ThreadPoolExecutor(readers, thread_name_prefix="records-read")
+        self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
+        self._writer: threading.Thread | None = None
+        self._starting = threading.Lock()
+        self._closed = False
+
+    async def read(self, function: Callable[..., T], *args: Any) -> T:
+        """Run `function(connection, *args)` in a read transaction. Raises Unavailable."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, function, args)
+
+    async def write(self, function: Callable[..., T], *args: Any) -> T:
+        """Run `function(connection, *args)` and commit durably. Raises StoreFull, Unavailable: nothing was kept."""
+        return await asyncio.wrap_future(self.submit(function, *args))
+
+    async def note(self, function: Callable[..., T], *args: Any) -> T:
+        """Like `write`, but a power cut may undo it."""
+        return await asyncio.wrap_future(self.submit(function, *args, durable=False))
+
+    def submit(self, function: Callable[..., T], *args: Any, durable: bool = True) -> "Future[T]":
+        """Queue a write from any thread; the future ends after its commit."""
+        if self._closed:
+            raise Unavailable("the records are closed")
+        work = Work(function, args, durable)
+        self._start_writer()
+        self._queue.put(work)
+        return work.future
+
+    async def checkpoint(self) -> None:
+        """Move the write-ahead log into the file and empty it, so that nothing deleted stands in it."""
+        await asyncio.to_thread(self._checkpoint)
+
+    def _checkpoint(self) -> None:
+        if self.engine.dialect.name != "sqlite":
+            return
+        with self.engine.connect() as connection:
+            for _ in range(50):  # a reader in the middle of a look keeps the log from being emptied
+                busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]
+                if not busy:
+                    return
+                time.sleep(0.1)
+        raise Unavailable("the write-ahead log cannot be emptied while somebody reads: try again later")
+
+    def watch(self) -> "Watch":
+        """Return a cheap way to notice commits of any process."""
+        return Watch(self.engine)
+
+    def close(self) -> None:
+        """Finish what is queued and close every connection."""
+        self._closed = True
+        if self._writer is not None:
+            self._queue.put(None)
+            self._writer.join()
+        self._readers.shutdown()
+        self.engine.dispose()
+
+    def _start_writer(self) -> None:
+        with self._starting:
+            if self._writer is None:
+                self._writer = threading.Thread(target=self._write_loop, name="records-write", daemon=True)
+                self._writer.start()
+
+    def _read(self, function: Callable[..., T], args: tuple[Any, ...]) -> T:
+        try:
+            with self.engine.connect() as connection:
+                connection.exec_driver_sql("BEGIN")
+                return function(connection, *args)
+        except OperationalError as error:
+            raise translate(error) from error
+
+    def _write_loop(self) -> None:
+        with self.engine.connect() as connection:
+            while (group := self._next_group()) is not None:
+                commit_group(connection, group)
+
+    def _next_group(self) -> list[Work] | None:
+        first = self._queue.get()
+        if first is None:
+            return None
+        group = [first]
+        while len(group) < 500:
+            try:
+                work = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if work is None:
+                self._queue.put(None)
+                break
+            group.append(work)
+        return group
+
+
+class Watch:
+    """Notices commits through the file's version (about 10 us a look); use it in one thread at a time."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._connection = engine.raw_connection()
+        self._version = -1
+
+    def changed(self) -> bool:
+        """Say whether anybody has committed since the last call."""
+        version = self._connection.cursor().execute("PRAGMA data_version").fetchone()[0]
+        before, self._version = self._version, version
+        return version != before
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._connection.close()
+
+
+def open_engine(url: str, *, pool_size: int = 5) -> Engine:
+    """Return an engine with our way of transactions and, on SQLite, our pragmas on each connection."""
+    if not url.startswith("sqlite"):
+        return create_engine(url, pool_size=pool_size)
+    engine = create_engine(
+        url, module=sqlite_module, poolclass=QueuePool, pool_size=pool_size, connect_args={"check_same_thread": False, "timeout": 0}
+    )
+    event.listen(engine, "connect", _prepare)
+    return engine
+
+
+def _prepare(connection: Any, _: Any) -> None:
+    connection.isolation_level = None  # we say BEGIN ourselves
+    pragmas = ["busy_timeout=10000", "synchronous=FULL", "secure_delete=ON", "temp_store=MEMORY", "cache_size=-16000", "mmap_size=0"]
+    if sys.platform == "darwin":
+        pragmas.append("fullfsync=ON")
+    for pragma in pragmas:
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def commit_group(connection: Connection, group: Sequence[Work]) -> None:
+    """Run a group in one transaction, each in its savepoint: a failure undoes its own work only."""
+    done: list[tuple[Work, Any]] = []
+    try:
+        begin(connection, durable=any(work.durable for work in group))
+        for work in group:
+            if work.future.set_running_or_notify_cancel():
+                _run_one(connection, work, done)
+        connection.exec_driver_sql("COMMIT")
+    except Exception as error:
+        if connection.connection.dbapi_connection.in_transaction:  # type: ignore[union-attr]
+            connection.exec_driver_sql("ROLLBACK")
+        for work in group:
+            if not work.future.done():
+                work.future.set_exception(translate(error))
+        return
+    for work, value in done:
+        work.future.set_result(value)
+
+
+def _run_one(connection: Connection, work: Work, done: list[tuple[Work, Any]]) -> None:
+    connection.exec_driver_sql("SAVEPOINT work")
+    try:
+        value = work.function(connection, *work.args)
+    except OperationalError:
+        raise  # the disk is full or the file is away: the whole group fails
+    except Exception as error:
+        connection.exec_driver_sql("ROLLBACK TO work")
+        work.future.set_exception(error)
+    else:
+        done.append((work, value))
+    connection.exec_driver_sql("RELEASE work")
+
+
+def begin(connection: Connection, *, durable: bool) -> None:
+    """Begin a write transaction; waits for the file's write lock with short sleeps, which SQLite's own handler does not."""
+    connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")  # only between transactions
+    end = time.monotonic() + LOCK_WAIT
+    connection.exec_driver_sql("PRAGMA busy_timeout=0")
+    try:
+        while True:
+            try:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                return
+            except OperationalError as error:
+                if "locked" not in str(error.orig) or time.monotonic() > end:
+                    raise
+                time.sleep(random.uniform(0.0005, 0.003))
+    finally:
+        connection.exec_driver_sql("PRAGMA busy_timeout=10000")
+
+
+def translate(error: BaseException) -> BaseException:
+    """Turn a database's error into ours; what is a bug stays what it is."""
+    if not isinstance(error, DBAPIError):
+        return error
+    said = str(error.orig)
+    if "full" in said:
+        return StoreFull(f"the disk under the data folder is full ({said}): free some space, nothing was acknowledged")
+    if isinstance(error, OperationalError):
+        return Unavailable(f"the database cannot be used now: {said}")
+    return error
+
+
+def refuse_unsafe_sqlite(url: str, *, allowed: bool) -> None:
+    """Refuse a second writing process on a SQLite that can corrupt its file. Raises UnsafeSqlite."""
+    if url.startswith("sqlite") and not allowed and not sqlite_is_safe():
+        version = ".".join(map(str, sqlite_module.sqlite_version_info))
+        raise UnsafeSqlite(
+            f"SQLite {version} can corrupt a file that two processes write (its WAL-reset bug): use PostgreSQL or a newer Python, "
+            "or set RAGQUEUE_ALLOW_OLD_SQLITE=1 to accept the risk"
+        )
+
+
+def sqlite_url(folder: Path) -> str:
+    """Return the URL of the database file in a data folder."""
+    return f"sqlite:///{(folder / 'records.sqlite3').as_posix()}"

@@ -1,0 +1,220 @@
+"""The words of ragqueue: one frozen record for each thing that travels between rooms.
+
+Text offsets count Unicode code points; times are seconds since 1970 by the store's clock.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+ENDED: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
+
+LANES = ("chat", "background")  # the jobs of a lane share one queue and one concurrency limit
+CHAT_KIND = "chat"
+
+
+def lane_of(kind: str) -> str:
+    """Return the lane that jobs of this kind wait in."""
+    return "chat" if kind == CHAT_KIND else "background"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One unit of queued work, as its row in the records says."""
+
+    tenant: str
+    id: str
+    kind: str
+    lane: str
+    state: State
+    payload: Mapping[str, Any]
+    attempt: int  # the fencing number of the current run; grows with each claim
+    tries: int  # how often its work failed with an error
+    deaths: int  # how often its process died
+    run_at: float
+    deadline_at: float
+    created_at: float
+    started_at: float | None = None
+    ended_at: float | None = None
+    owner: str | None = None
+    cancel_requested: bool = False
+    result: Mapping[str, Any] | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    retry_of: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """One ring of the doorbell: says that a job may be claimable; may be lost, late or doubled."""
+
+    job_id: str
+    lane: str
+    database: str  # UUID of the database that holds the job
+    stamp: float  # when it was rung; 0 for a ring at the front, which is no proof of overtaking
+    front: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One entry of a job's log."""
+
+    seq: int
+    type: str
+    data: Mapping[str, Any]
+    at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """A wish to add events to a job's log, granted only where the log ends at `after`.
+
+    `after` = -1 accepts any end below the first event: this is how a claim raises its fence.
+    """
+
+    job_id: str
+    after: int
+    events: Sequence[Event]
+
+
+ATTEMPT_SHIFT = 20
+CREATED_SEQ = 0
+QUEUED_SEQ = 1
+LAST_N = 0xFFFFF
+
+
+def seq_of(attempt: int, n: int) -> int:
+    """Return the sequence number of the n-th entry of an attempt; no seq ever names two texts."""
+    return attempt << ATTEMPT_SHIFT | n
+
+
+def terminal_seq(attempt: int) -> int:
+    """Return the sequence number of the event that ends a job in this attempt."""
+    return seq_of(attempt, LAST_N)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A piece of structure of a document: `canonical[start:end]`."""
+
+    kind: Literal["heading", "paragraph", "list", "table", "code", "quote"]
+    start: int
+    end: int
+    heading_path: tuple[str, ...] = ()
+    page: int | None = None  # 1-based
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """What a parser makes of a file: one canonical text and the blocks over it, in order."""
+
+    text: str
+    blocks: Sequence[Block]
+    title: str = ""
+    pages: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A stretch of canonical text chosen by the chunker; `text == canonical[start:end]`."""
+
+    text: str
+    start: int
+    end: int
+    heading_path: tuple[str, ...] = ()
+    page: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What a user gave: its source and the version that is current."""
+
+    tenant: str
+    id: str
+    collection: str
+    source: str
+    media_type: str
+    title: str
+    version: int
+    state: Literal["pending", "ready", "failed", "deleted"]
+    sha256: str
+    language: str
+    chunks: int
+    created_at: float
+    updated_at: float
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The passage that is indexed; its number is its row in the records and its id in every index."""
+
+    number: int
+    document_id: str
+    version: int
+    start: int
+    end: int
+    text: str
+    title: str = ""
+    source: str = ""
+    heading_path: tuple[str, ...] = ()
+    page: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A chunk with its scores; `score` ranks within one answer, `cosine` and `keyword` are comparable across questions."""
+
+    chunk: Chunk
+    score: float
+    cosine: float | None = None  # -1..1, None when no embedder is configured
+    keyword: float = 0.0  # BM25 over its upper bound for the question, 0..1
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """A quote that stands byte for byte at `document.text[start:end]` of the version given."""
+
+    n: int
+    document_id: str
+    version: int
+    start: int
+    end: int
+    page: int | None
+    quote: str
+    supported: bool = True  # False: the passage exists but does not carry the claim
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Everything that a generator may use for one answer."""
+
+    question: str
+    hits: Sequence[Hit]
+    system: str
+    user: str  # numbered, fenced passages and the question, ready to send
+    prefix: str = ""  # text that readers were already shown and that the answer must continue
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of an answer as it is generated; the last one carries the finish reason."""
+
+    text: str = ""
+    finish: str | None = None  # "stop", "length"; a stream without one is not complete
+    usage: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended: what `finish` writes."""
+
+    state: State
+    result: Mapping[str, Any] | None = None
+    error_code: str | None = None
+    error_message: str | None = None

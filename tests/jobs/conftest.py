@@ -1,0 +1,101 @@
+"""A process in miniature: records, the SQL queue and log, and a worker whose kinds a test gives."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from ragqueue.events.hub import Hub
+from ragqueue.events.pen import Batcher
+from ragqueue.events.sql import SqlEventLog
+from ragqueue.jobs.follow import Follower
+from ragqueue.jobs.reconcile import Reconciler, Retention
+from ragqueue.jobs.ring import Ringer
+from ragqueue.jobs.submit import Bounds, Submitter
+from ragqueue.queues.sql import SqlQueue
+from ragqueue.records import jobs
+from ragqueue.records.migrate import migrate
+from ragqueue.records.store import Records, sqlite_url
+from ragqueue.types import Event, Job
+from ragqueue.worker import Kind, Worker, work
+
+TENANT = "acme"
+
+
+@dataclass
+class House:
+    """Everything that a job meets in its life, but the world outside."""
+
+    folder: Path
+    bounds: Bounds = field(default_factory=Bounds)
+
+    def __post_init__(self) -> None:
+        self.records = Records(sqlite_url(self.folder))
+        self.database = migrate(self.records.engine)
+        self.queue, self.log = SqlQueue(self.records), SqlEventLog(self.records)
+        self.ringer = Ringer(self.queue, self.database)
+        self.submitter = Submitter(self.records, self.ringer, self.bounds)
+        self.hub = Hub(self.log, self.records)
+        self.follower = Follower(self.records, self.log, self.hub)
+        self.batcher = Batcher(self.log)
+        self.reconciler = Reconciler(self.records, self.queue, self.log, self.ringer, retention=Retention(), lease=5.0)
+        self.tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        self.tasks += [asyncio.create_task(self.ringer.run()), asyncio.create_task(self.batcher.run())]
+
+    async def close(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await self.hub.close()
+        self.records.close()
+
+    async def submit(self, question: str = "why?") -> Job:
+        return (await self.submitter.submit(TENANT, "chat", {"question": question}))[0]
+
+    async def job(self, job_id: str) -> Job:
+        found = await self.records.read(jobs.get, TENANT, job_id)
+        assert found is not None
+        return found
+
+    async def claim(self, job_id: str, *, owner: str = "a-worker", lease: float = 10.0) -> Job:
+        claimed = await self.records.write(jobs.claim, job_id, owner, 1.0, lease)
+        assert claimed is not None
+        return claimed
+
+    async def ended(self, job_id: str) -> Job:
+        async with asyncio.timeout(5):
+            while not (job := await self.job(job_id)).ended:
+                await asyncio.sleep(0.01)
+        return job
+
+    async def events(self, job: Job, after: int | None = None) -> list[Event]:
+        async with asyncio.timeout(5):
+            return [event async for batch in self.follower.follow(job, after) for event in batch]
+
+    @asynccontextmanager
+    async def working(self, kinds: Mapping[str, Kind], *, lease: float = 10.0) -> AsyncIterator[Worker]:
+        worker = Worker(
+            self.records, self.batcher, self.ringer, kinds, owner="worker", database=self.database, lease=lease, beat_every=lease / 3,
+            lanes="chat",
+        )  # fmt: skip
+        worker.start()
+        task = asyncio.create_task(work(worker, self.queue, {"chat": 10}))
+        try:
+            yield worker
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await worker.drain(0)
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    built = House(tmp_path)
+    built.start()
+    yield built
+    await built.close()

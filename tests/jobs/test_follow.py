@@ -1,0 +1,156 @@
+"""What a reader sees: one ordered stream that resumes, whatever happens to the log and to the worker."""
+
+import asyncio
+
+from ragqueue.events.pen import Pen
+from ragqueue.records import jobs
+from ragqueue.types import Event, Job, Outcome, terminal_seq
+
+from .conftest import TENANT, House
+
+
+def text_of(events: list[Event]) -> str:
+    return "".join(event.data.get("delta", "") for event in events)
+
+
+def say(pen: Pen, *words: str) -> None:
+    for word in words:
+        pen.write("response.output_text.delta", {"output_index": 1, "delta": word})
+
+
+async def answered(house: House, *words: str) -> Job:
+    job = await house.submit()
+    held = await house.claim(job.id)
+    pen = await house.batcher.open(held)
+    for word in words:
+        say(pen, word)
+        await pen.flush()
+    result = {"text": "".join(words), "citations": [], "log_end": pen.end}
+    await house.records.write(jobs.finish, held, Outcome("succeeded", result=result))
+    pen.write("end", {})
+    await pen.flush()
+    return await house.job(job.id)
+
+
+async def test_a_stream_begins_with_the_row_and_ends_with_it(house: House) -> None:
+    events = await house.events(await answered(house, "a", "b"))
+
+    assert [event.type for event in (events[0], events[1], events[-1])] == ["response.created", "response.queued", "response.completed"]
+    assert text_of(events) == "ab"
+
+
+async def test_a_stream_resumed_at_any_event_gives_every_later_one_once(house: House) -> None:
+    job = await answered(house, *"abcdef")
+    logged = (await house.log.read({job.id: 0}))[job.id]
+    shown = [event.seq for event in logged if event.type.endswith("delta")]
+
+    for index, seq in enumerate(shown):
+        rest = await house.events(job, seq)
+        assert text_of(rest) == "abcdef"[index + 1 :]
+        assert rest[-1].seq == terminal_seq(1)
+
+
+async def test_a_live_reader_and_a_late_one_see_the_same(house: House) -> None:
+    job = await house.submit()
+    live = asyncio.create_task(house.events(job))
+    held = await house.claim(job.id)
+    pen = await house.batcher.open(held)
+    for word in "abcdefgh":
+        say(pen, word)
+        await pen.flush()
+    await house.records.write(jobs.finish, held, Outcome("succeeded", result={"text": "abcdefgh", "citations": [], "log_end": pen.end}))
+    pen.write("end", {})
+
+    assert text_of(await live) == text_of(await house.events(await house.job(job.id))) == "abcdefgh"
+
+
+async def test_a_lost_log_is_written_again_by_its_pen_unnoticed(house: House) -> None:
+    job = await house.submit()
+    live = asyncio.create_task(house.events(job))
+    held = await house.claim(job.id)
+    pen = await house.batcher.open(held)
+    say(pen, "a", "b")
+    await pen.flush()
+    await house.log.drop([job.id])
+    say(pen, "c")
+    await pen.flush()
+    await house.records.write(jobs.finish, held, Outcome("succeeded", result={"text": "abc", "citations": [], "log_end": pen.end}))
+
+    assert text_of(await live) == "abc"
+    assert text_of(await house.events(await house.job(job.id))) == "abc"
+
+
+async def test_a_log_that_is_lost_with_its_worker_restarts_the_reader(house: House) -> None:
+    job = await house.submit()
+    held = await house.claim(job.id, owner="dead")
+    pen = await house.batcher.open(held)
+    say(pen, "old")
+    await pen.flush()
+    live = asyncio.create_task(house.events(job))
+    await asyncio.sleep(0.05)
+    await house.log.drop([job.id])
+    await house.records.write(jobs.release_owner, "dead")
+    held = await house.claim(job.id)
+    pen = await house.batcher.open(held)
+    say(pen, "new")
+    await pen.flush()
+    await house.records.write(jobs.finish, held, Outcome("succeeded", result={"text": "new", "citations": [], "log_end": pen.end}))
+
+    events = await live
+    restart = [event.type for event in events].index("ragqueue:restarted")
+    assert text_of(events[restart:]) == "new"
+
+
+async def test_an_id_that_is_not_in_the_log_restarts_the_reader(house: House) -> None:
+    job = await answered(house, "a")
+
+    events = await house.events(job, 1 << 20 | 500)
+
+    assert "ragqueue:restarted" in [event.type for event in events]
+    assert text_of(events) == "a"
+
+
+async def test_an_ended_job_whose_log_is_past_its_time_is_retold_from_its_answer(house: House) -> None:
+    job = await answered(house, "a", "b")
+    await house.log.drop([job.id])
+
+    events = await house.events(job)
+
+    assert text_of(events) == "ab"
+    assert [event.seq for event in events] == sorted({event.seq for event in events})
+    assert "ragqueue:restarted" not in [event.type for event in events]
+
+
+async def test_a_newer_attempt_fences_the_older_one_out(house: House) -> None:
+    job = await house.submit()
+    old = await house.batcher.open(await house.claim(job.id, owner="dead"))
+    say(old, "a")
+    await old.flush()
+    await house.records.write(jobs.release_owner, "dead")
+    new = await house.batcher.open(await house.claim(job.id))
+    say(old, "zombie")
+    say(new, "b")
+    await new.flush()
+
+    logged = (await house.log.read({job.id: 0}))[job.id]
+    assert text_of(logged) == "ab"
+    assert old.lost
+
+
+async def test_the_new_attempt_keeps_what_the_old_one_wrote(house: House) -> None:
+    job = await house.submit()
+    old = await house.batcher.open(await house.claim(job.id, owner="dead"))
+    say(old, "a", "b")
+    await old.flush()
+    await house.records.write(jobs.release_owner, "dead")
+
+    new = await house.batcher.open(await house.claim(job.id))
+
+    assert text_of(new.kept) == "ab"
+
+
+async def test_another_tenants_job_is_not_there(house: House) -> None:
+    job = await answered(house, "a")
+
+    assert await house.records.read(jobs.get, TENANT, job.id) is not None
+    assert await house.records.read(jobs.get, "another", job.id) is None

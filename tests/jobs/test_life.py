@@ -1,0 +1,353 @@
+"""The life of a job: each step is conditional, and each promise fails here when it is broken."""
+
+import asyncio
+
+import pytest
+
+from ragqueue.errors import Conflict, GenerationFailed, IdempotencyConflict, NotFound, QueueFull
+from ragqueue.jobs.reconcile import cancel, end_unheld, erase_jobs
+from ragqueue.jobs.submit import Bounds, Idempotency
+from ragqueue.records import jobs
+from ragqueue.types import Outcome
+from ragqueue.worker import Run
+
+from .conftest import TENANT, House
+
+DONE = Outcome("succeeded", result={"text": "yes", "citations": [], "log_end": 0})
+
+
+async def test_a_submitted_job_is_on_the_disk_when_submit_returns(house: House) -> None:
+    job = await house.submit()
+
+    assert (await house.job(job.id)).state == "queued"
+
+
+async def test_only_one_of_many_claims_wins(house: House) -> None:
+    job = await house.submit()
+
+    claims = await asyncio.gather(*(house.records.write(jobs.claim, job.id, f"w{i}", 1.0, 10.0) for i in range(20)))
+
+    assert [claim.attempt for claim in claims if claim] == [1]
+
+
+async def test_a_run_that_lost_its_lease_cannot_finish(house: House) -> None:
+    job = await house.submit()
+    old = await house.claim(job.id, owner="dead")
+    await house.records.write(jobs.release_owner, "dead")
+    await house.claim(job.id, owner="alive")
+
+    assert not await house.records.write(jobs.finish, old, DONE)
+    assert await house.records.read(jobs.answer, TENANT, job.id) is None
+
+
+async def test_a_released_job_counts_a_death_and_is_claimable_at_once(house: House) -> None:
+    job = await house.submit()
+    await house.claim(job.id, owner="dead")
+
+    assert await house.records.write(jobs.release_owner, "dead") == 1
+
+    again = await house.claim(job.id, owner="alive")
+    assert (again.attempt, again.deaths, again.tries) == (2, 1, 0)
+
+
+async def test_from_the_second_death_on_a_job_waits_longer_each_time(house: House) -> None:
+    job = await house.submit()
+    waits = []
+    for _ in range(8):
+        await house.records.write(lambda c: c.exec_driver_sql("update jobs set run_at = 0"))
+        await house.claim(job.id, owner="dead")
+        await house.records.write(jobs.release_owner, "dead")
+        waits.append(await house.records.read(lambda c: c.exec_driver_sql("select round(run_at - (julianday('now') - 2440587.5) * 86400) from jobs").scalar()))
+
+    assert waits == [0, 1, 2, 4, 8, 15, 15, 15]
+
+
+async def test_leases_that_ran_out_are_released_by_reconcile(house: House) -> None:
+    job = await house.submit()
+    await house.claim(job.id, lease=-1.0)
+
+    await house.reconciler.leases()
+
+    assert (await house.job(job.id)).state == "queued"
+
+
+async def test_a_live_lease_is_not_released(house: House) -> None:
+    job = await house.submit()
+    await house.claim(job.id, lease=10.0)
+
+    await house.reconciler.leases()
+
+    assert (await house.job(job.id)).state == "running"
+
+
+async def test_a_lost_ring_is_rung_again_only_when_it_is_old_and_the_queue_is_empty(house: House) -> None:
+    await house.submit()
+
+    def lost(age: float, empty: bool) -> object:
+        return house.records.write(lambda c: jobs.ring_lost(c, "chat", empty=empty, age=age, overtakings=20, limit=100))
+
+    assert await lost(2.0, True) == []
+    assert await lost(-1.0, False) == []
+    assert len(await lost(-1.0, True)) == 1
+
+
+async def test_twenty_overtakings_prove_a_lost_ring_and_nineteen_do_not(house: House) -> None:
+    await house.submit("overtaken")
+    later = [await house.submit() for _ in range(20)]
+
+    async def claim_with_stamp(job_id: str) -> None:
+        await house.records.write(jobs.claim, job_id, "w", (await house.job(job_id)).created_at, 10.0)
+
+    def lost() -> object:
+        return house.records.write(lambda c: jobs.ring_lost(c, "chat", empty=False, age=-1, overtakings=20, limit=100))
+
+    for job in later[:19]:
+        await claim_with_stamp(job.id)
+    assert await lost() == []
+    await claim_with_stamp(later[19].id)
+    assert len(await lost()) == 1
+
+
+async def test_rings_at_the_front_overtake_nobody(house: House) -> None:
+    await house.submit("waits")
+    for job in [await house.submit() for _ in range(30)]:
+        await house.records.write(jobs.claim, job.id, "w", 0.0, 10.0)
+
+    found = await house.records.write(lambda c: jobs.ring_lost(c, "chat", empty=False, age=-1, overtakings=20, limit=100))
+
+    assert found == []
+
+
+async def test_a_job_past_its_deadline_fails_with_the_reason(house: House) -> None:
+    house.submitter._bounds = Bounds(chat_deadline=-1)
+    job = await house.submit()
+
+    await house.reconciler.deadlines()
+
+    ended = await house.job(job.id)
+    assert (ended.state, ended.error_code) == ("failed", "deadline_exceeded")
+
+
+async def test_a_job_that_saw_deaths_ends_as_a_dead_letter_at_its_deadline_and_not_before(house: House) -> None:
+    job = await house.submit()
+    for _ in range(5):
+        await house.records.write(lambda c: c.exec_driver_sql("update jobs set run_at = 0"))
+        await house.claim(job.id, owner="dead")
+        await house.records.write(jobs.release_owner, "dead")
+    await house.reconciler.deadlines()
+    assert (await house.job(job.id)).state == "queued"
+
+    await house.records.write(lambda c: c.exec_driver_sql("update jobs set deadline_at = 0"))
+    await house.reconciler.deadlines()
+
+    assert (await house.job(job.id)).error_code == "dead_letter"
+
+
+async def test_retry_makes_a_new_job_and_the_ended_one_stays(house: House) -> None:
+    house.submitter._bounds = Bounds(chat_deadline=-1)
+    job = await house.submit()
+    await house.reconciler.deadlines()
+
+    again = await house.submitter.retry(TENANT, job.id)
+
+    assert (again.retry_of, (await house.job(job.id)).state) == (job.id, "failed")
+
+
+async def test_only_failed_or_cancelled_jobs_can_be_retried(house: House) -> None:
+    job = await house.submit()
+
+    with pytest.raises(Conflict, match="queued"):
+        await house.submitter.retry(TENANT, job.id)
+    with pytest.raises(NotFound):
+        await house.submitter.retry("somebody else", job.id)
+
+
+async def test_a_waiting_job_is_cancelled_at_once(house: House) -> None:
+    job = await house.submit()
+
+    cancelled = await cancel(house.records, house.log, TENANT, job.id)
+
+    assert cancelled is not None
+    assert cancelled.state == "cancelled"
+
+
+async def test_a_cancelled_run_whose_worker_is_gone_ends_with_its_log_fenced(house: House) -> None:
+    job = await house.submit()
+    held = await house.claim(job.id, owner="dead")
+    pen = await house.batcher.open(held)
+    pen.write("response.output_text.delta", {"output_index": 1, "delta": "half"})
+    await pen.flush()
+    await house.records.write(jobs.release_owner, "dead")
+
+    await cancel(house.records, house.log, TENANT, job.id)
+    pen.write("response.output_text.delta", {"output_index": 1, "delta": "zombie"})
+
+    events = await house.events(await house.job(job.id))
+    assert [event.data.get("delta") for event in events] == [None, None, "half", None]
+    assert events[-1].type == "response.cancelled"
+
+
+async def test_burying_a_job_that_went_on_does_nothing(house: House) -> None:
+    waiting = await house.submit()
+    await house.claim(waiting.id)
+
+    await end_unheld(house.records, house.log, waiting)
+
+    assert (await house.job(waiting.id)).state == "running"
+
+
+async def test_the_bounds_refuse_with_the_time_to_come_back(house: House) -> None:
+    house.submitter._bounds = Bounds(tenant=2)
+    await house.submit()
+    await house.submit()
+
+    with pytest.raises(QueueFull) as refused:
+        await house.submit()
+
+    assert refused.value.retry_after is not None
+    assert (await house.submitter.submit("another", "chat", {"question": "?"}))[1]
+
+
+async def test_the_same_idempotency_key_gives_the_same_job(house: House) -> None:
+    key = Idempotency("caller", "k1", "body")
+    first, fresh = await house.submitter.submit(TENANT, "chat", {"question": "?"}, idempotency=key)
+    second, repeated = await house.submitter.submit(TENANT, "chat", {"question": "?"}, idempotency=key)
+
+    assert (first.id, fresh, repeated) == (second.id, True, False)
+    with pytest.raises(IdempotencyConflict):
+        await house.submitter.submit(TENANT, "chat", {"question": "!"}, idempotency=Idempotency("caller", "k1", "other"))
+
+
+async def test_concurrent_posts_of_one_key_make_one_job(house: House) -> None:
+    key = Idempotency("caller", "k1", "body")
+
+    made = await asyncio.gather(*(house.submitter.submit(TENANT, "chat", {"question": "?"}, idempotency=key) for _ in range(20)))
+
+    assert len({job.id for job, _ in made}) == 1
+    assert sum(fresh for _, fresh in made) == 1
+
+
+async def test_an_error_that_a_retry_helps_is_tried_three_times(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ragqueue.worker.FIRST_DELAY", 0.0)
+    runs = []
+
+    async def fails(run: Run) -> Outcome:
+        runs.append(run.job.attempt)
+        raise GenerationFailed("the model hung up")
+
+    async with house.working({"chat": fails}):
+        job = await house.submit()
+        healing = asyncio.create_task(house.reconciler.run())
+        ended = await house.ended(job.id)
+        healing.cancel()
+
+    assert (runs, ended.error_code, ended.tries, ended.deaths) == ([1, 2, 3], "generation_failed", 2, 0)
+
+
+async def test_an_error_that_no_retry_helps_fails_at_once(house: House) -> None:
+    async def fails(run: Run) -> Outcome:
+        raise GenerationFailed("the key is wrong", retryable=False)
+
+    async with house.working({"chat": fails}):
+        ended = await house.ended((await house.submit()).id)
+
+    assert (ended.attempt, ended.error_message) == (1, "the key is wrong")
+
+
+async def test_a_running_job_is_cancelled_within_a_second(house: House) -> None:
+    began, closed = asyncio.Event(), asyncio.Event()
+
+    async def hangs(run: Run) -> Outcome:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            closed.set()
+        raise AssertionError
+
+    async with house.working({"chat": hangs}):
+        job = await house.submit()
+        await began.wait()
+        await cancel(house.records, house.log, TENANT, job.id)
+        ended = await house.ended(job.id)
+
+    assert (ended.state, closed.is_set()) == ("cancelled", True)
+
+
+async def test_draining_hands_back_what_did_not_end_without_counting_a_death(house: House) -> None:
+    began = asyncio.Event()
+
+    async def hangs(run: Run) -> Outcome:
+        began.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with house.working({"chat": hangs}):
+        job = await house.submit()
+        await began.wait()
+
+    handed_back = await house.job(job.id)
+    assert (handed_back.state, handed_back.deaths, handed_back.attempt) == ("queued", 0, 1)
+
+
+async def test_a_bug_in_a_kind_does_not_leave_the_job_running(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ragqueue.worker.TRIES", 1)
+
+    async def breaks(run: Run) -> Outcome:
+        raise KeyError("a secret text")
+
+    async with house.working({"chat": breaks}):
+        ended = await house.ended((await house.submit()).id)
+
+    assert ended.error_code == "internal_error"
+    assert "secret" not in str(ended.error_message)
+
+
+async def test_the_deadline_ends_a_run_and_keeps_its_partial_text(house: House) -> None:
+    house.submitter._bounds = Bounds(chat_deadline=0.5)
+
+    async def slow(run: Run) -> Outcome:
+        pen = await run.open_pen()
+        run.partial = lambda: Outcome("succeeded", result={"text": "half", "citations": [], "log_end": pen.end})
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with house.working({"chat": slow}):
+        ended = await house.ended((await house.submit()).id)
+
+    partial = await house.records.read(jobs.answer, TENANT, ended.id)
+    assert ended.error_code == "deadline_exceeded"
+    assert partial is not None
+    assert partial["text"] == "half"
+
+
+async def test_erasing_a_job_leaves_nothing_of_it(house: House) -> None:
+    job = await house.submit()
+    held = await house.claim(job.id)
+    pen = await house.batcher.open(held)
+    pen.write("response.output_text.delta", {"delta": "text"})
+    await pen.flush()
+    await house.records.write(jobs.finish, held, DONE)
+
+    await erase_jobs(house.records, house.log, [(TENANT, job.id)])
+
+    for table in ("jobs", "answers", "events"):
+        assert await house.records.read(lambda c, t=table: c.exec_driver_sql(f"select count(*) from {t}").scalar()) == 0
+
+
+async def test_retention_drops_logs_then_jobs(house: House) -> None:
+    job = await house.submit()
+    held = await house.claim(job.id)
+    pen = await house.batcher.open(held)
+    pen.write("response.output_text.delta", {"delta": "text"})
+    await pen.flush()
+    await house.records.write(jobs.finish, held, DONE)
+    await house.records.write(lambda c: c.exec_driver_sql("update jobs set ended_at = ended_at - 700"))
+
+    await house.reconciler.retention()
+
+    assert await house.log.read({job.id: 0}) == {}
+    assert (await house.job(job.id)).state == "succeeded"
+    await house.records.write(lambda c: c.exec_driver_sql("update jobs set ended_at = 0"))
+    await house.reconciler.retention()
+    assert await house.records.read(jobs.get, TENANT, job.id) is None
