@@ -82,7 +82,10 @@ class Ragqueue:
         return len(await self.runtime.records.read(workers.alive, self.runtime.settings.lease))
 
     async def ingest(
-        self, *paths: str | os.PathLike[str], collection: str = "default", progress: Callable[[Ingested, int], None] = lambda done, files: None
+        self,
+        *paths: str | os.PathLike[str],
+        collection: str = "default",
+        progress: Callable[[Ingested, int], None] = lambda done, files: None,
     ) -> Ingested:
         """Bring files and folders in and wait until their jobs have ended. Raises NotFound for a path that is not there."""
         files = find_files(paths)
@@ -125,9 +128,7 @@ class Ragqueue:
 
     async def search(self, question: str, *, collection: str | None = None, limit: int = 10) -> list[Hit]:
         """Return the passages nearest to a question, best first."""
-        return await self.runtime.retriever.retrieve(
-            self._tenant, question, collections=[collection] if collection else None, limit=limit
-        )
+        return await self.runtime.retriever.retrieve(self._tenant, question, collections=[collection] if collection else None, limit=limit)
 
     async def delete(self, document_id: str) -> documents.Receipt:
         """Delete a document and return its receipt once it is erased. Raises NotFound."""
@@ -141,7 +142,8 @@ class Ragqueue:
         """Return a job once it has ended."""
         while not job.ended:
             await asyncio.sleep(_POLL)
-            job = await self.runtime.records.read(jobs.get, job.tenant, job.id) or job
+            found = await self.runtime.records.read(jobs.get, job.tenant, job.id)
+            job = found or job
         return job
 
     async def _submit(self, question: str, collection: str | None, limit: int | None) -> Job:
@@ -154,7 +156,7 @@ class Ragqueue:
     async def _ingest_file(self, source: str, path: Path, collection: str, done: Ingested) -> None:
         try:
             data = await asyncio.to_thread(path.read_bytes)
-            document, job = await self._accept(data, source, collection)
+            _, job = await self._accept(data, source, collection)
         except (RagqueueError, OSError) as error:
             done.failed[source] = str(error)
             return
@@ -176,7 +178,7 @@ class Ragqueue:
                 await asyncio.sleep(error.retry_after or 1.0)
 
 
-class working:  # noqa: N801 - reads as `async with working(runtime)`
+class working:
     """Runs a worker inside this process for as long as the context lasts."""
 
     def __init__(self, runtime: Runtime) -> None:

@@ -38,7 +38,9 @@ class Settings(BaseSettings):
     redis_url: str | None = _well_known("REDIS_URL", None, "Redis server; when set, the queue is RQ on it")
     vector_db_path: Path = _well_known("VECTOR_DB_PATH", Path("./vector_store"), "Folder of this host's vector replicas")
     llm_model: str = _well_known(
-        "LLM_MODEL", "extractive", "Model that writes the answers: `extractive`, `openai:NAME` or a bare NAME, `scripted:...`, `python:module:Class`"
+        "LLM_MODEL",
+        "extractive",
+        "Model that writes the answers: `extractive`, `openai:NAME` or a bare NAME, `scripted:...`, `python:module:Class`",
     )
     openai_api_key: SecretStr | None = _well_known("OPENAI_API_KEY", None, "Key for the OpenAI-compatible server")
     openai_base_url: str | None = _well_known("OPENAI_BASE_URL", None, "URL of the OpenAI-compatible server, up to /v1")
@@ -131,7 +133,7 @@ class _DotEnv(DotEnvSettingsSource):
 
 
 def _aliases(field: Any) -> list[str]:
-    return list(field.validation_alias.choices) if isinstance(field.validation_alias, AliasChoices) else []
+    return [str(name) for name in field.validation_alias.choices] if isinstance(field.validation_alias, AliasChoices) else []
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,9 @@ JOBS = Counter("ragqueue_jobs_ended_total", "Jobs that ended", ["kind", "state"]
 RETRIES = Counter("ragqueue_job_retries_total", "Tries of jobs that failed and are tried again", ["kind", "code"], registry=WORK)
 RUN_SECONDS = Histogram("ragqueue_run_seconds", "Time of one run of a job", ["kind"], buckets=_SECONDS, registry=WORK)
 TOKENS = Counter("ragqueue_tokens_total", "Pieces of text that generators streamed", registry=WORK)
-FIRST_TOKEN = Histogram("ragqueue_time_to_first_token_seconds", "From the submit of a question to its first text", buckets=_SECONDS, registry=WORK)
+FIRST_TOKEN = Histogram(
+    "ragqueue_time_to_first_token_seconds", "From the submit of a question to its first text", buckets=_SECONDS, registry=WORK
+)
 CITATIONS = Counter("ragqueue_citations_total", "Citations in answers, by verdict", ["verdict"], registry=WORK)
 
 STREAMS = Gauge("ragqueue_streams_active", "Event streams that this process serves")
@@ -73,9 +75,11 @@ def exposition(sums: Mapping[tuple[str, str], float], gauges: Iterable[tuple[str
     """Return the text of /metrics: this process's own, the sums of the workers, and gauges of the records."""
     registry = CollectorRegistry()
     registry.register(_Sums(sums))
+    shown: dict[str, Gauge] = {}
     for name, labels, value in gauges:
-        gauge = registry._names_to_collectors.get(name) or Gauge(name, GAUGES[name], list(labels), registry=registry)
-        (gauge.labels(**labels) if labels else gauge).set(value)  # type: ignore[attr-defined]
+        if name not in shown:
+            shown[name] = Gauge(name, GAUGES[name], list(labels), registry=registry)
+        (shown[name].labels(**labels) if labels else shown[name]).set(value)
     return generate_latest(REGISTRY) + generate_latest(registry)
 
 

@@ -6,10 +6,10 @@ import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from ragqueue import adapters
 from ragqueue.answering.answer import Answerer
+from ragqueue.answering.grounding import RememberingEmbedder
 from ragqueue.embedders.base import Embedder
 from ragqueue.errors import ConfigError
 from ragqueue.events.base import EventLog
@@ -61,7 +61,9 @@ class Runtime:
         """How many jobs of each lane a worker of this runtime runs at once."""
         return {"chat": self.settings.concurrency, "background": self.settings.background_concurrency}
 
-    def worker(self, *, owner: str | None = None, lanes: Mapping[str, int] | None = None, pulse: Callable[[], None] = lambda: None) -> Worker:
+    def worker(
+        self, *, owner: str | None = None, lanes: Mapping[str, int] | None = None, pulse: Callable[[], None] = lambda: None
+    ) -> Worker:
         """Return a worker that has not begun to beat."""
         kinds = {"chat": self.answerer.run, "ingest": self.ingester.run, "delete": self.eraser.run}
         return Worker(
@@ -103,11 +105,15 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Runtime:
     embedder, index = _embedder(settings), None
     if embedder is not None:
         index = _index(settings, records)
-    retriever = FusedRetriever(records, embedder, index)
-    generator = _generator(settings, embedder)
+    asking = RememberingEmbedder(embedder) if embedder is not None else None
+    retriever = FusedRetriever(records, asking, index)
+    generator = _generator(settings, asking)
     stack.push_async_callback(generator.close)
     pool = ParserPool(
-        processes=settings.background_concurrency, seconds=settings.parse_seconds, memory=settings.parse_memory, max_bytes=settings.max_upload
+        processes=settings.background_concurrency,
+        seconds=settings.parse_seconds,
+        memory=settings.parse_memory,
+        max_bytes=settings.max_upload,
     )
     stack.push_async_callback(pool.close)
     return Runtime(
@@ -115,7 +121,7 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Runtime:
         batcher=Batcher(log), ringer=ringer, submitter=submitter,
         reconciler=Reconciler(records, queue, log, ringer, retention=retention, lease=settings.lease),
         embedder=embedder, index=index, retriever=retriever, generator=generator,
-        answerer=Answerer(records, retriever, generator, embedder, limit=settings.limit, system=settings.system_prompt, budget=settings.context),
+        answerer=Answerer(records, retriever, generator, asking, limit=settings.limit, system=settings.system_prompt, budget=settings.context),
         ingester=Ingester(records, submitter, pool, embedder, index, max_upload=settings.max_upload),
         eraser=Eraser(records, submitter, log, index),
     )  # fmt: skip
@@ -170,15 +176,14 @@ def _generator(settings: Settings, embedder: Embedder | None) -> Generator:
     kind, name = settings.model
     generator_class = adapters.load("generator", adapters.GENERATORS, kind if kind != "python" else settings.llm_model)
     if kind == "extractive":
-        embed: Any = embedder.embed if embedder else None
-        generator: Generator = generator_class(embed)
+        generator: Generator = generator_class(embedder.embed, languages=embedder.languages) if embedder else generator_class()
         return generator
     if kind == "openai":
         key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else "none"
         base_url = settings.openai_base_url or "https://api.openai.com/v1"
         openai: Generator = generator_class(name, base_url=base_url, api_key=key, continues=settings.model_continues)
         return openai
-    other: Generator = generator_class.parse(settings.llm_model) if kind == "scripted" else generator_class()
+    other: Generator = generator_class.parse(name) if kind == "scripted" else generator_class()
     return other
 
 

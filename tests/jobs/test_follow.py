@@ -86,8 +86,18 @@ async def test_a_log_that_is_lost_with_its_worker_restarts_the_reader(house: Hou
     pen = await house.batcher.open(held)
     say(pen, "old")
     await pen.flush()
-    live = asyncio.create_task(house.events(job))
-    await asyncio.sleep(0.05)
+    events: list[Event] = []
+    shown = asyncio.Event()
+
+    async def read() -> None:
+        async for batch in house.follower.follow(job):
+            events.extend(batch)
+            if text_of(events) == "old":
+                shown.set()
+
+    live = asyncio.create_task(read())
+    async with asyncio.timeout(5):
+        await shown.wait()
     await house.log.drop([job.id])
     await house.records.write(jobs.release_owner, "dead")
     held = await house.claim(job.id)
@@ -96,7 +106,7 @@ async def test_a_log_that_is_lost_with_its_worker_restarts_the_reader(house: Hou
     await pen.flush()
     await house.records.write(jobs.finish, held, Outcome("succeeded", result={"text": "new", "citations": [], "log_end": pen.end}))
 
-    events = await live
+    await live
     restart = [event.type for event in events].index("ragqueue:restarted")
     assert text_of(events[restart:]) == "new"
 

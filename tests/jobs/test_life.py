@@ -57,7 +57,11 @@ async def test_from_the_second_death_on_a_job_waits_longer_each_time(house: Hous
         await house.records.write(lambda c: c.exec_driver_sql("update jobs set run_at = 0"))
         await house.claim(job.id, owner="dead")
         await house.records.write(jobs.release_owner, "dead")
-        waits.append(await house.records.read(lambda c: c.exec_driver_sql("select round(run_at - (julianday('now') - 2440587.5) * 86400) from jobs").scalar()))
+        waits.append(
+            await house.records.read(
+                lambda c: c.exec_driver_sql("select round(run_at - (julianday('now') - 2440587.5) * 86400) from jobs").scalar()
+            )
+        )
 
     assert waits == [0, 1, 2, 4, 8, 15, 15, 15]
 

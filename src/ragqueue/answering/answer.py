@@ -4,7 +4,7 @@ A run can take over what an earlier one began: logged hits and text are used aga
 """
 
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -19,7 +19,7 @@ from ragqueue.generators.base import Generator
 from ragqueue.records import chunks, documents
 from ragqueue.records.store import Records
 from ragqueue.retrieval.base import Retriever
-from ragqueue.types import Delta, Hit, Job, Outcome, Prompt
+from ragqueue.types import Hit, Job, Outcome, Prompt
 
 NOT_IN_SOURCES = "The sources do not hold an answer to this question."
 _NEAREST = 3  # passages shown when the sources do not hold the answer
@@ -61,14 +61,16 @@ class Answerer:
         past = progress_of(pen.kept)
         hits = await self._hits(job, pen, past)
         timings["retrieved_s"] = round(time.time() - job.created_at, 4)
-        judgement = await judge(job.payload["question"], hits, self._embedder)
+        judgement = await judge(job.payload["question"], hits, self._embedder, sentences=self._generator.model == "extractive")
         message = Message(pen, hits, past, continues=self._generator.continues or past.finish is not None)
         if past.finish is not None:  # the earlier run died between the last event and the answer
             message.close(past.finish)
             return _outcome(message, judgement.grounding, past.finish, {}, timings)
         if judgement.grounding == "abstained":
             return await self._abstain(message, hits, timings)
-        prompt = build(job.payload["question"], hits, system=self._system, budget_tokens=self._budget, nonce=job.id[:12], prefix=message.text)
+        prompt = build(
+            job.payload["question"], hits, system=self._system, budget_tokens=self._budget, nonce=job.id[:12], prefix=message.text
+        )
         run.partial = lambda: _outcome(message, judgement.grounding, "", {}, timings)
         finish, usage = await self._write(job, message, prompt, timings)
         message.close(finish)
@@ -76,10 +78,10 @@ class Answerer:
 
     async def _hits(self, job: Job, pen: Pen, past: Progress) -> list[Hit]:
         if past.sources is not None:
-            loaded = {chunk.number: chunk for chunk in await self._records.read(chunks.load, job.tenant, [s["chunk"] for s in past.sources])}
-            return [
-                Hit(loaded[s["chunk"]], s["score"], s["cosine"], s["keyword"]) for s in past.sources if s["chunk"] in loaded
-            ]
+            loaded = {
+                chunk.number: chunk for chunk in await self._records.read(chunks.load, job.tenant, [s["chunk"] for s in past.sources])
+            }
+            return [Hit(loaded[s["chunk"]], s["score"], s["cosine"], s["keyword"]) for s in past.sources if s["chunk"] in loaded]
         if not past.begun:
             pen.write("response.in_progress", {"response": {"id": job.id, "object": "response", "status": "in_progress"}})
         search = {"type": "file_search_call", "id": f"fs_{job.id}", "queries": [job.payload["question"]]}
@@ -87,7 +89,10 @@ class Answerer:
         pen.write("response.file_search_call.searching", {"output_index": 0, "item_id": search["id"]})
         collection = job.payload.get("collection")
         hits = await self._retriever.retrieve(
-            job.tenant, job.payload["question"], collections=[collection] if collection else None, limit=job.payload.get("limit", self._limit)
+            job.tenant,
+            job.payload["question"],
+            collections=[collection] if collection else None,
+            limit=job.payload.get("limit", self._limit),
         )
         # Before any passage stands in the log, the records say which documents a delete must look for here.
         await self._records.note(documents.note_quotes, job.tenant, job.id, [hit.chunk.document_id for hit in hits])
@@ -97,8 +102,9 @@ class Answerer:
         return hits
 
     async def _write(self, job: Job, message: Message, prompt: Prompt, timings: dict[str, float]) -> tuple[str, Mapping[str, int]]:
-        finish, usage = "", {}
-        stream: AsyncIterator[Delta] = self._generator.stream(prompt)
+        finish = ""
+        usage: Mapping[str, int] = {}
+        stream = self._generator.stream(prompt)
         try:
             async for delta in stream:
                 if delta.text:
@@ -109,7 +115,7 @@ class Answerer:
                     message.write(delta.text)
                 finish, usage = delta.finish or finish, dict(delta.usage) or usage
         finally:
-            await stream.aclose()  # type: ignore[attr-defined]
+            await stream.aclose()
         if not finish:
             raise GenerationFailed(f"the model {self._generator.model!r} ended its stream without a finish reason")
         if not message.text:
@@ -122,12 +128,15 @@ class Answerer:
         message.close("stop")
         outcome = _outcome(message, "abstained", "stop", {}, timings)
         assert outcome.result is not None
-        return Outcome("succeeded", result=dict(outcome.result) | {"nearest": [_source(n, hit) for n, hit in enumerate(hits[:_NEAREST], 1)]})
+        return Outcome(
+            "succeeded", result=dict(outcome.result) | {"nearest": [_source(n, hit) for n, hit in enumerate(hits[:_NEAREST], 1)]}
+        )
 
 
 def _outcome(message: Message, grounding: str, finish: str, usage: Mapping[str, int], timings: Mapping[str, float]) -> Outcome:
     result: dict[str, Any] = {
-        "text": message.text, "citations": [asdict(citation) for citation in message.citations], "invalid_markers": message.invalid, "grounding": grounding, "finish": finish,
+        "text": message.text, "citations": [asdict(citation) for citation in message.citations], "invalid_markers": message.invalid,
+        "grounding": grounding, "finish": finish,
         "usage": dict(usage), "timings": dict(timings), "log_end": message.end,
     }  # fmt: skip
     return Outcome("succeeded", result=result)

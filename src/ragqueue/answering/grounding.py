@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragqueue.embedders.base import Embedder
+from ragqueue.language.detect import detect
 from ragqueue.language.evidence import PASSAGES, weigh
 from ragqueue.types import Hit
 
@@ -24,9 +25,13 @@ class Judgement:
     score: float
 
 
-async def judge(question: str, hits: Sequence[Hit], embedder: Embedder | None) -> Judgement:
-    """Judge the best hits by the cosine of the best passage + that of its best sentence, else by keywords. Raises Unavailable."""
-    near = await _nearness(question, hits[:PASSAGES], embedder) if embedder else None
+async def judge(question: str, hits: Sequence[Hit], embedder: Embedder | None, *, sentences: bool = True) -> Judgement:
+    """Judge the best hits by the cosine of the best passage + that of its best sentence, else by keywords. Raises Unavailable.
+
+    Without `sentences` the passage counts twice (AUC 0.88 instead of 0.91): embedding sentences costs 0.1 s of CPU, which
+    only an extractive answer, that needs them anyway, has for nothing.
+    """
+    near = await _nearness(question, hits[:PASSAGES], embedder, sentences) if embedder else None
     if embedder is None or near is None:
         return _judged(max((hit.keyword for hit in hits), default=0.0), KEYWORD_ABSTAIN, KEYWORD_WEAK)
     return _judged(near, embedder.abstain_below, embedder.weak_below)
@@ -36,14 +41,16 @@ def _judged(score: float, abstain_below: float, weak_below: float) -> Judgement:
     return Judgement("abstained" if score < abstain_below else "weak" if score < weak_below else "grounded", score)
 
 
-async def _nearness(question: str, hits: Sequence[Hit], embedder: Embedder) -> float | None:
+async def _nearness(question: str, hits: Sequence[Hit], embedder: Embedder, sentences: bool) -> float | None:
     """Return the sum of the two cosines; None when there are none that mean anything."""
     cosines = [-1.0 if hit.cosine is None else hit.cosine for hit in hits]
     if all(hit.cosine is None for hit in hits):
         return None
     best = cosines.index(max(cosines))
-    sentences = await weigh(question, [hit.chunk.text for hit in hits], embedder.embed, embedder.languages)
-    spoken = [(sentence.passage, sentence.cosine) for sentence in sentences if sentence.cosine is not None]
+    if not sentences:
+        return None if embedder.languages is not None and detect(hits[best].chunk.text) not in embedder.languages else 2 * cosines[best]
+    weighed = await weigh(question, [hit.chunk.text for hit in hits], embedder.embed, embedder.languages)
+    spoken = [(sentence.passage, sentence.cosine) for sentence in weighed if sentence.cosine is not None]
     if not spoken:
         return None
     return cosines[best] + max((cosine for passage, cosine in spoken if passage == best), default=cosines[best])

@@ -142,6 +142,7 @@ async def _ended(parts: Runtime, job: Job, seconds: float) -> bool:
 
 
 async def _shown(parts: Runtime, job: Job, headers: dict[str, str]) -> Response:
-    job = await parts.records.read(jobs.get, job.tenant, job.id) or job
+    found = await parts.records.read(jobs.get, job.tenant, job.id)
+    job = found or job
     answer = await parts.records.read(jobs.answer, job.tenant, job.id) if job.ended else None
     return JSONResponse(chat_view(job, answer), 200, headers)

@@ -117,7 +117,9 @@ async def delete(document: Known, parts: Parts) -> Response:
     """Hide a document at once and erase it with everything that quotes it; the receipt says when."""
     job = await parts.eraser.delete(document.tenant, document.id)
     receipt = f"/documents/{document.id}/receipt"
-    return JSONResponse({"id": document.id, "job_id": job.id, "links": {"receipt": receipt, "job": f"/jobs/{job.id}"}}, 202, {"location": receipt})
+    return JSONResponse(
+        {"id": document.id, "job_id": job.id, "links": {"receipt": receipt, "job": f"/jobs/{job.id}"}}, 202, {"location": receipt}
+    )
 
 
 @router.get("/documents/{document_id}/receipt")

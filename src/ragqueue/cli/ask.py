@@ -35,7 +35,12 @@ async def _ingest(paths: tuple[str, ...], collection: str, data: str | None, as_
 
             def show(done: Ingested, files: int) -> None:
                 seconds = max(0.001, time.monotonic() - began)
-                bar.update(task, total=files, completed=done.files, rate=f"{done.files / seconds:.1f} files/s, {done.chunks / seconds:.0f} passages/s")
+                bar.update(
+                    task,
+                    total=files,
+                    completed=done.files,
+                    rate=f"{done.files / seconds:.1f} files/s, {done.chunks / seconds:.0f} passages/s",
+                )
 
             done = await ragqueue.ingest(*paths, collection=collection, progress=show)
     seconds = time.monotonic() - began
@@ -47,7 +52,9 @@ async def _ingest(paths: tuple[str, ...], collection: str, data: str | None, as_
     else:
         if done.failed:
             print_table(("failed", "why"), sorted(done.failed.items()))
-        print(f"{len(done.ready)} documents with {done.chunks} passages in {seconds:.1f} s; {len(done.unchanged)} unchanged, {len(done.failed)} failed")
+        print(
+            f"{len(done.ready)} documents with {done.chunks} passages in {seconds:.1f} s; {len(done.unchanged)} unchanged, {len(done.failed)} failed"
+        )
     if done.failed and not (done.ready or done.unchanged):
         sys.exit(1)
 

@@ -19,7 +19,9 @@ QUESTION = "How do I declare a query parameter with a default value?"
 @click.option("--port", type=int, default=8000, show_default=True, help="Port to serve on; a free one when it is taken")
 def demo(leave: bool, port: int) -> None:
     """Start everything on sample documents and ask a question; no server, key or download is needed."""
-    for name in [name for name in os.environ if name.startswith(("RAGQUEUE_", "OPENAI_")) or name in ("REDIS_URL", "VECTOR_DB_PATH", "LLM_MODEL")]:
+    for name in [
+        name for name in os.environ if name.startswith(("RAGQUEUE_", "OPENAI_")) or name in ("REDIS_URL", "VECTOR_DB_PATH", "LLM_MODEL")
+    ]:
         del os.environ[name]
     os.environ["RAGQUEUE_ENV_FILE"] = ""
     with tempfile.TemporaryDirectory(prefix="ragqueue-demo-", ignore_cleanup_errors=True) as folder:
@@ -35,7 +37,9 @@ async def _demo(folder: Path, port: int, leave: bool) -> None:
     settings = prepare(flags, quiet=True).settings
     async with Ragqueue(settings=flags) as ragqueue:
         done = await ragqueue.ingest(SAMPLES)
-        print(f"{len(done.ready)} sample documents with {done.chunks} passages ingested in {time.monotonic() - began:.1f} s (FastAPI's manual, MIT)\n")
+        print(
+            f"{len(done.ready)} sample documents with {done.chunks} passages ingested in {time.monotonic() - began:.1f} s (FastAPI's manual, MIT)\n"
+        )
         print(f"question: {QUESTION}\nanswer:   ", end="")
         await print_answer(ragqueue, QUESTION)
         if leave:

@@ -80,7 +80,9 @@ def _platform(settings: Settings) -> list[Check]:
     if settings.queue_url == "sql" or system == "Linux":
         return []
     if system == "Windows":
-        return [("RQ", "note", "RQ's own Worker needs fork() and fails here with AttributeError: use `ragqueue worker`, or rq.SimpleWorker")]
+        return [
+            ("RQ", "note", "RQ's own Worker needs fork() and fails here with AttributeError: use `ragqueue worker`, or rq.SimpleWorker")
+        ]
     return [("RQ", "note", "RQ's own Worker may need OBJC_DISABLE_INITIALIZE_FORK_SAFETY=YES here; `ragqueue worker` does not")]
 
 

@@ -50,7 +50,10 @@ def docs_list(collection: str | None, tenant: str, data: str | None, as_json: bo
     if as_json:
         print_json({"documents": [asdict(document) for document in found]})
     else:
-        print_table(("id", "collection", "source", "state", "passages", "error"), [(d.id, d.collection, d.source, d.state, d.chunks, d.error) for d in found])
+        print_table(
+            ("id", "collection", "source", "state", "passages", "error"),
+            [(d.id, d.collection, d.source, d.state, d.chunks, d.error) for d in found],
+        )
 
 
 @docs.command("show")
@@ -113,7 +116,9 @@ def jobs_list(state: str | None, kind: str | None, limit: int, tenant: str, data
     from ragqueue.jobs.views import job_view
     from ragqueue.records import jobs as rows
 
-    found = [job_view(job) for job in _with_records(data, lambda c: rows.listed(c, tenant, state=state, kind=kind, before=None, limit=limit))]
+    found = [
+        job_view(job) for job in _with_records(data, lambda c: rows.listed(c, tenant, state=state, kind=kind, before=None, limit=limit))
+    ]
     if as_json:
         print_json({"jobs": found})
     else:
@@ -207,7 +212,9 @@ def keys_list(data: str | None, as_json: bool) -> None:
     from ragqueue.records import keys as rows
 
     found = [asdict(row) for row in _with_records(data, rows.listed)]
-    print_json({"keys": found}) if as_json else print_table(("id", "tenant", "name", "revoked"), [(k["id"], k["tenant"], k["name"], k["revoked_at"]) for k in found])
+    print_json({"keys": found}) if as_json else print_table(
+        ("id", "tenant", "name", "revoked"), [(k["id"], k["tenant"], k["name"], k["revoked_at"]) for k in found]
+    )
 
 
 @keys.command("revoke")
@@ -246,5 +253,16 @@ def status(tenant: str, data: str | None, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    print_table(("what", "count"), [*found["jobs"].items(), ("dead letters", found["dead_letters"]), ("documents", found["documents"]), ("passages", found["passages"])])
-    print_table(("worker", "host", "pid", "running", "last beat s"), [(w["owner"], w["host"], w["pid"], w["running"], round(w["age"], 1)) for w in found["workers"]])
+    print_table(
+        ("what", "count"),
+        [
+            *found["jobs"].items(),
+            ("dead letters", found["dead_letters"]),
+            ("documents", found["documents"]),
+            ("passages", found["passages"]),
+        ],
+    )
+    print_table(
+        ("worker", "host", "pid", "running", "last beat s"),
+        [(w["owner"], w["host"], w["pid"], w["running"], round(w["age"], 1)) for w in found["workers"]],
+    )

@@ -105,10 +105,11 @@ def worker(processes: int | None, concurrency: int | None, data: str | None) -> 
     refuse_unsafe_sqlite(records.url, allowed=settings.allow_old_sqlite)
     asyncio.run(check_queue(settings))
     release = Releaser(sqlite_url(settings.data))
-    print(f"ragqueue worker: {settings.processes} processes x {settings.concurrency} chats on {settings.queue_url.partition('@')[2] or settings.queue_url}", flush=True)
-    Supervisor(
-        Main(flags), release, processes=settings.processes, lease=settings.lease, drain=settings.drain
-    ).run()
+    print(
+        f"ragqueue worker: {settings.processes} processes x {settings.concurrency} chats on {settings.queue_url.partition('@')[2] or settings.queue_url}",
+        flush=True,
+    )
+    Supervisor(Main(flags), release, processes=settings.processes, lease=settings.lease, drain=settings.drain).run()
 
 
 async def check_queue(settings: Settings) -> None:

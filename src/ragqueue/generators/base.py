@@ -1,7 +1,7 @@
 """The port to a generator: a prompt becomes a stream of text."""
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from ragqueue.types import Delta, Prompt
 
@@ -13,7 +13,7 @@ class Generator(ABC):
     continues: bool  # whether `stream` can go on after `prompt.prefix` (else it starts anew and ignores it)
 
     @abstractmethod
-    def stream(self, prompt: Prompt) -> AsyncIterator[Delta]:
+    def stream(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
         """Yield the answer (without the prefix, when `continues`); the last Delta carries `finish`.
 
         Closing the iterator closes the connection to the model at once. Raises GenerationFailed (its

@@ -52,9 +52,11 @@ def _pieces(sentences: Sequence[Sentence], prefix: str) -> list[str]:
     sentences were chosen, not the scores of today.
     """
     pieces: list[str] = []
+    chosen = _best(sentences, 0, SENTENCES)
     at = said = 0
     while prefix:
-        at, text = _spoken(sentences, at, prefix, " " if said else "")
+        likely = [*(index for index in chosen if index >= at), *range(at, len(sentences))]
+        at, text = _spoken(sentences, likely, prefix, " " if said else "")
         if len(text) > len(prefix):
             pieces.append(text[len(prefix) :])
         prefix = prefix[len(text) :]
@@ -70,9 +72,9 @@ def _best(sentences: Sequence[Sentence], after: int, limit: int) -> list[int]:
     return sorted(ranked[: max(0, limit)])
 
 
-def _spoken(sentences: Sequence[Sentence], after: int, prefix: str, lead: str) -> tuple[int, str]:
-    chosen = _best(sentences, after, SENTENCES)
-    for at in [*chosen, *range(after, len(sentences))]:
+def _spoken(sentences: Sequence[Sentence], likely: Sequence[int], prefix: str, lead: str) -> tuple[int, str]:
+    """Return the first of the likely sentences that the prefix begins with, or is the beginning of."""
+    for at in likely:
         text = lead + _quoted(sentences[at])
         if prefix.startswith(text) or text.startswith(prefix):
             return at, text

@@ -12,8 +12,8 @@ from ragqueue.generators.base import Generator
 from ragqueue.types import Delta, Prompt
 
 WORDS = (
-    "queue", "holds", "every", "job", "until", "one", "worker", "claims", "it", "and", "writes", "its", "answer", "token", "by", "while", "readers",
-    "follow", "from", "any", "point", "a", "lease", "ends", "when", "the", "owner", "falls", "silent", "then", "another", "goes", "on",
+    "queue", "holds", "every", "job", "until", "one", "worker", "claims", "it", "and", "writes", "its", "answer", "token", "by", "while",
+    "readers", "follow", "from", "any", "point", "a", "lease", "ends", "when", "the", "owner", "falls", "silent", "then", "another", "goes",
 )  # fmt: skip
 SENTENCE = 12  # words
 CITED = 3  # the first passages are cited in turn

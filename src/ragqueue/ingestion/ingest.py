@@ -45,7 +45,9 @@ class Ingester:
         """The generation that new collections are built with."""
         return self._embedder.name if self._embedder else KEYWORDS_ONLY
 
-    async def accept(self, tenant: str, data: bytes, *, source: str, collection: str = "default", media_type: str | None = None) -> tuple[Document, Job | None]:
+    async def accept(
+        self, tenant: str, data: bytes, *, source: str, collection: str = "default", media_type: str | None = None
+    ) -> tuple[Document, Job | None]:
         """Store a file durably and submit its ingest; no job when the document has these bytes already.
 
         Raises UnsupportedMedia, TooLarge, UnreadableDocument, QueueFull, StoreFull.
@@ -78,7 +80,11 @@ class Ingester:
         document = await self._records.read(documents.get, job.tenant, payload["document_id"])
         data = await self._records.read(documents.upload_data, job.tenant, payload["upload_id"])
         if document is None or data is None:
-            return Outcome("failed", error_code="not_found", error_message="the document was deleted, or replaced by a newer upload, before it was read")
+            return Outcome(
+                "failed",
+                error_code="not_found",
+                error_message="the document was deleted, or replaced by a newer upload, before it was read",
+            )
         try:
             parsed = await self._pool.parse(data, payload["source"], payload["media_type"])
             passages = chunk(parsed)
@@ -89,6 +95,19 @@ class Ingester:
             return Outcome("failed", error_code=error.code, error_message=error.message)
         count = await self._store(document, payload, parsed, passages)
         return Outcome("succeeded", result={"document_id": document.id, "chunks": count})
+
+    async def store(self, tenant: str, parsed: Parsed, *, source: str, collection: str, media_type: str) -> Document:
+        """Store a text that is parsed already, without a job. Raises UnreadableDocument when nothing of it can be indexed."""
+        passages = chunk(parsed)
+        if not passages:
+            raise UnreadableDocument(f"{source!r} holds no text that could be answered from")
+        sha256, ids = hashlib.sha256(parsed.text.encode()).hexdigest(), (uuid.uuid4().hex, uuid.uuid4().hex)
+        upload = documents.Upload(tenant, collection, source, media_type, b"", sha256)
+        await self._records.note(documents.add_upload, upload, *ids, self.generation)
+        document = await self._records.read(documents.by_source, tenant, collection, source)
+        assert document is not None
+        await self._store(document, {"source": source, "media_type": media_type, "sha256": sha256, "upload_id": ids[1]}, parsed, passages)
+        return document
 
     async def _store(self, document: Document, payload: Mapping[str, Any], parsed: Parsed, passages: Sequence[Passage]) -> int:
         language = detect(parsed.text[:20_000])

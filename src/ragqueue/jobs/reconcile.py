@@ -42,9 +42,7 @@ class Retention:
 class Reconciler:
     """Looks for what nobody works on and puts it right."""
 
-    def __init__(
-        self, records: Records, queue: JobQueue, log: EventLog, ringer: Ringer, *, retention: Retention, lease: float
-    ) -> None:
+    def __init__(self, records: Records, queue: JobQueue, log: EventLog, ringer: Ringer, *, retention: Retention, lease: float) -> None:
         self._records, self._queue, self._log, self._ringer = records, queue, log, ringer
         self._retention, self._lease = retention, lease
 

@@ -50,7 +50,10 @@ def job_view(job: Job) -> dict[str, Any]:
 def opening(job: Job) -> list[Event]:
     """Return the two events that stand before every log."""
     response = {"id": job.id, "object": "response", "status": "queued", "created_at": job.created_at}
-    return [Event(seq, f"response.{name}", {"response": response}, job.created_at) for seq, name in ((CREATED_SEQ, "created"), (QUEUED_SEQ, "queued"))]
+    return [
+        Event(seq, f"response.{name}", {"response": response}, job.created_at)
+        for seq, name in ((CREATED_SEQ, "created"), (QUEUED_SEQ, "queued"))
+    ]
 
 
 def terminal(job: Job, answer: Mapping[str, Any] | None) -> Event:
@@ -63,9 +66,12 @@ def retold(job: Job, answer: Mapping[str, Any]) -> list[Event]:
     """Return an ended job's text and annotations as events made from its answer, for a log that is gone."""
     annotations = [annotation(citation, index) for index, citation in enumerate(answer["citations"])]
     first = seq_of(job.attempt, 0xFFFFF - 1 - len(annotations))  # just below the terminal event, whatever the log held
-    delta = Event(first, "response.output_text.delta", {"output_index": 1, "content_index": 0, "delta": answer["text"]}, job.ended_at or 0.0)
+    delta = Event(
+        first, "response.output_text.delta", {"output_index": 1, "content_index": 0, "delta": answer["text"]}, job.ended_at or 0.0
+    )
     return [delta] + [
-        Event(first + 1 + index, "response.output_text.annotation.added", data, job.ended_at or 0.0) for index, data in enumerate(annotations)
+        Event(first + 1 + index, "response.output_text.annotation.added", data, job.ended_at or 0.0)
+        for index, data in enumerate(annotations)
     ]
 
 

@@ -43,9 +43,7 @@ class SqlQueue(JobQueue):
                 free = concurrency - len(running)
                 found = await self._look(lane, free + SPARE) if free else []
                 for job_id in [found_id for found_id in found if found_id not in running][:free]:
-                    task = asyncio.create_task(handle(Ring(job_id, lane, "", 0.0)), name=f"job-{job_id}")
-                    running[job_id] = task
-                    task.add_done_callback(lambda done, job_id=job_id: (running.pop(job_id), bell.set(), _log_failure(done)))
+                    running[job_id] = asyncio.create_task(_deliver(handle, Ring(job_id, lane, "", 0.0), running, bell))
                 if len(found) < free + SPARE or len(running) >= concurrency:
                     await _wait(bell, watch)
         finally:
@@ -84,6 +82,11 @@ async def _wait(bell: asyncio.Event, watch: Watch) -> None:
             now = time.monotonic()
 
 
-def _log_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        logger.error("queue.handle_failed", exc_info=error)
+async def _deliver(handle: Handle, ring: Ring, running: dict[str, asyncio.Task[None]], bell: asyncio.Event) -> None:
+    try:
+        await handle(ring)
+    except Exception:
+        logger.exception("queue.handle_failed job=%s", ring.job_id)
+    finally:
+        del running[ring.job_id]
+        bell.set()

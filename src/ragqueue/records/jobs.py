@@ -52,15 +52,14 @@ class NewJob:
 def insert_job(connection: Connection, new: NewJob) -> Job:
     """Add a queued job that is due now and counts as rung now: its submitter rings after the commit."""
     at = connection.execute(select(now())).scalar_one()
+    lane = lane_of(new.kind)
     row = {
-        "tenant": new.tenant, "id": new.id, "kind": new.kind, "lane": lane_of(new.kind), "state": "queued",
+        "tenant": new.tenant, "id": new.id, "kind": new.kind, "lane": lane, "state": "queued",
         "payload": json.dumps(new.payload, ensure_ascii=False), "attempt": 0, "tries": 0, "deaths": 0, "place": at, "run_at": at,
         "deadline_at": at + new.deadline, "rung_at": at, "cancel_requested": False, "created_at": at, "retry_of": new.retry_of,
     }  # fmt: skip
     connection.execute(insert(jobs), row)
-    return Job(
-        new.tenant, new.id, new.kind, row["lane"], "queued", new.payload, 0, 0, 0, at, at + new.deadline, at, retry_of=new.retry_of
-    )
+    return Job(new.tenant, new.id, new.kind, lane, "queued", new.payload, 0, 0, 0, at, at + new.deadline, at, retry_of=new.retry_of)
 
 
 def get(connection: Connection, tenant: str, job_id: str) -> Job | None:
@@ -131,7 +130,9 @@ def current(job_id: str, attempt: int) -> Any:
 def finish(connection: Connection, job: Job, outcome: Outcome) -> bool:
     """End the job with this outcome, and store a chat's answer; False when the run is not the current one."""
     if job.kind == "chat" and documents.any_deleted(connection, job.tenant, job.id):
-        outcome = Outcome("failed", error_code="source_deleted", error_message="a document that it was answered from was deleted meanwhile: ask again")
+        outcome = Outcome(
+            "failed", error_code="source_deleted", error_message="a document that it was answered from was deleted meanwhile: ask again"
+        )
     body = None if outcome.result is None else json.dumps(outcome.result, ensure_ascii=False)
     if not end(connection, current(job.id, job.attempt), outcome, result=None if job.kind == "chat" else body):
         return False
@@ -251,7 +252,9 @@ def overdue(connection: Connection, grace: float) -> list[Job]:
         and_(jobs.c.state == "queued", jobs.c.deadline_at < now()),
         and_(jobs.c.state == "running", jobs.c.deadline_at < now() - grace),
     )
-    return [to_job(row) for row in connection.execute(select(*_COLUMNS).where(jobs.c.state.in_(("queued", "running")), condition).limit(500))]
+    return [
+        to_job(row) for row in connection.execute(select(*_COLUMNS).where(jobs.c.state.in_(("queued", "running")), condition).limit(500))
+    ]
 
 
 def bury(connection: Connection, job: Job, outcome: Outcome) -> int | None:

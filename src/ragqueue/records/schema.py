@@ -15,7 +15,6 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    UniqueConstraint,
     text,
 )
 
@@ -76,7 +75,12 @@ jobs = Table(
     Index("jobs_leased", "lease_until", sqlite_where=text("state = 'running'"), postgresql_where=text("state = 'running'")),
     Index("jobs_owner", "owner", sqlite_where=text("state = 'running'"), postgresql_where=text("state = 'running'")),
     Index("jobs_overtaking", "lane", "claimed_stamp"),
-    Index("jobs_deadline", "deadline_at", sqlite_where=text("state in ('queued', 'running')"), postgresql_where=text("state in ('queued', 'running')")),
+    Index(
+        "jobs_deadline",
+        "deadline_at",
+        sqlite_where=text("state in ('queued', 'running')"),
+        postgresql_where=text("state in ('queued', 'running')"),
+    ),
     Index("jobs_ended", "ended_at"),
     Index("jobs_listed", "tenant", "created_at"),
 )
@@ -172,8 +176,21 @@ documents = Table(
     Column("hidden_at", Float),
     Column("erased_at", Float),
     Column("counts", Text),  # JSON: what the erasure removed
-    Index("documents_source", "tenant", "collection", "source", unique=True, sqlite_where=text("state <> 'deleted'"), postgresql_where=text("state <> 'deleted'")),
-    Index("documents_erasing", "hidden_at", sqlite_where=text("state = 'deleted' and erased_at is null"), postgresql_where=text("state = 'deleted' and erased_at is null")),
+    Index(
+        "documents_source",
+        "tenant",
+        "collection",
+        "source",
+        unique=True,
+        sqlite_where=text("state <> 'deleted'"),
+        postgresql_where=text("state <> 'deleted'"),
+    ),
+    Index(
+        "documents_erasing",
+        "hidden_at",
+        sqlite_where=text("state = 'deleted' and erased_at is null"),
+        postgresql_where=text("state = 'deleted' and erased_at is null"),
+    ),
 )
 
 uploads = Table(
@@ -214,7 +231,9 @@ chunks = Table(
     Column("page", Integer),
     Column("heading_path", Text, nullable=False),  # JSON list
     Column("language", String, nullable=False),
-    Column("tokens", Text, nullable=False),  # our own tokens of title, heading path and text, space separated, and the tokens of tenant and collection
+    Column(
+        "tokens", Text, nullable=False
+    ),  # our own tokens of title, heading path and text, space separated, and the tokens of tenant and collection
     Column("length", Integer, nullable=False),  # how many tokens of ours
     Column("vector", LargeBinary),  # little-endian fp16; None without an embedder
     Index("chunks_document", "tenant", "document_id", "version"),

@@ -22,16 +22,17 @@ from sqlalchemy.types import Float
 from ragqueue.errors import StoreFull, Unavailable, UnsafeSqlite
 
 try:  # a current SQLite where a wheel exists: Python's own is often inside the WAL-reset corruption range
-    import pysqlite3 as sqlite_module
+    import pysqlite3 as _sqlite
 except ImportError:
-    sqlite_module = sqlite3
+    _sqlite = sqlite3
+sqlite_module = _sqlite
 
 T = TypeVar("T")
 LOCK_WAIT = 30.0  # seconds that a writer waits for the file's write lock; above any stop that a supervisor tolerates
 PATCHED_SQLITE = ((3, 50, 7), (3, 44, 6))  # https://sqlite.org/wal.html, "the WAL-reset bug"
 
 
-class now(FunctionElement[float]):  # noqa: N801 - reads as SQL
+class now(FunctionElement[float]):
     """The store's clock, seconds since 1970 with milliseconds. Works on SQLite 3.40 (`subsec` needs 3.42)."""
 
     type = Float()
@@ -173,7 +174,7 @@ class Watch:
 
     def changed(self) -> bool:
         """Say whether anybody has committed since the last call."""
-        version = self._connection.cursor().execute("PRAGMA data_version").fetchone()[0]
+        version: int = self._connection.cursor().execute("PRAGMA data_version").fetchone()[0]
         before, self._version = self._version, version
         return version != before
 
@@ -211,7 +212,7 @@ def commit_group(connection: Connection, group: Sequence[Work]) -> None:
             if work.future.set_running_or_notify_cancel():
                 _run_one(connection, work, done)
         connection.exec_driver_sql("COMMIT")
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - each waiter is given its error
         if connection.connection.dbapi_connection.in_transaction:  # type: ignore[union-attr]
             connection.exec_driver_sql("ROLLBACK")
         for work in group:
@@ -228,7 +229,7 @@ def _run_one(connection: Connection, work: Work, done: list[tuple[Work, Any]]) -
         value = work.function(connection, *work.args)
     except OperationalError:
         raise  # the disk is full or the file is away: the whole group fails
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - its waiter is given the error
         connection.exec_driver_sql("ROLLBACK TO work")
         work.future.set_exception(error)
     else:

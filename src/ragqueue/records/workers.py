@@ -73,7 +73,9 @@ class Gauge:
 def gauge(connection: Connection, age: float) -> Gauge:
     """Return what /metrics and `status` show of all tenants together."""
     counted = select(jobs.c.lane, jobs.c.state, func.count()).group_by(jobs.c.lane, jobs.c.state)
-    waiting = select(jobs.c.lane, now() - func.min(jobs.c.run_at)).where(jobs.c.state == "queued", jobs.c.run_at <= now()).group_by(jobs.c.lane)
+    waiting = (
+        select(jobs.c.lane, now() - func.min(jobs.c.run_at)).where(jobs.c.state == "queued", jobs.c.run_at <= now()).group_by(jobs.c.lane)
+    )
     dead = select(func.count()).select_from(jobs).where(jobs.c.state == "failed", jobs.c.error_code == "dead_letter")
     sums = connection.execute(select(func.coalesce(func.sum(jobs.c.deaths), 0), func.coalesce(func.sum(jobs.c.tries), 0))).one()
     return Gauge(

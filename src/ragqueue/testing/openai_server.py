@@ -20,7 +20,7 @@ REFUSALS = {
     "404": ("model_not_found", "The model does not exist"), "429": ("rate_limit_exceeded", "Slow down"), "500": ("server_error", "Oops"),
     "503": ("overloaded", "Busy"), "quota": ("insufficient_quota", "No money"),
 }  # fmt: skip
-# hang-first: headers, then nothing; silent: not even headers; ping: comments for ever; the next five strike after FAULT_AFTER tokens
+# hang-first: headers, then nothing; silent: not even headers; ping: comments for ever; empty: no token; the next five strike after FAULT_AFTER tokens
 # (early-end: a clean end without a finish reason); the last four change how a whole answer ends.
 STREAM_FAULTS = (
     "hang-first", "silent", "ping", "empty", "hang", "cut", "malformed", "error", "early-end", "no-done",

@@ -1,0 +1,184 @@
+"""The scanner that turns [n] into citations."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ragqueue.answering.citations import CitationScanner, Piece
+from ragqueue.testing.contracts.generators import TEXTS, make_hits
+from ragqueue.types import Chunk, Citation, Hit
+
+HITS = make_hits(*TEXTS)
+
+
+def scan(text: str, hits: list[Hit] = HITS) -> CitationScanner:
+    scanner = CitationScanner(hits)
+    scanner.feed(text)
+    scanner.close()
+    return scanner
+
+
+def cited(text: str, hits: list[Hit] = HITS) -> list[Citation]:
+    return scan(text, hits).citations
+
+
+def flat(pieces: list[Piece]) -> tuple[str, list[tuple[int, Citation]]]:
+    """Return the text and each citation with its place in it."""
+    text, found = "", []
+    for piece in pieces:
+        text += piece.text
+        found += [(len(text), citation) for citation in piece.citations]
+    return text, found
+
+
+def test_a_marker_cites_the_sentence_that_carries_the_claim() -> None:
+    (citation,) = cited("If a ring is lost, the reconciler finds it within two seconds [1].")
+
+    assert citation.quote == "A lost ring is found by the reconciler within two seconds."
+    assert citation.supported
+
+
+def test_a_quote_stands_at_its_offsets() -> None:
+    (citation,) = cited("Another worker claims the job [2].")
+
+    start = citation.start - HITS[1].chunk.start
+    assert TEXTS[1][start : start + len(citation.quote)] == citation.quote
+    assert citation.end - citation.start == len(citation.quote)
+    assert (citation.document_id, citation.version, citation.n) == ("d2", 1, 2)
+
+
+def test_page_and_version_come_from_the_passage() -> None:
+    (citation,) = cited("Text [1]", [Hit(Chunk(1, "d", 7, 0, 10, "Some text.", page=3), 1.0)])
+
+    assert (citation.version, citation.page) == (7, 3)
+
+
+def test_the_claim_begins_after_the_previous_marker() -> None:
+    first, second = cited("Rings may arrive twice [1], and a lost ring is found by the reconciler [1].")
+
+    assert first.quote == "Rings may arrive twice."
+    assert second.quote.startswith("A lost ring")
+
+
+def test_the_claim_begins_after_the_previous_sentence() -> None:
+    (citation,) = cited("A lost ring is found. Rings may arrive twice. [1]")
+
+    assert citation.quote == "Rings may arrive twice."
+
+
+@pytest.mark.parametrize("markers", ["[1][2]", "[1] [2]", "[1, 2]", "[1,2]", "[1], [2]"])
+def test_markers_in_a_row_share_their_claim(markers: str) -> None:
+    first, second = cited(f"When a worker falls silent, jobs go on {markers}.")
+
+    assert (first.n, second.n) == (1, 2)
+    assert second.quote == "When its worker falls silent, another worker claims the job and goes on."
+
+
+def test_a_number_that_names_no_passage_stays_in_the_text_and_is_counted() -> None:
+    scanner = CitationScanner(HITS)
+
+    text, found = flat([*scanner.feed("Jobs go on [7] and [0], [2, 9]."), *scanner.close()])
+
+    assert text == "Jobs go on [7] and [0], [2, 9]."
+    assert [citation.n for _, citation in found] == [2]
+    assert scanner.invalid == [7, 0, 9]
+
+
+def test_a_claim_that_the_passage_does_not_carry_is_marked() -> None:
+    (citation,) = cited("Bananas are rich in potassium and grow in Ecuador [2].")
+
+    assert not citation.supported
+    assert citation.quote in TEXTS[1]
+
+
+def test_a_wrong_number_is_not_carried() -> None:
+    right, wrong = cited("A lease lasts 10 seconds [1]. A lease lasts 90 seconds [1].", make_hits("A lease lasts 10 seconds."))
+
+    assert (right.supported, wrong.supported) == (True, False)
+
+
+def test_grouped_digits_are_the_same_number() -> None:
+    (citation,) = cited("It holds 10000 jobs [1].", make_hits("It holds 10,000 jobs."))
+
+    assert citation.supported
+
+
+def test_a_claim_over_two_sentences_of_a_passage_is_carried() -> None:
+    (citation,) = cited("Job queues carry work whose rings may arrive twice or be lost [1].")
+
+    assert citation.supported
+
+
+def test_a_marker_without_a_claim_is_not_carried() -> None:
+    (citation,) = cited("[1] says so.")
+
+    assert not citation.supported
+
+
+def test_an_index_in_code_is_no_citation() -> None:
+    scanner = scan("Use `rows[1]` or\n```\nx = rows[2]\n```\nto read.")
+
+    assert scanner.citations == []
+    assert scanner.invalid == []
+
+
+def test_a_marker_after_code_is_a_citation() -> None:
+    assert len(cited("Call `ring()` [1] and `beat`[2]. A job goes on[2].")) == 3
+
+
+def test_an_escaped_bracket_is_no_marker() -> None:
+    scanner = scan(r"As measured,\[7] it goes on.")
+
+    assert (scanner.citations, scanner.invalid) == ([], [])
+
+
+def test_a_passage_is_quoted_in_its_own_language() -> None:
+    chinese = make_hits("租约持续十秒钟。工人沉默时，另一个工人接手任务。")
+
+    (citation,) = cited("工人沉默时另一个工人会接手 [1]。", chinese)
+
+    assert citation.quote == "工人沉默时，另一个工人接手任务。"
+    assert citation.supported
+
+
+def test_only_what_may_become_a_marker_is_held_back() -> None:
+    scanner = CitationScanner(HITS)
+
+    shown = ["".join(piece.text for piece in scanner.feed(text)) for text in ("Jobs go on [", "1", "2", "x] [3", "]", " [")]
+    end = scanner.close()
+
+    assert shown == ["Jobs go on ", "", "", "[12x] ", "[3]", " "]
+    assert end == [Piece("[")]
+
+
+def test_a_text_without_brackets_passes_at_once() -> None:
+    assert CitationScanner(HITS).feed("plain") == [Piece("plain")]
+
+
+def test_an_empty_passage_can_be_cited() -> None:
+    (citation,) = cited("Nothing [1].", make_hits("  "))
+
+    assert not citation.supported
+
+
+FRAGMENTS = st.sampled_from(["[", "]", "1", "2", "[1]", "[1, 2]", "[3][1]", ",", " ", ". ", "\n", "`", "```\n", "\\", "a", "Rings arrive twice", "lease", "[99]"])
+
+
+@given(st.lists(FRAGMENTS, max_size=30).map("".join), st.data())
+def test_where_the_text_is_split_makes_no_difference(text: str, data: st.DataObject) -> None:
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
+    whole, split = CitationScanner(HITS), CitationScanner(HITS)
+    expected = flat([*whole.feed(text), *whole.close()])
+
+    found = flat([*(piece for low, high in zip([0, *cuts], [*cuts, len(text)], strict=True) for piece in split.feed(text[low:high])), *split.close()])
+
+    assert found == expected
+    assert found[0] == text
+    assert split.invalid == whole.invalid
+
+
+@given(st.lists(FRAGMENTS, max_size=30).map("".join))
+def test_every_quote_stands_in_its_passage(text: str) -> None:
+    for citation in cited(text):
+        chunk = HITS[citation.n - 1].chunk
+        assert chunk.text[citation.start - chunk.start : citation.end - chunk.start] == citation.quote

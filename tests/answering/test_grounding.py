@@ -1,0 +1,104 @@
+"""The judgement before an answer, and the embedder that remembers."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ragqueue.answering.grounding import KEYWORD_ABSTAIN, KEYWORD_WEAK, RememberingEmbedder, judge
+from ragqueue.embedders.base import Embedder
+from ragqueue.generators.extractive import ExtractiveGenerator
+from ragqueue.testing.contracts.generators import make_hits, text_of
+from ragqueue.types import Hit, Prompt
+
+QUESTION = "lease"
+
+
+class FixedEmbedder(Embedder):
+    """Gives sentences with the question's word the cosine 0.6 with it, others 0."""
+
+    name, dimensions = "fixed", 2
+    languages: frozenset[str] | None = None
+    abstain_below, weak_below = 0.6, 1.05
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        self.asked += texts
+        return np.array([(1, 0) if text == QUESTION else (0.6, 0.8) if "lease" in text else (0, 1) for text in texts], np.float32)
+
+
+def hits_with(cosine: float | None, keyword: float = 0.0, text: str = "The lease lasts ten seconds. Rings may arrive twice.") -> list[Hit]:
+    return [replace(hit, cosine=cosine, keyword=keyword) for hit in make_hits(text)]
+
+
+@pytest.mark.parametrize(("cosine", "grounding"), [(0.5, "grounded"), (0.4, "weak"), (0.05, "weak"), (-0.05, "abstained")])
+async def test_the_cosines_of_passage_and_best_sentence_decide(cosine: float, grounding: str) -> None:
+    judgement = await judge(QUESTION, hits_with(cosine), FixedEmbedder())
+
+    assert judgement.grounding == grounding
+    assert judgement.score == pytest.approx(cosine + 0.6)
+
+
+async def test_the_best_of_the_first_passages_counts() -> None:
+    hits = [*hits_with(0.0, text="Rings may arrive twice."), *hits_with(0.5)]
+
+    assert (await judge(QUESTION, hits, FixedEmbedder())).grounding == "grounded"
+
+
+@pytest.mark.parametrize(("keyword", "grounding"), [(KEYWORD_WEAK, "grounded"), (KEYWORD_ABSTAIN, "weak"), (KEYWORD_ABSTAIN - 0.01, "abstained")])
+async def test_keywords_decide_without_an_embedder(keyword: float, grounding: str) -> None:
+    assert (await judge(QUESTION, hits_with(None, keyword), None)).grounding == grounding
+
+
+async def test_keywords_decide_in_a_language_that_the_embedder_does_not_speak() -> None:
+    embedder = FixedEmbedder()
+    embedder.languages = frozenset({"en"})
+    german = "Der Mieter zahlt am Anfang eines jeden Monats die vereinbarte Miete an den Vermieter."
+
+    assert (await judge("Wann zahlt der Mieter?", hits_with(0.0, 0.5, german), embedder)).grounding == "grounded"
+
+
+async def test_keywords_decide_when_no_hit_has_a_vector() -> None:
+    assert (await judge(QUESTION, hits_with(None, 0.5), FixedEmbedder())).grounding == "grounded"
+
+
+@pytest.mark.parametrize("embedder", [None, FixedEmbedder()])
+async def test_no_hits_hold_no_answer(embedder: Embedder | None) -> None:
+    assert (await judge(QUESTION, [], embedder)).grounding == "abstained"
+
+
+async def test_judging_and_answering_embed_each_text_once() -> None:
+    inner = FixedEmbedder()
+    embedder, hits = RememberingEmbedder(inner), hits_with(0.5)
+
+    await judge(QUESTION, hits, embedder)
+    await text_of(ExtractiveGenerator(embedder.embed), Prompt(QUESTION, hits, "", ""))
+
+    assert len(inner.asked) == len(set(inner.asked)) == 3
+
+
+async def test_remembered_vectors_come_in_the_order_asked() -> None:
+    embedder = RememberingEmbedder(FixedEmbedder())
+    await embedder.embed(["a lease"])
+
+    vectors = await embedder.embed([QUESTION, "a lease", "x", QUESTION])
+
+    assert vectors.tolist() == pytest.approx(np.array([(1, 0), (0.6, 0.8), (0, 1), (1, 0)]))
+
+
+async def test_the_longest_unused_vector_is_forgotten() -> None:
+    inner = FixedEmbedder()
+    embedder = RememberingEmbedder(inner, limit=2)
+
+    for texts in (["a", "b"], ["a"], ["c"], ["a"], ["b"]):
+        await embedder.embed(texts)
+
+    assert inner.asked == ["a", "b", "c", "b"]
+
+
+async def test_no_texts_are_no_vectors() -> None:
+    assert (await RememberingEmbedder(FixedEmbedder()).embed([])).shape == (0, 2)

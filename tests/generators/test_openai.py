@@ -1,0 +1,338 @@
+"""The OpenAI generator against the simulator: every fault, on a real socket."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import pytest
+
+from ragqueue.errors import ConfigError, GenerationFailed, Unavailable
+from ragqueue.generators.base import Generator
+from ragqueue.generators.openai import OpenAIGenerator, _Events
+from ragqueue.generators.scripted import Script
+from ragqueue.testing.contracts.generators import GeneratorContract, collect, make_prompt, text_of
+from ragqueue.testing.openai_server import FAULT_AFTER, RETRY_AFTER, OpenAISimulator
+
+KEY = "sk-secret-key"
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[OpenAISimulator]:
+    async with OpenAISimulator(Script(tokens=20)) as simulator:
+        yield simulator
+
+
+@asynccontextmanager
+async def client(server: OpenAISimulator, **options: Any) -> AsyncIterator[OpenAIGenerator]:
+    generator = OpenAIGenerator("sim", base_url=server.url, api_key=KEY, **options)
+    try:
+        yield generator
+    finally:
+        await generator.close()
+
+
+class TestOpenAI(GeneratorContract):
+    @pytest.fixture
+    async def generator(self, server: OpenAISimulator) -> AsyncIterator[Generator]:
+        async with client(server) as generator:
+            yield generator
+
+
+class TestOpenAIThatContinues(GeneratorContract):
+    @pytest.fixture
+    async def generator(self, server: OpenAISimulator) -> AsyncIterator[Generator]:
+        async with client(server, continues=True) as generator:
+            yield generator
+
+
+async def failure(server: OpenAISimulator, fault: str, **options: Any) -> tuple[GenerationFailed, str]:
+    """Return the error that a fault leads to, and the text before it."""
+    said = []
+    async with client(server, **options) as generator:
+        with pytest.raises(GenerationFailed) as caught:
+            async with asyncio.timeout(10), aclosing(generator.stream(make_prompt(f"FAULT:{fault}"))) as stream:
+                async for delta in stream:
+                    said.append(delta.text)
+    return caught.value, "".join(said)
+
+
+async def test_a_429_says_when_to_come_back(server: OpenAISimulator) -> None:
+    error, _ = await failure(server, "429")
+
+    assert error.retryable
+    assert error.retry_after == RETRY_AFTER
+
+
+@pytest.mark.parametrize("fault", ["500", "503"])
+async def test_a_failing_server_may_be_asked_again(server: OpenAISimulator, fault: str) -> None:
+    error, _ = await failure(server, fault)
+
+    assert error.retryable
+    assert fault in error.message
+
+
+async def test_one_call_makes_one_request(server: OpenAISimulator) -> None:
+    await failure(server, "500")
+
+    assert server.requests == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"), [("400", "RAGQUEUE_CONTEXT"), ("401", "OPENAI_API_KEY"), ("404", "LLM_MODEL"), ("quota", "billing")]
+)
+async def test_what_a_retry_cannot_help_says_what_to_check(server: OpenAISimulator, fault: str, told: str) -> None:
+    error, _ = await failure(server, fault)
+
+    assert not error.retryable
+    assert told in error.message
+
+
+@pytest.mark.parametrize("fault", ["silent", "hang-first", "ping"])
+async def test_a_model_that_says_nothing_is_given_up(server: OpenAISimulator, fault: str) -> None:
+    error, _ = await failure(server, fault, first_token_timeout=0.1, gap_timeout=60)
+
+    assert error.retryable
+    assert "within 0.1 s" in error.message
+
+
+async def test_a_model_that_falls_silent_is_given_up(server: OpenAISimulator) -> None:
+    error, said = await failure(server, "hang", first_token_timeout=60, gap_timeout=0.1)
+
+    assert error.retryable
+    assert "nothing more for 0.1 s" in error.message
+    assert len(said.split()) == FAULT_AFTER
+
+
+@pytest.mark.parametrize(("fault", "told"), [("cut", "broke"), ("malformed", "no chunk"), ("error", "reported an error"), ("early-end", "finish reason")])
+async def test_an_answer_that_breaks_off_is_a_failure_after_the_text_so_far(server: OpenAISimulator, fault: str, told: str) -> None:
+    error, said = await failure(server, fault)
+
+    assert error.retryable
+    assert told in error.message
+    assert len(said.split()) == FAULT_AFTER
+
+
+async def test_an_empty_answer_is_a_failure(server: OpenAISimulator) -> None:
+    error, _ = await failure(server, "empty")
+
+    assert error.retryable
+    assert "empty" in error.message
+
+
+async def test_a_filtered_answer_is_a_failure_that_a_retry_does_not_help(server: OpenAISimulator) -> None:
+    error, _ = await failure(server, "content_filter")
+
+    assert not error.retryable
+    assert "content filter" in error.message
+
+
+async def test_an_answer_stopped_by_length_says_so(server: OpenAISimulator) -> None:
+    async with client(server) as generator:
+        *_, last = await collect(generator, make_prompt("FAULT:length"))
+
+    assert last.finish == "length"
+
+
+@pytest.mark.parametrize("fault", ["no-done", "no-usage"])
+async def test_a_finish_reason_is_enough(server: OpenAISimulator, fault: str) -> None:
+    async with client(server) as generator:
+        *_, last = await collect(generator, make_prompt(f"FAULT:{fault}"))
+
+    assert last.finish == "stop"
+
+
+async def test_usage_is_passed_on(server: OpenAISimulator) -> None:
+    async with client(server) as generator:
+        *_, last = await collect(generator, make_prompt())
+
+    assert last.usage["output_tokens"] == 20
+    assert last.usage["input_tokens"] > 0
+
+
+async def test_usage_is_not_asked_of_servers_that_do_not_know_it(server: OpenAISimulator) -> None:
+    async with client(server, usage=False) as generator:
+        await collect(generator, make_prompt())
+
+    assert "stream_options" not in server.bodies[0]
+
+
+async def test_closing_the_stream_closes_the_connection() -> None:
+    async with OpenAISimulator(Script(rate=50, tokens=100_000)) as server, client(server) as generator:
+        async with aclosing(generator.stream(make_prompt())) as stream:
+            await anext(stream)
+            assert server.active == 1
+        async with asyncio.timeout(5):
+            await server.quiet()
+
+        assert not server.connections
+
+
+async def test_cancelling_the_reader_closes_the_connection() -> None:
+    async with OpenAISimulator(Script(rate=50, tokens=100_000)) as server, client(server) as generator:
+        first = asyncio.Event()
+
+        async def read() -> None:
+            async with aclosing(generator.stream(make_prompt())) as stream:
+                async for _ in stream:
+                    first.set()
+
+        task = asyncio.create_task(read())
+        async with asyncio.timeout(5):
+            await first.wait()
+            task.cancel()
+            await asyncio.wait([task])
+            await server.quiet()
+
+        assert not server.connections
+
+
+async def test_cancelling_before_the_first_byte_closes_the_connection() -> None:
+    async with OpenAISimulator(fault="silent") as server, client(server) as generator:
+        task = asyncio.create_task(text_of(generator, make_prompt()))
+        async with asyncio.timeout(5):
+            while not server.active:
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+            await server.quiet()
+
+        assert not server.connections
+
+
+async def test_a_finished_connection_is_used_again(server: OpenAISimulator) -> None:
+    async with client(server) as generator:
+        for _ in range(3):
+            await collect(generator, make_prompt())
+
+    assert (server.requests, server.opened) == (3, 1)
+
+
+async def test_more_streams_than_the_default_pool_run_at_once() -> None:
+    async with OpenAISimulator(Script(rate=2, tokens=100_000)) as server, client(server, max_connections=130) as generator:
+        streams = [generator.stream(make_prompt()) for _ in range(120)]
+        async with asyncio.timeout(30):
+            await asyncio.gather(*(anext(stream) for stream in streams))
+
+        assert server.active == 120
+        await asyncio.gather(*(stream.aclose() for stream in streams))
+
+
+async def test_a_server_that_is_not_there_is_unavailable() -> None:
+    async with OpenAISimulator() as server:
+        pass
+    async with client(server) as generator:
+        with pytest.raises(Unavailable, match="is it running"):
+            await collect(generator, make_prompt())
+
+
+async def test_a_server_that_speaks_no_http_is_unavailable() -> None:
+    async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"220 mail.example ESMTP\r\n")
+        writer.close()
+
+    listener = await asyncio.start_server(babble, "127.0.0.1", 0)
+    async with listener:
+        generator = OpenAIGenerator("sim", base_url=f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/v1", api_key=None)
+        with pytest.raises(Unavailable):
+            await collect(generator, make_prompt())
+        await generator.close()
+
+
+async def test_a_model_that_continues_is_sent_the_prefix_as_the_last_message(server: OpenAISimulator) -> None:
+    async with client(server) as generator:
+        prefix = (await text_of(generator, make_prompt()))[:30]
+    async with client(server, continues=True) as generator:
+        await collect(generator, make_prompt(prefix=prefix))
+
+    assert server.bodies[-1]["messages"][-1] == {"role": "assistant", "content": prefix}
+    assert server.bodies[-1]["continue_final_message"] is True
+    assert server.bodies[-1]["add_generation_prompt"] is False
+
+
+async def test_a_plain_prefill_adds_no_unknown_field(server: OpenAISimulator) -> None:
+    async with client(server, continues=True, prefill="plain") as generator:
+        await collect(generator, make_prompt(prefix="Queue"))
+
+    assert server.bodies[-1]["messages"][-1]["role"] == "assistant"
+    assert "continue_final_message" not in server.bodies[-1]
+
+
+async def test_a_model_that_cannot_continue_is_not_sent_the_prefix(server: OpenAISimulator) -> None:
+    async with client(server) as generator:
+        await collect(generator, make_prompt(prefix="Half an ans"))
+
+    assert "Half an ans" not in str(server.bodies[-1])
+
+
+async def test_the_key_is_sent_and_a_missing_one_is_no_error(server: OpenAISimulator) -> None:
+    async with client(server) as generator:
+        await collect(generator, make_prompt())
+    generator = OpenAIGenerator("sim", base_url=server.url, api_key=None)
+    await collect(generator, make_prompt())
+    await generator.close()
+
+    assert server.keys[0] == f"Bearer {KEY}"
+
+
+@pytest.mark.parametrize("fault", ["", "401", "cut", "hang"])
+async def test_neither_prompt_nor_key_is_logged_or_told(server: OpenAISimulator, fault: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with client(server, gap_timeout=0.1) as generator:
+        try:
+            await collect(generator, make_prompt(f"my private question FAULT:{fault}"))
+            told = ""
+        except GenerationFailed as error:
+            told = str(error)
+
+    assert KEY not in caplog.text + told
+    assert "private question" not in caplog.text + told
+
+
+def test_a_url_without_a_scheme_is_refused() -> None:
+    with pytest.raises(ConfigError, match="OPENAI_BASE_URL is 'localhost:8000'"):
+        OpenAIGenerator("m", base_url="localhost:8000", api_key=None)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_events_are_found_however_the_bytes_arrive(size: int, newline: str) -> None:
+    lines = [": ping", 'data: {"a":1}', "", "event: x", "id: 3", 'data:{"b":', "data: 2}", "", "", "data: [DONE]"]
+    raw = newline.join(lines).encode()
+    events = _Events()
+
+    found = [event for at in range(0, len(raw), size) for event in events.feed(raw[at : at + size])] + events.end()
+
+    assert found == [b'{"a":1}', b'{"b":\n2}', b"[DONE]"]
+
+
+def chunked(*lines: str) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        body = "".join(f"data: {line}\n\n" for line in lines)
+        writer.write(f"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+        writer.close()
+
+    return serve
+
+
+@pytest.mark.parametrize(
+    ("lines", "text", "finish"),
+    [
+        (['{"choices":[{"index":0,"delta":{"content":"ok"},"finish_reason":"stop"}],"usage":{"completion_tokens":1}}'], "ok", "stop"),
+        (['{"choices":[{"delta":{"content":"ok","tool_calls":[]},"finish_reason":null}],"extra":1}', '{"choices":[{"delta":null,"finish_reason":"eos_token"}]}'], "ok", "stop"),
+        (['{"choices":[{"delta":{"reasoning_content":"hm"}}]}', '{"choices":[{"delta":{"content":"ok"}}]}', '{"choices":[{"delta":{},"finish_reason":"length"}]}'], "ok", "length"),
+        (['{"choices":[{"index":1,"delta":{"content":"no"}},{"index":0,"delta":{"content":"ok"},"finish_reason":"stop"}]}'], "ok", "stop"),
+    ],
+)  # fmt: skip
+async def test_the_dialects_of_other_servers_are_understood(lines: list[str], text: str, finish: str) -> None:
+    listener = await asyncio.start_server(chunked(*lines), "127.0.0.1", 0)
+    async with listener:
+        generator = OpenAIGenerator("sim", base_url=f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/v1", api_key=None)
+        deltas = await collect(generator, make_prompt())
+        await generator.close()
+
+    assert "".join(delta.text for delta in deltas) == text
+    assert deltas[-1].finish == finish
