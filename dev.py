@@ -33,7 +33,6 @@ BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
 MARKER = VENV / "ragqueue-lock.sha256"  # written last: an environment without it is not finished
 OLDEST = (3, 11)
-BUILD = "hatchling\neditables\n"  # what installs the project itself; locked, so that nothing unpinned is fetched
 
 TASKS = {
     "demo": ["-m", "ragqueue", "demo"],
@@ -109,7 +108,7 @@ def environment(own: os._Environ[str] | dict[str, str], scratch: pathlib.Path | 
 def test(args: list[str], env: dict[str, str]) -> int:
     """Lint, then run pytest, whose closing line comes last."""
     linted = 0 if args else lint(env)  # who names tests wants those alone
-    tested = call(["-m", "pytest", "-v", *args], env)  # with the project's -q: neither quiet nor verbose
+    tested = call(["-m", "pytest", *args], env)
     if linted:
         print("dev.py: lint failed, see above the tests", file=sys.stderr)
     return tested or linted
@@ -182,16 +181,16 @@ def create(uv: str | None) -> None:
     if uv:
         command = [uv, "venv", "-q", "--clear", "--python", sys.executable, str(VENV)]
     elif importlib.util.find_spec("ensurepip") is None:
-        raise Stop(without_ensurepip(shutil.which("apt-get") is not None, at_root=hasattr(os, "geteuid") and os.geteuid() == 0))
+        raise Stop(without_ensurepip(shutil.which("apt-get") is not None, as_root=hasattr(os, "geteuid") and os.geteuid() == 0))
     else:
         command = [sys.executable, "-m", "venv", "--clear", str(VENV)]
     install(command, "the environment cannot be made")
 
 
-def without_ensurepip(debian: bool, *, at_root: bool) -> str:
+def without_ensurepip(debian: bool, *, as_root: bool) -> str:
     """Return the line that mends a Python without ensurepip."""
     if debian:
-        return f"this Python cannot make environments (no ensurepip): {'' if at_root else 'sudo '}apt-get install python3-venv"
+        return f"this Python cannot make environments (no ensurepip): {'' if as_root else 'sudo '}apt-get install python3-venv"
     return "this Python cannot make environments (no ensurepip): install that module, or uv"
 
 
@@ -204,14 +203,14 @@ def install(command: list[str], failure: str) -> None:
 
 
 def lock(args: list[str]) -> int:
-    """Write requirements.lock: every extra and the build, with hashes, for every platform. Raises Stop."""
+    """Write requirements.lock: every extra, with hashes, for every platform. Raises Stop."""
     uv = shutil.which("uv")
     if uv is None:
         raise Stop("writing the lock needs uv: pip install uv")
     what = ["--universal", "--python-version", "3.11", "--all-extras", "--generate-hashes"]
     plain = ["-q", "--no-emit-index-url", "--no-annotate", "--no-header"]
-    command = [uv, "pip", "compile", *what, *plain, *args, "pyproject.toml", "-", "-o", LOCK.name]
-    status = subprocess.run(command, cwd=ROOT, input=BUILD, encoding="utf-8").returncode
+    command = [uv, "pip", "compile", *what, *plain, *args, "pyproject.toml", "-o", LOCK.name]
+    status = subprocess.run(command, cwd=ROOT).returncode
     if status == 0 and "://" in LOCK.read_text(encoding="utf-8"):
         raise Stop("the lock names a host: give uv plain package names only")
     return status

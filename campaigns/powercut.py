@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from campaigns.powercut_disk import Disk, Kind, Record, parse
-from campaigns.powercut_writer import CLAIMED, ERASED, ERASING, FINISHED, MUTATIONS, SUBMITTED, answer_of
+from campaigns.powercut_writer import CLAIMED, ERASED, ERASING, FINISHED, MUTATIONS, answer_of
 from ragqueue.records.store import sqlite_module
 
 CUTS_A_RUN = 250
@@ -122,7 +122,10 @@ def examine(database: Path, promised: dict[str, int]) -> dict[str, int]:
             return {"lost": sum(promised.values()), "corrupt": not healthy}
         found = {job_id: (stage, body) for job_id, stage, body in connection.execute(_STAGES)}
         whole = connection.execute(_HALVES).fetchone() == (0,)
-        return {"lost": sum(_gone(job_id, stage, *found.get(job_id, (0, None))) for job_id, stage in promised.items()), "corrupt": not (healthy and whole)}
+        return {
+            "lost": sum(_gone(job_id, stage, *found.get(job_id, (0, None))) for job_id, stage in promised.items()),
+            "corrupt": not (healthy and whole),
+        }
     except sqlite_module.DatabaseError:
         return {"lost": 0, "corrupt": 1}
     finally:

@@ -161,7 +161,9 @@ def test_an_empty_passage_can_be_cited() -> None:
     assert not citation.supported
 
 
-FRAGMENTS = st.sampled_from(["[", "]", "1", "2", "[1]", "[1, 2]", "[3][1]", ",", " ", ". ", "\n", "`", "```\n", "\\", "a", "Rings arrive twice", "lease", "[99]"])
+FRAGMENTS = st.sampled_from(
+    ["[", "]", "1", "2", "[1]", "[1, 2]", "[3][1]", ",", " ", ". ", "\n", "`", "```\n", "\\", "a", "Rings arrive twice", "lease", "[99]"]
+)
 
 
 @given(st.lists(FRAGMENTS, max_size=30).map("".join), st.data())
@@ -170,7 +172,9 @@ def test_where_the_text_is_split_makes_no_difference(text: str, data: st.DataObj
     whole, split = CitationScanner(HITS), CitationScanner(HITS)
     expected = flat([*whole.feed(text), *whole.close()])
 
-    found = flat([*(piece for low, high in zip([0, *cuts], [*cuts, len(text)], strict=True) for piece in split.feed(text[low:high])), *split.close()])
+    found = flat(
+        [*(piece for low, high in zip([0, *cuts], [*cuts, len(text)], strict=True) for piece in split.feed(text[low:high])), *split.close()]
+    )
 
     assert found == expected
     assert found[0] == text

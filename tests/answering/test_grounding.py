@@ -49,7 +49,9 @@ async def test_the_best_of_the_first_passages_counts() -> None:
     assert (await judge(QUESTION, hits, FixedEmbedder())).grounding == "grounded"
 
 
-@pytest.mark.parametrize(("keyword", "grounding"), [(KEYWORD_WEAK, "grounded"), (KEYWORD_ABSTAIN, "weak"), (KEYWORD_ABSTAIN - 0.01, "abstained")])
+@pytest.mark.parametrize(
+    ("keyword", "grounding"), [(KEYWORD_WEAK, "grounded"), (KEYWORD_ABSTAIN, "weak"), (KEYWORD_ABSTAIN - 0.01, "abstained")]
+)
 async def test_keywords_decide_without_an_embedder(keyword: float, grounding: str) -> None:
     assert (await judge(QUESTION, hits_with(None, keyword), None)).grounding == grounding
 

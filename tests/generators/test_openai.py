@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -10,7 +10,7 @@ import pytest
 
 from ragqueue.errors import ConfigError, GenerationFailed, Unavailable
 from ragqueue.generators.base import Generator
-from ragqueue.generators.openai import OpenAIGenerator, _Events
+from ragqueue.generators.openai import OpenAIGenerator, _Events, _retry_after
 from ragqueue.generators.scripted import Script
 from ragqueue.testing.contracts.generators import GeneratorContract, collect, make_prompt, text_of
 from ragqueue.testing.openai_server import FAULT_AFTER, RETRY_AFTER, OpenAISimulator
@@ -49,12 +49,16 @@ class TestOpenAIThatContinues(GeneratorContract):
 
 async def failure(server: OpenAISimulator, fault: str, **options: Any) -> tuple[GenerationFailed, str]:
     """Return the error that a fault leads to, and the text before it."""
-    said = []
+    said: list[str] = []
+
+    async def read(generator: Generator) -> None:
+        async with asyncio.timeout(10), aclosing(generator.stream(make_prompt(f"FAULT:{fault}"))) as stream:
+            async for delta in stream:
+                said.append(delta.text)
+
     async with client(server, **options) as generator:
         with pytest.raises(GenerationFailed) as caught:
-            async with asyncio.timeout(10), aclosing(generator.stream(make_prompt(f"FAULT:{fault}"))) as stream:
-                async for delta in stream:
-                    said.append(delta.text)
+            await read(generator)
     return caught.value, "".join(said)
 
 
@@ -105,7 +109,9 @@ async def test_a_model_that_falls_silent_is_given_up(server: OpenAISimulator) ->
     assert len(said.split()) == FAULT_AFTER
 
 
-@pytest.mark.parametrize(("fault", "told"), [("cut", "broke"), ("malformed", "no chunk"), ("error", "reported an error"), ("early-end", "finish reason")])
+@pytest.mark.parametrize(
+    ("fault", "told"), [("cut", "broke"), ("malformed", "no chunk"), ("error", "reported an error"), ("early-end", "finish reason")]
+)
 async def test_an_answer_that_breaks_off_is_a_failure_after_the_text_so_far(server: OpenAISimulator, fault: str, told: str) -> None:
     error, said = await failure(server, fault)
 
@@ -133,6 +139,26 @@ async def test_an_answer_stopped_by_length_says_so(server: OpenAISimulator) -> N
         *_, last = await collect(generator, make_prompt("FAULT:length"))
 
     assert last.finish == "length"
+
+
+async def test_an_empty_continuation_is_none(server: OpenAISimulator) -> None:
+    async with client(server, continues=True) as generator:
+        deltas = await collect(generator, make_prompt("FAULT:empty", prefix="Everything was said."))
+
+    assert [delta.finish for delta in deltas] == ["stop"]
+
+
+async def test_an_empty_answer_of_a_model_that_begins_anew_is_a_failure(server: OpenAISimulator) -> None:
+    async with client(server) as generator:
+        with pytest.raises(GenerationFailed, match="empty"):
+            await collect(generator, make_prompt("FAULT:empty", prefix="Half an ans"))
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"), [("7", 7), ("", None), ("soon", None), ("Wed, 21 Oct 2015 07:28:00 GMT", 0), ("999999", None)]
+)
+def test_a_retry_after_is_seconds_or_a_date(header: str, seconds: float | None) -> None:
+    assert _retry_after(header) == seconds
 
 
 @pytest.mark.parametrize("fault", ["no-done", "no-usage"])
@@ -303,36 +329,73 @@ def test_events_are_found_however_the_bytes_arrive(size: int, newline: str) -> N
     raw = newline.join(lines).encode()
     events = _Events()
 
-    found = [event for at in range(0, len(raw), size) for event in events.feed(raw[at : at + size])] + events.end()
+    found = [event for at in range(0, len(raw), size) for event in events.feed(raw[at : at + size])] + events.feed(b"\n\n")
 
     assert found == [b'{"a":1}', b'{"b":\n2}', b"[DONE]"]
 
 
-def chunked(*lines: str) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]:
+@asynccontextmanager
+async def answering(body: str, media_type: str = "text/event-stream") -> AsyncIterator[OpenAIGenerator]:
+    """Give a generator whose server sends this body."""
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        body = "".join(f"data: {line}\n\n" for line in lines)
-        writer.write(f"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+        writer.write(f"HTTP/1.1 200 OK\r\nContent-Type: {media_type}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode("latin-1"))
         writer.close()
 
-    return serve
-
-
-@pytest.mark.parametrize(
-    ("lines", "text", "finish"),
-    [
-        (['{"choices":[{"index":0,"delta":{"content":"ok"},"finish_reason":"stop"}],"usage":{"completion_tokens":1}}'], "ok", "stop"),
-        (['{"choices":[{"delta":{"content":"ok","tool_calls":[]},"finish_reason":null}],"extra":1}', '{"choices":[{"delta":null,"finish_reason":"eos_token"}]}'], "ok", "stop"),
-        (['{"choices":[{"delta":{"reasoning_content":"hm"}}]}', '{"choices":[{"delta":{"content":"ok"}}]}', '{"choices":[{"delta":{},"finish_reason":"length"}]}'], "ok", "length"),
-        (['{"choices":[{"index":1,"delta":{"content":"no"}},{"index":0,"delta":{"content":"ok"},"finish_reason":"stop"}]}'], "ok", "stop"),
-    ],
-)  # fmt: skip
-async def test_the_dialects_of_other_servers_are_understood(lines: list[str], text: str, finish: str) -> None:
-    listener = await asyncio.start_server(chunked(*lines), "127.0.0.1", 0)
-    async with listener:
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as listener:
         generator = OpenAIGenerator("sim", base_url=f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/v1", api_key=None)
-        deltas = await collect(generator, make_prompt())
+        yield generator
         await generator.close()
 
-    assert "".join(delta.text for delta in deltas) == text
+
+@pytest.mark.parametrize("media_type", ["text/html; charset=utf-8", "application/json"])
+async def test_a_page_instead_of_a_stream_names_the_setting(media_type: str) -> None:
+    async with answering("<html>", media_type) as generator:
+        with pytest.raises(GenerationFailed, match="OPENAI_BASE_URL") as caught:
+            await collect(generator, make_prompt())
+
+    assert not caught.value.retryable
+
+
+@pytest.mark.parametrize("event", ["{not json", "[1]", '{"choices":"x"}', '{"choices":[{"delta":{"content":"\xff"}}]}'])
+async def test_an_event_that_is_no_chunk_is_a_failure(event: str) -> None:
+    async with answering(f"data: {event}\n\n") as generator:
+        with pytest.raises(GenerationFailed, match="no chunk"):
+            await collect(generator, make_prompt())
+
+
+DIALECTS = {
+    "finish with the last token": (
+        ['{"choices":[{"index":0,"delta":{"content":"ok"},"finish_reason":"stop"}],"usage":{"completion_tokens":1}}'],
+        "stop",
+    ),
+    "no index, null delta": (
+        [
+            '{"choices":[{"delta":{"content":"ok","tool_calls":[]},"finish_reason":null}],"extra":1}',
+            '{"choices":[{"delta":null,"finish_reason":"eos_token"}]}',
+        ],
+        "stop",
+    ),
+    "thinking": (
+        [
+            '{"choices":[{"delta":{"reasoning_content":"hm"}}]}',
+            '{"choices":[{"delta":{"content":"ok"}}]}',
+            '{"choices":[{"finish_reason":"length"}]}',
+        ],
+        "length",
+    ),
+    "two choices": (
+        ['{"choices":[{"index":1,"delta":{"content":"no"}},{"index":0,"delta":{"content":"ok"},"finish_reason":"stop"}]}'],
+        "stop",
+    ),
+}
+
+
+@pytest.mark.parametrize(("lines", "finish"), DIALECTS.values(), ids=DIALECTS)
+async def test_the_dialects_of_other_servers_are_understood(lines: list[str], finish: str) -> None:
+    async with answering("".join(f"data: {line}\n\n" for line in lines)) as generator:
+        deltas = await collect(generator, make_prompt())
+
+    assert "".join(delta.text for delta in deltas) == "ok"
     assert deltas[-1].finish == finish

@@ -36,7 +36,14 @@ def test_no_options_are_the_defaults() -> None:
 
 @pytest.mark.parametrize(
     ("options", "told"),
-    [("speed=3", "'speed'"), ("rate=fast", "'fast'"), ("tokens=-1", "'-1'"), ("stamp=yes", "'yes'"), ("rate=nan", "'nan'"), ("tokens", "''")],
+    [
+        ("speed=3", "'speed'"),
+        ("rate=fast", "'fast'"),
+        ("tokens=-1", "'-1'"),
+        ("stamp=yes", "'yes'"),
+        ("rate=nan", "'nan'"),
+        ("tokens", "''"),
+    ],
 )
 def test_a_wrong_option_is_named(options: str, told: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(told)):

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack
 from email.utils import parsedate_to_datetime
 from time import time
@@ -17,9 +17,14 @@ from ragqueue.errors import ConfigError, GenerationFailed, RagqueueError, Unavai
 from ragqueue.generators.base import Generator
 from ragqueue.types import Delta, Prompt
 
-AFTER_FINISH = 2.0  # seconds that are waited for usage and the end of the stream once the answer is complete
+AFTER_FINISH = 1.0  # seconds that are waited for usage and the end of the stream once the answer is complete
+CONTINUE = {"extra_body": {"continue_final_message": True, "add_generation_prompt": False}}
 LENGTH = frozenset({"length", "max_tokens", "model_length"})
-REFUSED = frozenset({"content_filter", "tool_calls", "function_call"})
+REFUSED = {
+    "content_filter": "held back the answer (content filter)",
+    "tool_calls": "asked for a tool instead of answering",
+    "function_call": "asked for a tool instead of answering",
+}
 BROKEN = frozenset({"abort", "error", "cancelled"})
 RETRYABLE = frozenset({408, 409, 425, 429})  # and all from 500 on
 FAULTS = (openai.APIError, httpx2.HTTPError, aiohttp.ClientError, ConnectionError)
@@ -74,16 +79,14 @@ class OpenAIGenerator(Generator):
         first_token_timeout: float = 30.0,
         gap_timeout: float = 15.0,
         max_connections: int = 512,
-        max_tokens: int | None = None,
-        temperature: float | None = None,
         usage: bool = True,
     ) -> None:
-        """Raises ConfigError when the URL is none; times are seconds."""
+        """Timeouts are in seconds; `usage` asks for token counts, which old servers refuse. Raises ConfigError."""
         if not base_url.startswith(("http://", "https://")):
             raise ConfigError(f"OPENAI_BASE_URL is {base_url!r}: it must start with http:// or https:// (and usually ends in /v1)")
         self.model, self.continues, self._base_url = model, continues, base_url
         self._prefill, self._first, self._gap = prefill, first_token_timeout, gap_timeout
-        self._options = _options(base_url, max_tokens, temperature, usage)
+        self._options: dict[str, Any] = {"stream_options": {"include_usage": True}} if usage else {}
         self._client = openai.AsyncOpenAI(
             base_url=base_url,
             api_key=api_key or "none",  # the SDK insists on one; local servers ask for none
@@ -98,34 +101,46 @@ class OpenAIGenerator(Generator):
         """Yield what each network read holds. Raises GenerationFailed, Unavailable."""
         loop = asyncio.get_running_loop()
         limit = loop.time() + self._first
-        answer, events = _Answer(prompt), _Events()
+        goes_on = bool(self.continues and prompt.prefix)
+        answer, events = _Answer(), _Events()
         async with AsyncExitStack() as stack:
-            chunks = await self._open(prompt, stack, limit)
-            while not answer.over:
+            chunks = await self._open(prompt, stack, limit, goes_on)
+            data: bytes | None = b""
+            while data is not None:
                 data = await self._next(chunks, limit, answer)
-                answer.take(events.feed(data) if data is not None else events.end())
-                if answer.fresh:
-                    yield Delta("".join(answer.fresh))
+                # Some servers leave out the empty line that ends the last event.
+                text = answer.take(events.feed(b"\n\n" if data is None else data))
+                if text:
+                    yield Delta(text)
+                if answer.error:
+                    raise answer.error
                 if answer.alive:
                     limit = loop.time() + (AFTER_FINISH if answer.finish else self._gap)
-                answer.next(ended=data is None)
-            yield answer.conclude(self.model)
+        yield answer.conclude(self.model, goes_on)
 
     async def close(self) -> None:
         """Close every connection."""
         await self._client.close()
 
-    async def _open(self, prompt: Prompt, stack: AsyncExitStack, limit: float) -> AsyncIterator[bytes]:
-        request = self._client.chat.completions.with_streaming_response.create(
-            model=self.model, messages=self._messages(prompt), stream=True, **self._continuing(prompt), **self._options
-        )
+    async def _open(self, prompt: Prompt, stack: AsyncExitStack, limit: float, goes_on: bool) -> AsyncIterator[bytes]:
+        messages: Any = [{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.user}]
+        options = self._options
+        if goes_on:
+            messages.append({"role": "assistant", "content": prompt.prefix})
+            options = options | (CONTINUE if self._prefill == "vllm" else {})
+        create = self._client.chat.completions.with_streaming_response.create
+        request = create(model=self.model, messages=messages, stream=True, **options)
         try:
             async with asyncio.timeout_at(limit):
                 response = await stack.enter_async_context(request)
         except TimeoutError as error:
-            raise self._silent(f"no answer within {self._first:g} s") from error
+            raise GenerationFailed(f"the model {self.model!r} at {self._base_url} sent no answer within {self._first:g} s") from error
         except FAULTS as error:
             raise self._explained(error) from error
+        media_type = response.headers.get("content-type", "")
+        if media_type.startswith(("text/html", "application/json")):
+            told = f"{self._base_url} answered with {media_type!r} instead of a stream of events: check OPENAI_BASE_URL (it usually ends in /v1)"
+            raise GenerationFailed(told, retryable=False)
         chunks: AsyncIterator[bytes] = response.iter_bytes()
         return chunks
 
@@ -139,22 +154,8 @@ class OpenAIGenerator(Generator):
                 return None
             if isinstance(error, TimeoutError):
                 told = f"nothing more for {self._gap:g} s" if answer.begun else f"no first token within {self._first:g} s"
-                raise self._silent(told) from error
+                raise GenerationFailed(f"the model {self.model!r} at {self._base_url} sent {told}") from error
             raise GenerationFailed(f"the connection to the model server at {self._base_url} broke in the middle of the answer") from error
-
-    def _silent(self, told: str) -> GenerationFailed:
-        return GenerationFailed(f"the model {self.model!r} at {self._base_url} sent {told}")
-
-    def _messages(self, prompt: Prompt) -> Any:
-        messages = [{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.user}]
-        if self.continues and prompt.prefix:
-            messages.append({"role": "assistant", "content": prompt.prefix})
-        return messages
-
-    def _continuing(self, prompt: Prompt) -> Mapping[str, Any]:
-        if not (self.continues and prompt.prefix) or self._prefill == "plain":
-            return {}
-        return {"extra_body": {"continue_final_message": True, "add_generation_prompt": False}}
 
     def _explained(self, error: Exception) -> RagqueueError:
         """Return our error for one of the SDK's. What the server wrote stays out: it may quote the prompt or the key."""
@@ -165,7 +166,7 @@ class OpenAIGenerator(Generator):
             if name == "insufficient_quota":
                 return GenerationFailed(f"the account at {self._base_url} has no quota left: see its billing", retryable=False)
             told = f"the model server at {self._base_url} is overloaded or failing (HTTP {status}{name and ', ' + name})"
-            return GenerationFailed(told, retry_after=_retry_after(error.response.headers))
+            return GenerationFailed(told, retry_after=_retry_after(error.response.headers.get("retry-after", "")))
         return GenerationFailed(f"{self._advice(status, error)} (HTTP {status}{name and ', ' + name})", retryable=False)
 
     def _advice(self, status: int, error: openai.APIStatusError) -> str:
@@ -197,86 +198,60 @@ class _Events:
                 self._data.clear()
         return found
 
-    def end(self) -> list[bytes]:
-        """Return the event that the end of the stream completes: some servers leave out the last empty line."""
-        return self.feed(b"\n\n")
-
 
 class _Answer:
     """What the events of one answer have said so far."""
 
-    def __init__(self, prompt: Prompt) -> None:
-        self.fresh: list[str] = []  # text since `next`
+    def __init__(self) -> None:
         self.finish = ""
-        self.over = self.alive = self.begun = False
-        self._empty = not prompt.prefix.strip()
+        self.alive = self.begun = False  # in the last read; ever
+        self.error: GenerationFailed | None = None  # to be raised once the text before it was passed on
+        self._empty = True
         self._usage: dict[str, int] = {}
-        self._error: GenerationFailed | None = None
 
-    def take(self, events: list[bytes]) -> None:
-        """Read events; what is wrong with them is raised by `next`, after the text before it was passed on."""
+    def take(self, events: list[bytes]) -> str:
+        """Read events and return the text that they add."""
+        said: list[str] = []
+        self.alive = False
         for data in events:
-            if self.over or self._error:
-                return
-            if data == b"[DONE]":
-                self.over = True
-            elif data:
-                self._read(data)
-
-    def next(self, *, ended: bool) -> None:
-        """Make ready for the next read. Raises GenerationFailed."""
-        if self._error:
-            raise self._error
-        if self.fresh:
-            self._empty = self._empty and not "".join(self.fresh).strip()
-            self.fresh = []
+            if data and data != b"[DONE]" and not self.error:
+                self._read(data, said)
+        text = "".join(said)
+        self._empty = self._empty and not text.strip()
         self.begun = self.begun or self.alive
-        self.alive, self.over = False, self.over or ended
+        return text
 
-    def _read(self, data: bytes) -> None:
+    def _read(self, data: bytes, said: list[str]) -> None:
         try:
             chunk = _decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            self._error = GenerationFailed("the model server sent an event that is no chunk of a chat completion")
+            self.error = GenerationFailed("the model server sent an event that is no chunk of a chat completion")
             return
         if chunk.error:
-            self._error = _in_stream(chunk.error)
+            self.error = _in_stream(chunk.error)
         if chunk.usage:
             counts = {"input_tokens": chunk.usage.prompt_tokens, "output_tokens": chunk.usage.completion_tokens}
             self._usage = {name: count for name, count in counts.items() if count is not None}
         for choice in chunk.choices or ():
-            if choice.index == 0:
-                self._hear(choice)
+            delta = choice.delta
+            if choice.index == 0 and delta is not None:
+                said.append(delta.content or "")
+                # Thinking is not part of the answer, but a sign of life. A comment or an empty delta is none.
+                self.alive = self.alive or bool(delta.content or delta.reasoning or delta.reasoning_content)
+            if choice.index == 0 and choice.finish_reason:
+                self.finish, self.alive = choice.finish_reason, True
 
-    def _hear(self, choice: _Choice) -> None:
-        said = choice.delta
-        if said is not None:
-            if said.content:
-                self.fresh.append(said.content)
-            # Thinking is not part of the answer, but a sign of life. A comment or an empty delta is none.
-            self.alive = self.alive or bool(said.content or said.reasoning or said.reasoning_content)
-        if choice.finish_reason:
-            self.finish, self.alive = choice.finish_reason, True
-
-    def conclude(self, model: str) -> Delta:
+    def conclude(self, model: str, goes_on: bool) -> Delta:
         """Return the last Delta. Raises GenerationFailed when the answer is not whole."""
         if not self.finish or self.finish in BROKEN:
             raise GenerationFailed(f"the model {model!r} ended its answer without a finish reason: the server broke it off")
         if self.finish in REFUSED:
-            told = "held back the answer (content filter)" if self.finish == "content_filter" else "asked for a tool instead of answering"
-            raise GenerationFailed(f"the model {model!r} {told}", retryable=False)
+            raise GenerationFailed(f"the model {model!r} {REFUSED[self.finish]}", retryable=False)
         finish = "length" if self.finish in LENGTH else "stop"
-        if self._empty:
+        if self._empty and not goes_on:
             why = ": it spent all its tokens before the answer, raise its limit" if finish == "length" else ""
             raise GenerationFailed(f"the model {model!r} gave an empty answer{why}", retryable=finish == "stop")
         return Delta(finish=finish, usage=self._usage)
-
-
-def _options(base_url: str, max_tokens: int | None, temperature: float | None, usage: bool) -> dict[str, Any]:
-    # OpenAI's newer models refuse the old name, many other servers do not know the new one.
-    limit = "max_completion_tokens" if "//api.openai.com" in base_url else "max_tokens"
-    options = {limit: max_tokens, "temperature": temperature, "stream_options": {"include_usage": True} if usage else None}
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def _in_stream(error: Any) -> GenerationFailed:
@@ -291,13 +266,10 @@ def _name(error: openai.APIStatusError) -> str:
     return next((name for name in names if _SHORT_NAME.fullmatch(name)), "")
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    given = headers.get("retry-after", "")
+def _retry_after(given: str) -> float | None:
+    """Return the seconds of a Retry-After header, which may be a date."""
     try:
-        seconds = float(given)
+        seconds = float(given) if given.strip().isdigit() else parsedate_to_datetime(given).timestamp() - time()
     except ValueError:
-        try:
-            seconds = parsedate_to_datetime(given).timestamp() - time()
-        except ValueError:
-            return None
-    return seconds if 0 <= seconds < 86_400 else None
+        return None
+    return max(0.0, seconds) if seconds < 86_400 else None

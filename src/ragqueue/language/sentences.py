@@ -6,7 +6,8 @@ from collections.abc import Iterator
 # A line that opens a new block even without an empty line before it: list item, heading, table row, fence, admonition.
 _OPENS = re.compile(r"[ \t]*(?:[-*+•‣◦▪][ \t]|\d{1,3}[.)][ \t]|[#]{1,6}[ \t]|[|]|```|~~~|///|:::)")
 _ALONE = re.compile(r"[ \t]*(?:[#]{1,6}[ \t]|[|])")  # headings and table rows end with their line
-_STOP = re.compile(r"[。！？｡]+[」』”’）》】\"')]*|[.!?…؟।॥۔։።]+[\"'”’»)\]*_`]*(?=\s)")
+# Possessive, and tried only where a run of stops begins: a page of dots must not cost its square.
+_STOP = re.compile(r"[。！？｡]++[」』”’）》】]*+|(?<![.!?…])[.!?…؟।॥۔։።]++[\"'”’»)\]*_`]*+(?=\s)")
 _WORD_BEFORE = re.compile(r"[\w.]*\w\Z")
 _DOTTED = re.compile(r"(?:[^\W\d]\.)+[^\W\d]\Z")  # e.g, z.B, U.S, a.m
 _MONTH = re.compile(r"\s+(?:Jan|Feb|Mär|Apr|Mai|Jun|Jul|Aug|Sep|Okt|Nov|Dez)")  # German: "am 3. Oktober"
@@ -46,8 +47,7 @@ def _sentences(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
 def _ends(text: str, start: int, stop: re.Match[str], end: int) -> bool:
     if stop[0][0] in "。！？｡":
         return True
-    following = text[stop.end() : end].lstrip()[:1] if end - stop.end() < 200 else text[stop.end() : stop.end() + 200].lstrip()[:1]
-    if following.islower():
+    if text[stop.end() : min(end, stop.end() + 100)].lstrip()[:1].islower():
         return False
     if stop[0] != ".":
         return True
@@ -55,7 +55,7 @@ def _ends(text: str, start: int, stop: re.Match[str], end: int) -> bool:
     word = before[0] if before else ""
     if word.isdigit():
         return len(word) > 2 or not _MONTH.match(text, stop.end())
-    initial = len(word) == 1 and word.isupper()
+    initial = len(word) == 1 and word.isalpha()
     return not (initial or word.casefold() in _ABBREVIATIONS or _DOTTED.search(word))
 
 

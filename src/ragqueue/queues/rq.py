@@ -29,14 +29,12 @@ RETRIES = 3  # deliveries again after a handle that could not record its outcome
 FAILED_FOR = 3600  # seconds that `rq info` shows a failed delivery
 TAKE_WAIT = 0.25  # seconds of one blocking pop: bounds how long a stop takes
 LEASE = 90  # seconds until RQ calls an execution abandoned and rings again; renewed at every 15th beat of a second
-LONGEST_PAUSE = 1.0  # seconds between tries while Redis is away
+PAUSE = 1.0  # seconds between tries while Redis is away
 BATCH = 1000  # rings sent in one transaction
-
 # What is read back of an RQ job: none of the other fields (callbacks, webhooks, dependents) can reach code or hosts.
-_FIELDS = frozenset(
-    b"created_at data description ended_at enqueued_at failure_ttl last_heartbeat origin result_ttl retries_left "
-    b"started_at status timeout worker_name".split()
-)
+_FIELDS = b"""created_at data description ended_at enqueued_at failure_ttl last_heartbeat origin result_ttl retries_left
+    started_at status timeout worker_name""".split()
+
 logger = logging.getLogger(__name__)
 
 
@@ -55,7 +53,7 @@ class RingJob(job.Job):  # type: ignore[misc]
         super().__init__(id, connection, serializers.JSONSerializer)  # whatever the launcher says
 
     def restore(self, raw_data: Mapping[bytes, bytes]) -> None:
-        super().restore({field: value for field, value in raw_data.items() if field in _FIELDS})
+        super().restore({field: raw_data[field] for field in _FIELDS if field in raw_data})
         self.retries_left: int = min(self.retries_left or 0, RETRIES)
 
     def ring(self) -> Ring:
@@ -71,9 +69,8 @@ class RingJob(job.Job):  # type: ignore[misc]
 
     def cleanup(self, ttl: int | None = None, pipeline: Any = None, remove_from_queue: bool = True) -> None:
         if ttl != 0:
-            super().cleanup(ttl, pipeline, remove_from_queue)
-        else:  # RQ's own way asks registries that a ring is never in: seven round trips
-            (self.connection if pipeline is None else pipeline).delete(self.key)
+            return super().cleanup(ttl, pipeline, remove_from_queue)  # type: ignore[no-any-return]
+        (self.connection if pipeline is None else pipeline).delete(self.key)  # RQ's own way costs seven round trips
 
 
 class ConcurrentWorker(worker.BaseWorker):  # type: ignore[misc]
@@ -109,7 +106,7 @@ class ConcurrentWorker(worker.BaseWorker):  # type: ignore[misc]
             self._deliveries.discard(delivery)
             slots.release()
             if not delivery.cancelled():
-                delivery.exception()  # RQ has logged it
+                delivery.exception()  # it has been logged
 
         self._beating.start()
         taking = loop.run_in_executor(self._threads, self._take, slots, lambda raw: loop.call_soon_threadsafe(start, raw), burst)
@@ -122,7 +119,7 @@ class ConcurrentWorker(worker.BaseWorker):  # type: ignore[misc]
             await asyncio.wait(self._deliveries)
 
     def retire(self) -> None:
-        """Sign off from RQ, take no more; deliveries that still run are not waited for."""
+        """Take no more and sign off from RQ; deliveries that still run are not waited for."""
         self._stopping.set()
         self._retired.set()
         if self._beating.is_alive():
@@ -135,19 +132,17 @@ class ConcurrentWorker(worker.BaseWorker):  # type: ignore[misc]
 
     def _take(self, slots: threading.Semaphore, start: Callable[[bytes], object], burst: bool) -> None:
         key, passed = self.queues[0].key, self.queues[0].intermediate_queue_key
-        pause = 0.05
         while not self._stopping.is_set():
             if self._suspended or not slots.acquire(timeout=TAKE_WAIT):
                 self._stopping.wait(TAKE_WAIT if self._suspended else 0)
                 continue
+            raw = None
             try:
                 raw = self.connection.lmove(key, passed) if burst else self.connection.blmove(key, passed, TAKE_WAIT)
                 self._notice(None)
-                pause = 0.05
             except RedisError as error:
-                raw = None
                 self._notice(error)
-                self._stopping.wait(pause := min(LONGEST_PAUSE, pause * 2))
+                self._stopping.wait(PAUSE)
             if raw is None:
                 slots.release()
                 if burst:
@@ -175,19 +170,21 @@ class ConcurrentWorker(worker.BaseWorker):  # type: ignore[misc]
             rq_job = RingJob.fetch(raw.decode(), self.connection)
             rq_job.origin = self.queues[0].name
             execution = self.prepare_execution(rq_job)
-            self.prepare_job_execution(rq_job, remove_from_intermediate_queue=True)
-        except Exception as error:  # Redis is away and the ring lost; or it is doubled and done; or it is no RQ job at all
-            self.log.warning("rq.dropped: %.100r: %r", raw, error)
+        except Exception:  # Redis is away and the ring lost; or it is doubled and done; or it is no RQ job at all
+            self.log.warning("rq.dropped: %.100r", raw, exc_info=True)
             self._forget(raw)
             return None
         try:
+            self.prepare_job_execution(rq_job, remove_from_intermediate_queue=True)
             return rq_job, execution, rq_job.ring()
-        except (InvalidRequest, exceptions.DeserializationError):
+        except (InvalidRequest, exceptions.DeserializationError, RedisError):
             rq_job.retries_left, rq_job.failure_ttl = 0, FAILED_FOR
             self._end(rq_job, execution, sys.exc_info())
             return None
 
     def _forget(self, raw: bytes, *, back: bool = False) -> None:
+        for execution in [execution for execution in list(self.executions.values()) if execution.job_id.encode() == raw]:
+            self.executions.pop(execution.id, None)
         with suppress(RedisError), self.connection.pipeline() as pipeline:
             pipeline.lrem(self.queues[0].intermediate_queue_key, 1, raw)
             if back:
@@ -202,6 +199,8 @@ class ConcurrentWorker(worker.BaseWorker):  # type: ignore[misc]
                 self._finalize_failure(rq_job, self.queues[0], execution, exc_info)
         except RedisError as error:  # the records hold the outcome; RQ finds an abandoned execution, and rings once more
             self._notice(error)
+            if exc_info[1] is not None:
+                self.log.warning("rq.unrecorded: job %s failed", rq_job.id, exc_info=exc_info)
         finally:
             self.executions.pop(execution.id, None)  # else the beat would keep it started for ever
 
@@ -225,7 +224,7 @@ class ConcurrentWorker(worker.BaseWorker):  # type: ignore[misc]
 
     def _renew(self, executions: list[Any]) -> None:
         with self.connection.pipeline() as pipeline:
-            worker_registration.register(self, pipeline)  # again and again: FLUSHALL, or a Redis without persistence
+            worker_registration.register(self, pipeline)  # again: after FLUSHALL nothing is left
             pipeline.hset(self.key, mapping=self.serialize())
             self.set_state("busy" if self.executions else "idle", pipeline)
             self.heartbeat(pipeline=pipeline)
@@ -235,7 +234,7 @@ class ConcurrentWorker(worker.BaseWorker):  # type: ignore[misc]
             self._suspended = bool(pipeline.execute()[-1])
 
     def handle_payload(self, message: Any) -> None:
-        """Obey a command of `rq`: shutdown ends `consume` (RQ's own way kills the process on Windows), stop ends a delivery."""
+        """Obey `rq`: shutdown ends `consume` (RQ's way kills the process on Windows), stop ends a delivery for good."""
         payload = command.parse_payload(message)
         if payload["command"] == "shutdown":
             self._stopping.set()
@@ -246,7 +245,7 @@ class ConcurrentWorker(worker.BaseWorker):  # type: ignore[misc]
 
     def _pubsub_exception_handler(self, exc: Exception, pubsub: Any, pubsub_thread: Any) -> None:
         self.log.debug("rq.commands: %r", exc)  # Redis is away, of which the beat tells; or a bad command
-        self._retired.wait(LONGEST_PAUSE)
+        self._retired.wait(PAUSE)
 
 
 class RQQueue(JobQueue):
@@ -267,14 +266,13 @@ class RQQueue(JobQueue):
         return int(await self._call(self._redis.llen, Queue.redis_queue_namespace_prefix + QUEUE_PREFIX + lane))
 
     async def work(self, handle: Handle, lane: str, concurrency: int) -> None:
-        pause = 0.05
-        while True:
+        hired = None
+        while hired is None:
             try:
                 hired = await self._call(self._hire, lane)
-                break
             except Unavailable as error:
                 logger.warning("rq.unavailable: %s", error)
-                await asyncio.sleep(pause := min(LONGEST_PAUSE, pause * 2))
+                await asyncio.sleep(PAUSE)
         await hired.consume(handle, concurrency)
 
     async def claim_database(self, database: str) -> None:
@@ -313,21 +311,15 @@ class RQQueue(JobQueue):
         hired = ConcurrentWorker([QUEUE_PREFIX + lane], name, connection=self._redis, worker_ttl=30, maintenance_interval=LEASE)
         hired.log = logger.getChild("worker")
         hired.log.setLevel(logging.WARNING)  # RQ tells of each job
-        self._workers.append(hired)
         hired.register_birth()
+        self._workers.append(hired)
         hired.subscribe()
         return hired
 
 
 def _rq_job(ring: Ring) -> Any:
-    """Return what RQ enqueues, under a new id each time: a doubled ring must not replace the first."""
+    """Return what RQ enqueues, under a new id each time: a doubled ring must not replace the first. Our deadline ends a job."""
     return Queue.prepare_data(
-        HANDLER,
-        [ring.job_id, ring.lane, ring.database, ring.stamp, ring.front],
-        timeout=-1,  # the job's own deadline ends it
-        result_ttl=0,
-        failure_ttl=FAILED_FOR,
-        job_id=f"{ring.job_id}-{uuid.uuid4().hex[:12]}",
-        at_front=ring.front,
-        retry=job.Retry(max=RETRIES),
-    )
+        HANDLER, [ring.job_id, ring.lane, ring.database, ring.stamp, ring.front], timeout=-1, result_ttl=0, failure_ttl=FAILED_FOR,
+        job_id=f"{ring.job_id}-{uuid.uuid4().hex[:12]}", at_front=ring.front, retry=job.Retry(max=RETRIES),
+    )  # fmt: skip

@@ -38,6 +38,7 @@ class ChunkRow:
     passage: Passage
     indexed_text: str  # title, heading path and text
     vector: bytes | None  # little-endian fp16
+    tokens: Sequence[str] | None = None  # of the indexed text; made at the insert when None, which keeps the write lock longer
 
 
 class Features(NamedTuple):
@@ -87,7 +88,10 @@ def insert(
     """Add the chunks of a document's version and return their numbers, in order."""
     if not rows:
         return []
-    space, held = Space(collection, generation), [tokenize(row.indexed_text, language) for row in rows]
+    space, held = (
+        Space(collection, generation),
+        [tokenize(row.indexed_text, language) if row.tokens is None else row.tokens for row in rows],
+    )
     common = {
         "tenant": tenant, "collection": collection, "generation": generation, "document_id": document_id, "version": version,
         "language": language,
@@ -159,7 +163,10 @@ def load(connection: Connection, tenant: str, numbers: Sequence[int]) -> list[Ch
         "join versions v on v.tenant = c.tenant and v.document_id = c.document_id and v.version = c.version"
     )
     rows = connection.execute(text(query), {"tenant": tenant, "numbers": json.dumps(list(numbers))})
-    found = {row[0]: Chunk(*row[:8], tuple(json.loads(row[8])), row[9]) for row in rows}
+    found = {
+        number: Chunk(number, document_id, version, start, end, body, title, source, tuple(json.loads(path)), page)
+        for number, document_id, version, start, end, body, title, source, path, page in rows
+    }
     return [found[number] for number in numbers if number in found]
 
 

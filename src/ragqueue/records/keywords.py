@@ -86,9 +86,9 @@ def _frequencies(connection: Connection, tenant: str, spaces: Sequence[Space], h
     return {term: int(df) for term, df in connection.execute(query)}
 
 
-def chosen(weights: Weights) -> list[str]:
-    """Return the terms to look up: of each language the rarest ones, within its share of the budget."""
-    picked: dict[str, None] = {}
+def chosen(weights: Weights) -> dict[str, float]:
+    """Return the terms to look up, with their weights: of each language the rarest ones, within its share of the budget."""
+    picked: dict[str, float] = {}
     for language, held in weights.idf.items():
         left = BUDGET * max(weights.share[language], 0.1)
         known = sorted((weights.df[term], term) for term in held if term in weights.df)
@@ -96,18 +96,27 @@ def chosen(weights: Weights) -> list[str]:
             left -= df
             if left < 0 and at >= FEWEST_TERMS:
                 break
-            picked[term] = None
-    return list(picked)
+            picked[term] = held[term]
+    return picked
 
 
 def candidates(connection: Connection, weights: Weights, limit: int = CANDIDATES) -> list[int]:
-    """Return the numbers of chunks of the weights' spaces that hold the rarest terms: what SQLite's index finds best."""
+    """Return the numbers of the chunks that are likely to have the highest BM25, out of SQLite's index.
+
+    Of several terms, the weights of those that a chunk holds are added: a third of the time of FTS5's own rank,
+    which tells more where one or two terms are all there is.
+    """
     picked = chosen(weights)
     if not picked:
         return []
-    match = f"({_any(scope(weights.tenant, space) for space in weights.spaces)}) AND ({_any(picked)})"
-    query = "select rowid from chunk_words where chunk_words match ? order by rank limit ?"
-    return [number for (number,) in connection.exec_driver_sql(query, (match, limit))]
+    scopes = f"({_any(scope(weights.tenant, space) for space in weights.spaces)})"
+    if len(picked) <= FEWEST_TERMS:
+        query = "select rowid from chunk_words where chunk_words match ? order by rank, rowid limit ?"
+        return [number for (number,) in connection.exec_driver_sql(query, (f"{scopes} AND ({_any(picked)})", limit))]
+    each = " union all ".join(["select rowid as number, ? as weight from chunk_words where chunk_words match ?"] * len(picked))
+    query = f"select number from ({each}) held group by number order by sum(weight) desc, number limit ?"
+    values = [value for term, weight in picked.items() for value in (weight, f"{scopes} AND {_any([term])}")]
+    return [number for (number,) in connection.exec_driver_sql(query, (*values, limit))]
 
 
 def _any(tokens: Iterable[str]) -> str:

@@ -81,7 +81,7 @@ def cosines_of(found: Sequence[Features], vector: NDArray[np.float32] | None) ->
         size = 2 * len(vector)  # bytes of fp16
         held = [at for at, chunk in enumerate(found) if chunk.vector is not None and len(chunk.vector) == size]
         stored = np.frombuffer(b"".join(found[at].vector or b"" for at in held), "<f2").reshape(len(held), len(vector))
-        cosines[held] = stored.astype(np.float32) @ vector
+        cosines[held] = np.clip(stored.astype(np.float32) @ vector, -1, 1)  # rounding can pass 1
     return cosines
 
 

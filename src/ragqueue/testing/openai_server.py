@@ -132,6 +132,9 @@ class _Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._paused = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = self._loop.call_later(0, self._tick)
 
     def data_received(self, data: bytes) -> None:
         self._data += data
@@ -150,20 +153,19 @@ class _Connection(asyncio.Protocol):
         if target == "/v1/models":
             return self._json(200, {"object": "list", "data": [{"id": "sim", "object": "model", "created": 1, "owned_by": "ragqueue"}]})
         if target != "/v1/chat/completions":
-            return self._json(404, {"error": {"message": f"no such path {target}", "type": "not_found", "code": "no_such_path"}})
+            return self._refuse(404, "no_such_path", f"there is no {target}")
         try:
             body = json.loads(raw)
             self._messages = [(message["role"], str(message["content"])) for message in body["messages"]]
         except (ValueError, KeyError, TypeError):
-            return self._json(
-                400, {"error": {"message": "the body is no chat request", "type": "invalid_request_error", "code": "bad_body"}}
-            )
+            return self._refuse(400, "bad_body", "the body is no chat request")
         self._fault = self._server.begin(head, body)
         if self._fault in REFUSALS:
-            code, message = REFUSALS[self._fault]
-            status = 429 if self._fault == "quota" else int(self._fault)
-            return self._json(status, {"error": {"message": message, "type": code, "code": code}})
+            return self._refuse(429 if self._fault == "quota" else int(self._fault), *REFUSALS[self._fault])
         return self._answer(body)
+
+    def _refuse(self, status: int, code: str, message: str) -> None:
+        self._json(status, {"error": {"message": message, "type": code, "code": code}})
 
     def _json(self, status: int, body: Any) -> None:
         data = json.dumps(body).encode()
@@ -191,20 +193,21 @@ class _Connection(asyncio.Protocol):
 
     def _whole(self) -> None:
         text = "".join(self._token(at) for at in range(self._first, self._script.tokens))
+        self._at = self._script.tokens
+        self._server.sent += self._at - self._first
         choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-        self._json(
-            200,
-            {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "sim", "choices": [choice], "usage": self._counts()},
-        )
+        self._json(200, _CHUNK | {"object": "chat.completion", "choices": [choice], "usage": self._counts()})
         self._over()
 
     def _tick(self) -> None:
         """Send every token that is due, then sleep until the next is."""
+        if self._paused:
+            return
         script = self._script
         last = self._first + FAULT_AFTER if self._fault in ("hang", "cut", "malformed", "error", "early-end") else script.tokens
         last = self._first if self._fault in ("empty", "ping") else min(last, script.tokens)
         due = self._first + int((self._loop.time() - self._began) * script.rate + 1.001) if script.rate else self._at + BATCH
-        if not self._paused and (until := min(due, last)) > self._at:
+        if (until := min(due, last)) > self._at:
             self._send("".join(_TOKEN % json.dumps(self._token(at)) for at in range(self._at, until)))
             self._server.sent += until - self._at
             self._at = until
@@ -247,6 +250,7 @@ class _Connection(asyncio.Protocol):
     def _over(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
         self.busy = False
         self._server.changed()
 

@@ -67,13 +67,13 @@ class GeneratorContract:
         first, second = make_prompt(), make_prompt("How long does a lease last?")
         alone = [await text_of(generator, first), await text_of(generator, second)]
 
-        together = await asyncio.gather(text_of(generator, first), text_of(generator, second))
+        together = list(await asyncio.gather(text_of(generator, first), text_of(generator, second)))
 
         assert together == alone
 
     async def test_a_stream_closed_early_does_not_spoil_the_next(self, generator: Generator) -> None:
         whole = await text_of(generator, make_prompt())
-        async with aclosing(generator.stream(make_prompt())) as stream:  # type: ignore[type-var]
+        async with aclosing(generator.stream(make_prompt())) as stream:
             await anext(stream)
 
         assert await text_of(generator, make_prompt()) == whole

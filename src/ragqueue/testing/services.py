@@ -1,0 +1,75 @@
+"""Servers for tests and campaigns, started on a free port of this machine and killed at will."""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+import redis
+
+STARTS_WITHIN = 10.0  # seconds
+
+
+def require_redis() -> None:
+    """Skip the test where redis-server is not installed; fail it where CI is true."""
+    if shutil.which("redis-server") is None:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("redis-server is not installed: apt-get install redis-server")
+
+
+def free_port() -> int:
+    """Return a port of the loopback address that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class RedisServer:
+    """A redis-server of our own; it keeps its port and its folder when it is started again."""
+
+    def __init__(self, *, appendonly: bool = False) -> None:
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._appendonly = appendonly
+        self._folder = Path(tempfile.mkdtemp(prefix="ragqueue-redis-"))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> "RedisServer":
+        """Start it and wait until it answers. Raises TimeoutError."""
+        options = {"port": self.port, "bind": "127.0.0.1", "dir": self._folder, "save": "", "appendonly": "yes" if self._appendonly else "no"}
+        command = ["redis-server", *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        end = time.monotonic() + STARTS_WITHIN
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > end:
+                raise TimeoutError(f"redis-server did not start: {(self._folder / 'log').read_text()[-500:]}")
+            time.sleep(0.02)
+        return self
+
+    def kill(self) -> None:
+        """Kill it at once (SIGKILL)."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def flush(self) -> None:
+        """Erase everything in it."""
+        with redis.Redis.from_url(self.url) as client:
+            client.flushall()
+
+    def stop(self) -> None:
+        """Kill it and erase its folder."""
+        self.kill()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _answers(self) -> bool:
+        try:
+            with redis.Redis.from_url(self.url, retry=None) as client:
+                return bool(client.ping())
+        except redis.RedisError:
+            return False

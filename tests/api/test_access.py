@@ -1,0 +1,76 @@
+"""Keys and tenants: nothing of another tenant can be seen, on any route."""
+
+import re
+
+import pytest
+
+from ragqueue.api.access import PUBLIC
+from ragqueue.errors import ConfigError
+from ragqueue.settings import load
+from ragqueue.wiring import refuse_public
+
+from .conftest import Server
+
+
+def routes(server: Server) -> list[tuple[str, str]]:
+    paths = server.client._transport.app.openapi()["paths"]  # type: ignore[attr-defined]
+    return [(method.upper(), path) for path, operations in paths.items() for method in operations]
+
+
+async def test_every_route_that_is_not_public_needs_a_key_once_there_is_one(server: Server) -> None:
+    await server.key("acme")
+
+    for method, path in routes(server):
+        response = await server.client.request(method, re.sub(r"{\w+}", "x", path), json={})
+        assert (response.status_code == 401) is (path not in PUBLIC), (method, path)
+
+
+async def test_a_wrong_or_revoked_key_is_refused(server: Server) -> None:
+    from ragqueue.records import keys
+
+    good = await server.key("acme")
+    key_id = good["authorization"].split("_")[1]
+
+    for bad in ("Bearer nonsense", f"Bearer rq_{key_id}_wrong", good["authorization"][:-1], "Bearer rq_zz_zz"):
+        assert (await server.client.get("/jobs", headers={"authorization": bad})).status_code == 401
+    assert (await server.client.get("/jobs", headers=good)).status_code == 200
+    await server.ragqueue.runtime.records.write(keys.revoke, key_id)
+    assert (await server.client.get("/jobs", headers=good)).status_code == 401
+
+
+async def test_what_belongs_to_another_tenant_is_the_same_404_on_every_route(server: Server) -> None:
+    mine, other = await server.key("acme"), await server.key("globex")
+    document = await server.upload(**mine)
+    answered = await server.ask(**mine)
+    job = document["job_id"]
+    ids = {"chat_id": answered["id"], "document_id": document["id"], "job_id": job}
+
+    for method, path in routes(server):
+        if "{" not in path:
+            continue
+        name = re.findall(r"{(\w+)}", path)[0]
+        theirs = await server.client.request(method, path.replace(f"{{{name}}}", ids[name]), headers=other)
+        nothing = await server.client.request(method, path.replace(f"{{{name}}}", "0" * 32), headers=other)
+        assert theirs.status_code == nothing.status_code == 404, (method, path)
+        hidden = theirs.text.replace(ids[name], "ID")
+        assert hidden == nothing.text.replace("0" * 32, "ID"), (method, path)
+    for path in ("/jobs", "/documents"):
+        assert document["id"] not in (await server.client.get(path, headers=other)).text
+    assert (await server.client.post("/search", json={"question": "ferry"}, headers=other)).json()["hits"] == []
+    assert (await server.client.get(f"/chat/{answered['id']}", headers=mine)).status_code == 200
+
+
+async def test_a_body_that_is_too_large_is_refused(server: Server) -> None:
+    response = await server.client.post("/chat", content=b"x" * 5_000_000, headers={"content-type": "application/json"})
+
+    assert (response.status_code, response.json()["code"]) == (413, "too_large")
+
+
+def test_a_public_address_needs_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAGQUEUE_ENV_FILE", "")
+    public = load({"host": "0.0.0.0"}).settings
+
+    with pytest.raises(ConfigError, match="keys create"):
+        refuse_public(public, keys=False)
+    refuse_public(public, keys=True)
+    refuse_public(load({"host": "127.0.0.1"}).settings, keys=False)

@@ -1,0 +1,168 @@
+"""Documents: in, changed, read, deleted so that it can be proved."""
+
+import asyncio
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from .conftest import DOCUMENT, QUESTION, Server, Start
+
+CANARY = "xylophonequagga"
+
+
+async def test_an_unchanged_document_is_not_read_again(server: Server) -> None:
+    first = await server.upload()
+
+    again = await server.client.post("/documents", files={"file": ("ferries.md", DOCUMENT.encode())})
+
+    assert (again.status_code, again.json()["id"], again.json()["job_id"]) == (200, first["id"], None)
+
+
+async def test_a_changed_document_replaces_its_old_version(server: Server) -> None:
+    first = await server.upload()
+    old = await server.ask()
+
+    await server.upload(DOCUMENT.replace("nine", "ten"))
+
+    hits = (await server.client.post("/search", json={"question": QUESTION})).json()["hits"]
+    assert {hit["version"] for hit in hits} == {2}
+    assert "ten in the morning" in (await server.client.get(f"/documents/{first['id']}/text")).text
+    for citation in old["answer"]["citations"]:
+        text = (await server.client.get(f"/documents/{first['id']}/text?version={citation['version']}")).text
+        assert text[citation["start"] : citation["end"]] == citation["quote"]
+
+
+async def test_a_deleted_document_is_hidden_at_once_and_leaves_nothing(start: Start, tmp_path: Path) -> None:
+    server = await start(embedder="minilm")
+    document = await server.upload(DOCUMENT.replace("nine", CANARY))
+    answered = await server.ask("When does the ferry to Hven leave?")
+    assert CANARY in answered["answer"]["text"]
+
+    deleted = await server.client.delete(f"/documents/{document['id']}")
+
+    assert deleted.status_code == 202
+    assert (await server.client.get(f"/documents/{document['id']}")).status_code == 404
+    assert (await server.client.get(f"/documents/{document['id']}/text")).status_code == 404
+    assert (await server.client.post("/search", json={"question": CANARY})).json()["hits"] == []
+    assert (await server.ended(deleted.json()["links"]["job"]))["status"] == "completed"
+    receipt = (await server.client.get(deleted.json()["links"]["receipt"])).json()
+    assert receipt["erased_at"] >= receipt["hidden_at"]
+    assert receipt["counts"]["chunks"] >= 1
+    assert receipt["counts"]["answers"] == 1
+    erased = (await server.client.get(f"/chat/{answered['id']}")).json()
+    assert (erased["answer"], erased["error"]["code"]) == (None, "answer_erased")
+    await server.ragqueue.runtime.records.checkpoint()
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            assert CANARY.encode() not in path.read_bytes(), path
+
+
+async def test_a_deleted_documents_words_are_gone_from_the_keyword_index(server: Server, tmp_path: Path) -> None:
+    document = await server.upload(DOCUMENT.replace("nine", CANARY))
+    deleted = await server.client.delete(f"/documents/{document['id']}")
+    await server.ended(deleted.json()["links"]["job"])
+
+    with sqlite3.connect(tmp_path / "data" / "records.sqlite3") as connection:
+        assert connection.execute("select count(*) from terms").fetchone() == (0,)
+        assert connection.execute("select count(*) from chunks").fetchone() == (0,)
+        connection.execute("insert into chunk_words (chunk_words) values ('integrity-check')")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "status", "code"),
+    [
+        ("empty.txt", b"", 422, "unreadable_document"),
+        ("program.exe", b"MZ\x90\x00" * 100, 415, "unsupported_media_type"),
+        ("huge.txt", b"word " * 40_000, 413, "too_large"),
+    ],
+)
+async def test_a_file_that_cannot_be_taken_is_refused_with_the_reason(start: Start, name: str, data: bytes, status: int, code: str) -> None:
+    server = await start(max_upload=100_000)
+
+    response = await server.client.post("/documents", files={"file": (name, data)})
+
+    assert (response.status_code, response.json()["code"]) == (status, code)
+    assert (await server.client.get("/documents")).json()["documents"] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("blank.md", b" \n \n"),
+        ("binary.txt", bytes(range(256)) * 50),
+        ("lying.md", b"%PDF-1.7 not markdown"),
+        ("cut.pdf", b"%PDF-1.7\n1 0 obj\n<<"),
+    ],
+)
+async def test_a_file_that_cannot_be_read_fails_with_the_reason(server: Server, name: str, data: bytes) -> None:
+    response = await server.client.post("/documents", files={"file": (name, data)})
+
+    if response.status_code == 202:
+        job = await server.ended(f"/jobs/{response.json()['job_id']}")
+        assert job["status"] == "failed"
+        assert job["error"]["code"] == "unreadable_document"
+        document = (await server.client.get(f"/documents/{response.json()['id']}")).json()
+        assert (document["status"], bool(document["error"])) == ("failed", True)
+    else:
+        assert response.status_code in (415, 422)
+        assert response.json()["detail"]
+
+
+async def test_a_document_that_fails_keeps_its_older_version(server: Server) -> None:
+    first = await server.upload()
+
+    response = await server.client.post("/documents", files={"file": ("ferries.md", b" \n ")})
+    if response.status_code == 202:
+        await server.ended(f"/jobs/{response.json()['job_id']}")
+
+    assert (await server.client.get(f"/documents/{first['id']}")).json()["status"] == "ready"
+    assert "nine" in (await server.ask())["answer"]["text"]
+
+
+async def test_documents_are_listed_page_by_page(server: Server) -> None:
+    await asyncio.gather(*(server.upload(f"# Page {n}\n\nSome words about number {n}.", f"{n}.md") for n in range(5)))
+
+    first = (await server.client.get("/documents?limit=3")).json()
+    second = (await server.client.get(f"/documents?limit=3&after={first['next']}")).json()
+
+    assert len({d["id"] for d in first["documents"] + second["documents"]}) == 5
+    assert second["next"] is None
+
+
+async def test_a_question_limited_to_a_collection_sees_only_that(server: Server) -> None:
+    await server.client.post("/documents", files={"file": ("a.md", DOCUMENT.encode())}, data={"collection": "a"})
+    second = await server.client.post(
+        "/documents", files={"file": ("b.md", DOCUMENT.replace("nine", "ten").encode())}, data={"collection": "b"}
+    )
+    await server.ended(f"/jobs/{second.json()['job_id']}")
+
+    hits = (await server.client.post("/search", json={"question": QUESTION, "collection": "b"})).json()["hits"]
+
+    assert hits
+    assert all("nine" not in hit["text"] for hit in hits)
+
+
+async def test_health_and_metrics_tell_of_the_system(server: Server) -> None:
+    await server.upload()
+    await server.ask()
+    async with asyncio.timeout(10):
+        while 'ragqueue_jobs_ended_total{kind="chat",state="succeeded"}' not in (await server.client.get("/metrics")).text:
+            await asyncio.sleep(0.1)
+
+    ready = (await server.client.get("/readyz")).json()
+    text = (await server.client.get("/metrics")).text
+
+    assert (ready["status"], ready["workers"]) == ("ready", 1)
+    for name in (
+        "queue_depth",
+        "queue_oldest_seconds",
+        "tokens_total",
+        "time_to_first_token_seconds_bucket",
+        "job_tries",
+        "job_deaths",
+        "dead_letters",
+        "workers",
+    ):
+        assert f"ragqueue_{name}" in text, name
+    assert QUESTION not in text

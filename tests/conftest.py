@@ -1,0 +1,13 @@
+from collections.abc import Iterator
+
+import pytest
+
+from ragqueue.testing.services import RedisServer, require_redis
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    require_redis()
+    server = RedisServer().start()
+    yield server
+    server.stop()

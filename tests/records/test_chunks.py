@@ -1,0 +1,153 @@
+"""Chunks: their sums, and who may see them."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Connection
+
+from ragqueue.errors import NotFound
+from ragqueue.language.tokens import tokenize
+from ragqueue.records import chunks
+from ragqueue.records.chunks import ChunkRow, Space
+from ragqueue.records.schema import documents, removals, spaces, terms
+from ragqueue.types import Chunk, Passage
+from tests.library import GENERATION, add, hide, open_records
+
+
+@pytest.fixture
+def connection(tmp_path: Path) -> Iterator[Connection]:
+    records = open_records(tmp_path)
+    with records.engine.connect() as opened:
+        opened.exec_driver_sql("BEGIN")
+        yield opened
+    records.close()
+
+
+def test_a_chunk_comes_back_with_its_text_sliced_by_code_points(connection: Connection) -> None:
+    numbers = add(connection, "d", "Grüße 🐙 aus\nKöln 🎉 heute")
+
+    loaded = chunks.load(connection, "acme", [numbers[1]])
+
+    assert loaded == [Chunk(numbers[1], "d", 1, 12, 24, "Köln 🎉 heute"[:12], "", "d.md", ("Part", "One"), 3)]
+
+
+def test_chunks_come_back_in_the_order_asked_for(connection: Connection) -> None:
+    numbers = add(connection, "d", "one\ntwo\nthree")
+
+    loaded = chunks.load(connection, "acme", numbers[::-1])
+
+    assert [chunk.text for chunk in loaded] == ["three", "two", "one"]
+
+
+def test_another_tenant_sees_nothing(connection: Connection) -> None:
+    numbers = add(connection, "d", "secret")
+
+    assert chunks.load(connection, "other", numbers) == []
+    assert chunks.features(connection, "other", numbers) == []
+
+
+def test_a_hidden_document_is_gone_before_its_chunks_are(connection: Connection) -> None:
+    numbers = add(connection, "d", "secret")
+
+    hide(connection, "d")
+
+    assert chunks.load(connection, "acme", numbers) == []
+    assert chunks.features(connection, "acme", numbers) == []
+
+
+def test_only_the_current_version_is_shown(connection: Connection) -> None:
+    old = add(connection, "d", "old words")
+    new = add(connection, "d", "new words", version=2)
+
+    assert [chunk.text for chunk in chunks.load(connection, "acme", old + new)] == ["new words"]
+
+
+def test_removing_keeps_the_version_to_keep(connection: Connection) -> None:
+    add(connection, "d", "old\nwords")
+    kept = add(connection, "d", "new words", version=2)
+
+    removed = chunks.remove(connection, "acme", "d", keep_version=2)
+
+    assert removed == 2
+    assert [chunk.number for chunk in chunks.load(connection, "acme", kept)] == kept
+
+
+def test_numbers_are_never_used_again(connection: Connection) -> None:
+    first = add(connection, "d", "one")
+    chunks.remove(connection, "acme", "d")
+
+    assert add(connection, "e", "two")[0] > first[0]
+
+
+def test_a_removed_vector_is_left_for_replicas_to_forget(connection: Connection) -> None:
+    passage = Passage("text", 0, 4)
+    numbers = chunks.insert(
+        connection, "acme", "default", "g", "d", 1, "en", [ChunkRow(passage, "text", b"\0\0"), ChunkRow(passage, "text", None)]
+    )
+
+    chunks.remove(connection, "acme", "d")
+
+    left = connection.execute(removals.select()).all()
+    assert [(row.tenant, row.collection, row.generation, row.number) for row in left] == [("acme", "default", "g", numbers[0])]
+    assert left[0].at > 0
+
+
+def test_tokens_made_by_the_caller_are_stored_as_they_are(connection: Connection) -> None:
+    add(connection, "d", "")
+    numbers = chunks.insert(
+        connection, "acme", "default", GENERATION, "d", 1, "en", [ChunkRow(Passage("x", 0, 1), "cats", None, tokens=["dog", "dog"])]
+    )
+
+    found = chunks.features(connection, "acme", numbers)
+
+    assert (found[0].tokens.split()[1:], found[0].length) == (["dog", "dog"], 2)
+
+
+def test_a_tenant_has_only_its_own_collections(connection: Connection) -> None:
+    add(connection, "d", "a", collection="mine")
+    add(connection, "d", "b", tenant="other", collection="theirs")
+
+    assert chunks.spaces_of(connection, "acme", None) == [Space("mine", GENERATION)]
+    with pytest.raises(NotFound, match="'theirs'"):
+        chunks.spaces_of(connection, "acme", ["mine", "theirs"])
+
+
+WORDS = st.lists(st.sampled_from(["cat", "dog", "cats", "running", "the", "猫咪", "x1"]), max_size=8).map(" ".join)
+STEPS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["en", "de"]), st.lists(WORDS, max_size=4)), max_size=8)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(STEPS)
+def test_the_sums_are_what_a_recount_finds(connection: Connection, steps: list[tuple[str, str, list[str]]]) -> None:
+    held: dict[str, tuple[str, list[list[str]]]] = {}
+    for document_id in "abc":
+        chunks.remove(connection, "acme", document_id)
+    for document_id, language, texts in steps:
+        chunks.remove(connection, "acme", document_id)
+        rows = [ChunkRow(Passage(text, 0, len(text)), text, None) for text in texts]
+        chunks.insert(connection, "acme", "default", "g", document_id, 1, language, rows)
+        held[document_id] = (language, [tokenize(text, language) for text in texts])
+
+    frequencies = Counter(term for _, texts in held.values() for tokens in texts for term in set(tokens))
+    counts: Counter[str] = Counter()
+    lengths: Counter[str] = Counter()
+    for language, texts in held.values():
+        counts[language] += len(texts)
+        lengths[language] += sum(map(len, texts))
+    assert {row.term: row.df for row in connection.execute(terms.select())} == dict(frequencies)
+    found = {row.language: (row.chunks, row.length) for row in connection.execute(spaces.select())}
+    assert found == {language: (count, lengths[language]) for language, count in counts.items() if count}
+
+
+def test_an_undone_transaction_leaves_no_sums(connection: Connection) -> None:
+    add(connection, "d", "cat dog")
+
+    connection.exec_driver_sql("ROLLBACK")
+    connection.exec_driver_sql("BEGIN")
+
+    assert connection.execute(terms.select()).all() == []
+    assert connection.execute(documents.select()).all() == []

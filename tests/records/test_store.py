@@ -1,0 +1,139 @@
+"""The store: groups of writes, failures that undo their own work only, and the clock."""
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection, select
+
+from ragqueue.errors import DatabaseTooNew, StoreFull, UnsafeSqlite
+from ragqueue.records.migrate import migrate
+from ragqueue.records.store import Records, now, refuse_unsafe_sqlite, sqlite_is_safe, sqlite_url
+
+
+@pytest.fixture
+async def records(tmp_path: Path) -> AsyncIterator[Records]:
+    opened = Records(sqlite_url(tmp_path))
+    migrate(opened.engine)
+    yield opened
+    opened.close()
+
+
+def put(connection: Connection, name: str) -> None:
+    connection.exec_driver_sql("insert into facts (name, value) values (?, 'x')", (name,))
+
+
+def names(connection: Connection) -> set[str]:
+    return set(connection.exec_driver_sql("select name from facts where name <> 'uuid'").scalars())
+
+
+async def test_a_failing_write_undoes_its_own_work_only(records: Records) -> None:
+    def fails(connection: Connection) -> None:
+        put(connection, "bad")
+        raise ValueError("no")
+
+    results = await asyncio.gather(
+        records.write(put, "a"), records.write(fails), records.write(put, "b"), records.note(put, "c"), return_exceptions=True
+    )
+
+    assert isinstance(results[1], ValueError)
+    assert await records.read(names) == {"a", "b", "c"}
+
+
+async def test_many_writes_at_once_all_arrive(records: Records) -> None:
+    await asyncio.gather(*(records.write(put, str(n)) for n in range(500)))
+
+    assert len(await records.read(names)) == 500
+
+
+async def test_promised_work_is_synced_and_notes_are_not(records: Records) -> None:
+    def level(connection: Connection) -> int:
+        return int(connection.exec_driver_sql("PRAGMA synchronous").scalar_one())
+
+    assert (await records.write(level), await records.note(level)) == (2, 1)
+
+
+async def test_the_clock_is_in_seconds_since_1970(records: Records) -> None:
+    there = await records.read(lambda connection: connection.execute(select(now())).scalar_one())
+
+    assert abs(there - time.time()) < 5
+
+
+async def test_a_full_disk_refuses_and_works_again_with_room(records: Records) -> None:
+    pages = await records.read(lambda connection: connection.exec_driver_sql("PRAGMA page_count").scalar_one())
+
+    def fill(connection: Connection) -> None:
+        connection.exec_driver_sql("insert into facts (name, value) values ('big', ?)", ("x" * 10_000_000,))
+
+    await records.write(put, "before")
+    await records.note(lambda connection: connection.exec_driver_sql(f"PRAGMA max_page_count={pages + 20}").scalar_one())
+    with pytest.raises(StoreFull, match="free some space"):
+        await records.write(fill)
+    await records.note(lambda connection: connection.exec_driver_sql("PRAGMA max_page_count=1000000").scalar_one())
+    await records.write(put, "after")
+
+    assert await records.read(names) == {"before", "after"}
+
+
+async def test_a_watch_notices_commits_of_others(records: Records) -> None:
+    watch = records.watch()
+    watch.changed()
+    assert not watch.changed()
+
+    await records.note(put, "a")
+
+    assert watch.changed()
+    watch.close()
+
+
+def test_the_migration_makes_what_the_tables_say(tmp_path: Path) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    from ragqueue.records.schema import metadata
+
+    records = Records(sqlite_url(tmp_path))
+    migrate(records.engine)
+    with records.engine.connect() as connection:
+        options = {"include_object": lambda thing, name, kind, *_: not (kind == "table" and name.startswith(("chunk_words", "alembic")))}
+        differences = compare_metadata(MigrationContext.configure(connection, opts=options), metadata)
+    records.close()
+
+    assert differences == []
+
+
+def test_a_database_keeps_its_uuid(tmp_path: Path) -> None:
+    records = Records(sqlite_url(tmp_path))
+
+    assert migrate(records.engine) == migrate(records.engine)
+    records.close()
+
+
+def test_a_data_folder_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    records = Records(sqlite_url(tmp_path))
+    migrate(records.engine)
+    with sqlite3.connect(tmp_path / "records.sqlite3") as connection:
+        connection.execute("update alembic_version set version_num = '9999'")
+
+    with pytest.raises(DatabaseTooNew, match="9999"):
+        migrate(records.engine)
+    records.close()
+
+
+@pytest.mark.parametrize(
+    ("version", "safe"),
+    [((3, 40, 1), False), ((3, 51, 2), False), ((3, 51, 3), True), ((3, 50, 7), True), ((3, 44, 6), True), ((3, 44, 5), False)],
+)
+def test_sqlites_that_can_corrupt_a_shared_file_are_known(version: tuple[int, ...], safe: bool) -> None:
+    assert sqlite_is_safe(version) is safe
+
+
+def test_a_second_writer_on_an_unsafe_sqlite_is_refused_with_the_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ragqueue.records.store.sqlite_is_safe", lambda: False)
+
+    with pytest.raises(UnsafeSqlite, match="RAGQUEUE_ALLOW_OLD_SQLITE"):
+        refuse_unsafe_sqlite("sqlite:///x", allowed=False)
+    refuse_unsafe_sqlite("sqlite:///x", allowed=True)

@@ -1,0 +1,99 @@
+"""Settings: precedence, the seed's three names, and errors that say what to do."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ragqueue.errors import ConfigError, ModelNotConfigured
+from ragqueue.settings import PREFIX, check_model, load
+
+
+@pytest.fixture(autouse=True)
+def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in list(os.environ):
+        if name.startswith((PREFIX, "OPENAI_")) or name in ("REDIS_URL", "VECTOR_DB_PATH", "LLM_MODEL"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    yield
+
+
+def test_the_three_lines_of_the_seed_are_honoured(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("REDIS_URL=redis://localhost:6379\nVECTOR_DB_PATH=./vector_store\nLLM_MODEL=some-model\n")
+
+    settings = load().settings
+
+    assert settings.queue_url == "rq+redis://localhost:6379"
+    assert settings.events_url == "redis://localhost:6379"
+    assert settings.vector_db_path == Path("vector_store")
+    assert settings.model == ("openai", "some-model")
+
+
+def test_a_model_that_nobody_serves_is_refused_with_the_way_out() -> None:
+    with pytest.raises(ModelNotConfigured, match="LLM_MODEL=extractive"):
+        check_model(load({"llm_model": "your-llm-model"}).settings)
+
+
+def test_without_any_setting_everything_is_embedded() -> None:
+    settings = load().settings
+
+    assert (settings.queue_url, settings.events_url, settings.model) == ("sql", "sql", ("extractive", ""))
+
+
+def test_flags_go_before_the_environment_and_that_before_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_text("RAGQUEUE_PORT=1\nRAGQUEUE_LIMIT=1\nRAGQUEUE_CONTEXT=1000\n")
+    (tmp_path / "ragqueue.toml").write_text("port = 2\ndrain = 7\n")
+    monkeypatch.setenv("RAGQUEUE_PORT", "3")
+    monkeypatch.setenv("RAGQUEUE_LIMIT", "3")
+
+    loaded = load({"port": 4})
+
+    found = {name: (getattr(loaded.settings, name), loaded.origins[name]) for name in ("port", "limit", "context", "drain", "host")}
+    assert found == {
+        "port": (4, "flag"), "limit": (3, "environment"), "context": (1000, ".env"), "drain": (7.0, "ragqueue.toml"),
+        "host": ("127.0.0.1", "default"),
+    }  # fmt: skip
+
+
+def test_an_unknown_name_is_reported_with_the_nearest_valid_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAGQUEUE_PRT", "1")
+
+    with pytest.raises(ConfigError, match=r"RAGQUEUE_PRT: did you mean RAGQUEUE_PORT\?"):
+        load()
+
+
+def test_an_unknown_name_of_ours_in_the_file_is_refused_and_others_are_not(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("SOMEBODY_ELSES=1\n")
+    load()
+
+    (tmp_path / ".env").write_text("RAGQUEUE_PRT=1\n")
+    with pytest.raises(ConfigError, match="RAGQUEUE_PORT"):
+        load()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("RAGQUEUE_PORT", "eighty"), ("RAGQUEUE_PORT", "70000"), ("RAGQUEUE_LEASE", "0.1"), ("RAGQUEUE_LOG_LEVEL", "loud")]
+)
+def test_a_bad_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(ConfigError, match=f"{name} is '{value}'"):
+        load()
+
+
+def test_a_beat_that_is_too_slow_for_the_lease_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAGQUEUE_LEASE", "3")
+
+    with pytest.raises(ConfigError, match="RAGQUEUE_BEAT"):
+        load()
+
+
+def test_a_key_stands_in_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAGQUEUE_PORT", "eighty")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-canary")
+
+    with pytest.raises(ConfigError) as refused:
+        load()
+
+    assert "canary" not in str(refused.value)
