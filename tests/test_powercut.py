@@ -11,7 +11,6 @@ from campaigns import powercut
 from campaigns.powercut_disk import HEADER, Disk, Kind, Record, parse, promise
 
 CUTS = 200
-LUCK = [random.Random(seed) for seed in range(60)]
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +74,7 @@ def _after(*acts: Record) -> Iterator[dict[str, bytes]]:
     disk = Disk()
     for act in acts:
         disk.follow(act)
-    return (disk.after_cut(rng) for rng in LUCK)
+    return (disk.after_cut(random.Random(seed)) for seed in range(200))
 
 
 def test_a_synced_write_is_always_there() -> None:

@@ -54,7 +54,7 @@ def test_page_and_version_come_from_the_passage() -> None:
 
 
 def test_the_claim_begins_after_the_previous_marker() -> None:
-    first, second = cited("Rings may arrive twice [1], and a lost ring is found by the reconciler [1].")
+    first, second = cited("Rings may arrive twice [1] while the reconciler is busy [1].")
 
     assert first.quote == "Rings may arrive twice."
     assert second.quote.startswith("A lost ring")

@@ -68,6 +68,12 @@ async def test_keywords_decide_when_no_hit_has_a_vector() -> None:
     assert (await judge(QUESTION, hits_with(None, 0.5), FixedEmbedder())).grounding == "grounded"
 
 
+async def test_a_sentence_of_another_passage_does_not_speak_for_the_best() -> None:
+    hits = [*hits_with(0.5, text="Rings may arrive twice."), *hits_with(0.1)]
+
+    assert (await judge(QUESTION, hits, FixedEmbedder())).score == pytest.approx(0.5)
+
+
 @pytest.mark.parametrize("embedder", [None, FixedEmbedder()])
 async def test_no_hits_hold_no_answer(embedder: Embedder | None) -> None:
     assert (await judge(QUESTION, [], embedder)).grounding == "abstained"

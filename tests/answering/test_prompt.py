@@ -79,6 +79,10 @@ def test_a_passage_cannot_close_its_fence() -> None:
     assert "< / SOURCE" not in text
 
 
+def test_a_passage_cannot_name_the_nonce() -> None:
+    assert user(f"The word is {NONCE}.").count(NONCE) == 2
+
+
 @pytest.mark.parametrize(
     "token",
     [

@@ -1,10 +1,11 @@
 """Documents: in, changed, read, deleted so that it can be proved."""
 
 import asyncio
-import sqlite3
 from pathlib import Path
 
 import pytest
+
+from ragqueue.records.store import sqlite_module
 
 from .conftest import DOCUMENT, QUESTION, Server, Start
 
@@ -63,7 +64,7 @@ async def test_a_deleted_documents_words_are_gone_from_the_keyword_index(server:
     deleted = await server.client.delete(f"/documents/{document['id']}")
     await server.ended(deleted.json()["links"]["job"])
 
-    with sqlite3.connect(tmp_path / "data" / "records.sqlite3") as connection:
+    with sqlite_module.connect(tmp_path / "data" / "records.sqlite3") as connection:
         assert connection.execute("select count(*) from terms").fetchone() == (0,)
         assert connection.execute("select count(*) from chunks").fetchone() == (0,)
         connection.execute("insert into chunk_words (chunk_words) values ('integrity-check')")

@@ -53,9 +53,7 @@ async def test_every_sentence_stands_in_its_passage() -> None:
 
 
 async def test_headings_code_and_tables_are_not_quoted() -> None:
-    text = (
-        "# A lease lasts seconds\n\n```\nlease seconds = lasts(10)\n```\n\n| lease | seconds |\n\nA lease lasts ten of them before it ends."
-    )
+    text = "# A lease lasts seconds\n\n```\nx = 1\n\nprint how many seconds the lease lasts\n```\n\n| lease | seconds |\n\nA lease lasts ten of them before it ends."
 
     answer = await text_of(ExtractiveGenerator(), prompt_over(text))
 

@@ -335,12 +335,14 @@ def test_events_are_found_however_the_bytes_arrive(size: int, newline: str) -> N
 
 
 @asynccontextmanager
-async def answering(body: str, media_type: str = "text/event-stream") -> AsyncIterator[OpenAIGenerator]:
-    """Give a generator whose server sends this body."""
+async def answering(body: str, media_type: str = "text/event-stream", missing: int = 0) -> AsyncIterator[OpenAIGenerator]:
+    """Give a generator whose server sends this body, and leaves out so many bytes that it promised."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(f"HTTP/1.1 200 OK\r\nContent-Type: {media_type}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode("latin-1"))
+        writer.write(
+            f"HTTP/1.1 200 OK\r\nContent-Type: {media_type}\r\nContent-Length: {len(body) + missing}\r\n\r\n{body}".encode("latin-1")
+        )
         writer.close()
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as listener:
@@ -363,6 +365,17 @@ async def test_an_event_that_is_no_chunk_is_a_failure(event: str) -> None:
     async with answering(f"data: {event}\n\n") as generator:
         with pytest.raises(GenerationFailed, match="no chunk"):
             await collect(generator, make_prompt())
+
+
+WHOLE = 'data: {"choices":[{"delta":{"content":"ok"},"finish_reason":"stop"}]}'
+
+
+@pytest.mark.parametrize(("body", "missing"), [(WHOLE, 0), (f"{WHOLE}\n\n", 100)], ids=["last line open", "cut after it"])
+async def test_what_comes_after_the_finish_reason_may_be_missing(body: str, missing: int) -> None:
+    async with answering(body, missing=missing) as generator:
+        deltas = await collect(generator, make_prompt())
+
+    assert [(delta.text, delta.finish) for delta in deltas] == [("ok", None), ("", "stop")]
 
 
 DIALECTS = {

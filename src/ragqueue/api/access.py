@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
+from pydantic import AfterValidator
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -88,5 +89,13 @@ def runtime_of(request: Request) -> Runtime:
     return runtime
 
 
+def _encodable(text: str) -> str:
+    """Refuse what no store can hold: half of a surrogate pair, a NUL."""
+    if "\x00" in text or any("\ud800" <= char <= "\udfff" for char in text):
+        raise ValueError("it holds a NUL or half of a surrogate pair, which is no text")
+    return text
+
+
+Words = Annotated[str, AfterValidator(_encodable)]
 Caller = Annotated[Principal, Depends(principal_of)]
 Parts = Annotated[Runtime, Depends(runtime_of)]

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Header, Query
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 
-from ragqueue.api.access import Caller, Parts
+from ragqueue.api.access import Caller, Parts, Words
 from ragqueue.api.sse import stream
 from ragqueue.errors import Conflict, InvalidRequest, NotFound
 from ragqueue.jobs.reconcile import cancel, erase_jobs
@@ -30,11 +30,11 @@ class Question(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"question": "How do I declare a query parameter?"}]})
 
-    question: str = Field(description="What to answer, in plain words")
-    collection: str | None = Field(None, max_length=200, description="Only documents of this collection; by default all of yours")
+    question: Words = Field(description="What to answer, in plain words")
+    collection: Words | None = Field(None, max_length=200, description="Only documents of this collection; by default all of yours")
     limit: int | None = Field(None, ge=1, le=50, description="Passages that the answer is written from")
     model: str | None = Field(None, description="The model that must answer: the one that is configured")
-    metadata: dict[str, str] | None = Field(None, description="Up to 16 short texts of yours, given back with the answer")
+    metadata: dict[Words, Words] | None = Field(None, description="Up to 16 short texts of yours, given back with the answer")
 
 
 async def chat_of(chat_id: str, caller: Caller, parts: Parts) -> Job:

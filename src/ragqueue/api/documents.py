@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Form, Query, UploadFile
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from ragqueue.api.access import Caller, Parts, Principal
+from ragqueue.api.access import Caller, Parts, Principal, Words
 from ragqueue.errors import InvalidRequest, NotFound
 from ragqueue.records import documents
 from ragqueue.types import Document, Hit
@@ -33,8 +33,8 @@ class Search(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    question: str = Field(description="What to look for")
-    collection: str | None = Field(None, max_length=_NAME)
+    question: Words = Field(description="What to look for")
+    collection: Words | None = Field(None, max_length=_NAME)
     limit: int = Field(10, ge=1, le=100)
 
 
@@ -62,8 +62,8 @@ async def upload(
     caller: Caller,
     parts: Parts,
     file: UploadFile,
-    collection: Annotated[str, Form(min_length=1, max_length=_NAME)] = "default",
-    source: Annotated[str | None, Form(min_length=1, max_length=_SOURCE)] = None,
+    collection: Annotated[Words, Form(min_length=1, max_length=_NAME)] = "default",
+    source: Annotated[Words | None, Form(min_length=1, max_length=_SOURCE)] = None,
 ) -> Response:
     """Accept a file durably: 202 with the job that reads it, or 200 when its bytes are known already."""
     name = source or file.filename

@@ -18,22 +18,11 @@ EXTENSIONS: Mapping[str, str] = MappingProxyType({
     ".html": "text/html", ".htm": "text/html", ".xhtml": "text/html", ".pdf": "application/pdf",
 })  # fmt: skip
 _ALIASES = {"text/x-markdown": "text/markdown", "application/xhtml+xml": "text/html", "application/x-pdf": "application/pdf"}
-_MAGIC = (
-    (b"%PDF-", "a PDF"),
-    (b"PK\x03\x04", "a ZIP archive or an Office document"),
-    (b"PK\x05\x06", "an empty ZIP archive"),
-    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office document, an encrypted one or an Outlook message"),
-    (b"{\\rtf", "an RTF document"),
-    (b"\x1f\x8b", "gzip data"),
-    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
-    (b"Rar!\x1a\x07", "a RAR archive"),
-    (b"\x89PNG\r\n", "a PNG picture"),
-    (b"\xff\xd8\xff", "a JPEG picture"),
-    (b"GIF87a", "a GIF picture"),
-    (b"GIF89a", "a GIF picture"),
-    (b"\x7fELF", "a program"),
-    (b"SQLite format 3\x00", "a SQLite database"),
-)
+_MAGIC = {  # what is not caught as binary data by its NUL bytes, or deserves a better word
+    b"%PDF-": "a PDF", b"PK\x03\x04": "a ZIP archive or an Office document", b"PK\x05\x06": "an empty ZIP archive", b"{\\rtf": "an RTF document",
+    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "an old or encrypted Office document", b"\x1f\x8b": "gzip data", b"\x89PNG\r\n": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG picture", b"GIF87a": "a GIF picture", b"GIF89a": "a GIF picture",
+}  # fmt: skip
 _SUFFIX = re.compile(r"\.[a-z][a-z0-9]{0,9}\Z")
 _HTML = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?:<!--.{0,200}?-->\s*)?<(?:!doctype\s+html|html[\s>])", re.I | re.S)
 
@@ -72,7 +61,7 @@ def known_name(name: str) -> bool:
 def magic(data: bytes) -> str | None:
     """Return what the first bytes show a file to be ("a PDF"), None when they may well be text."""
     start = data[3:] if data.startswith(b"\xef\xbb\xbf") else data
-    return next((what for prefix, what in _MAGIC if start.startswith(prefix)), None)
+    return next((what for prefix, what in _MAGIC.items() if start.startswith(prefix)), None)
 
 
 def _suffix(name: str) -> str:

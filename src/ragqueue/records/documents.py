@@ -78,7 +78,7 @@ def counted(connection: Connection, tenant: str) -> tuple[int, int]:
 def languages(connection: Connection, tenant: str) -> dict[str, int]:
     """Return how many ready documents the tenant has in each language."""
     query = select(documents.c.language, func.count()).where(documents.c.tenant == tenant, documents.c.state == "ready")
-    return dict(connection.execute(query.group_by(documents.c.language)).tuples().all())
+    return {language: count for language, count in connection.execute(query.group_by(documents.c.language))}
 
 
 def add_upload(connection: Connection, upload: Upload, document_id: str, upload_id: str, generation: str) -> None:

@@ -80,7 +80,7 @@ def gauge(connection: Connection, age: float) -> Gauge:
     sums = connection.execute(select(func.coalesce(func.sum(jobs.c.deaths), 0), func.coalesce(func.sum(jobs.c.tries), 0))).one()
     return Gauge(
         {(lane, state): count for lane, state, count in connection.execute(counted)},
-        dict(connection.execute(waiting).tuples().all()),
+        {lane: float(seconds) for lane, seconds in connection.execute(waiting)},
         connection.execute(dead).scalar_one(),
         int(sums[0]),
         int(sums[1]),

@@ -39,7 +39,13 @@ class RedisServer:
 
     def start(self) -> "RedisServer":
         """Start it and wait until it answers. Raises TimeoutError."""
-        options = {"port": self.port, "bind": "127.0.0.1", "dir": self._folder, "save": "", "appendonly": "yes" if self._appendonly else "no"}
+        options = {
+            "port": self.port,
+            "bind": "127.0.0.1",
+            "dir": self._folder,
+            "save": "",
+            "appendonly": "yes" if self._appendonly else "no",
+        }
         command = ["redis-server", *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)

@@ -1,0 +1,392 @@
+"use strict";
+// What a server says is only ever inserted as text: no answer, title or document can become markup.
+
+const MARKER = /\[(\d{1,2}(?:, ?\d{1,2}){0,7})\]/g; // the form that the server resolves
+const AROUND = 20000; // code points of a document that are shown on either side of a quote
+const FAILURES = 8; // lost connections in a row after which an answer is no longer followed
+const LISTED = 500; // documents shown
+
+const $ = (id) => document.getElementById(id);
+const wide = matchMedia("(min-width: 60rem)");
+const wait = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+const say = (text) => { $("status").textContent = text; };
+
+function element(tag, properties, ...children) {
+  const node = Object.assign(document.createElement(tag), properties);
+  node.append(...children);
+  return node;
+}
+
+class Problem extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status; // 0: no answer came
+  }
+}
+
+async function call(path, options = {}) {
+  const key = sessionStorage.getItem("key");
+  const headers = { ...options.headers, ...(key && { Authorization: `Bearer ${key}` }) };
+  const response = await fetch(path, { ...options, headers }).catch(() => {
+    throw new Problem(0, "The server cannot be reached.");
+  });
+  if (response.ok) return response;
+  const problem = await response.json().catch(() => ({}));
+  const message = problem.detail || `The server answered ${response.status} ${response.statusText}`;
+  if (response.status === 401) askForKey(message);
+  throw new Problem(response.status, message);
+}
+
+const json = async (path, options) => (await call(path, options)).json();
+
+async function* eventsOf(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "", id = "", data = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const lines = (rest + value).split("\n");
+    rest = lines.pop();
+    for (const line of lines) {
+      if (line.startsWith("id: ")) id = line.slice(4);
+      else if (line.startsWith("data: ")) data = line.slice(6);
+      else if (line === "" && data) {
+        yield { id, event: JSON.parse(data) };
+        data = "";
+      }
+    }
+  }
+}
+
+// One question and its answer.
+class Turn {
+  constructor(question, path = null) {
+    Object.assign(this, { question, path, last: "", ended: false, stopped: false, idempotencyKey: `page-${Date.now()}-${Math.random()}` });
+    this.answer = element("div", { className: "answer" });
+    this.article = element("article", {}, element("h2", {}, question), this.answer);
+    this.clear();
+    $("hint").hidden = true;
+    $("log").append(this.article);
+    $("log").scrollTop = $("log").scrollHeight;
+  }
+
+  clear() {
+    this.text = "";
+    this.open = []; // the numbers in the text that no citation has reached, in order
+    this.answer.replaceChildren();
+  }
+
+  // Show events up to the last one; after a lost connection, only those that follow the last one shown.
+  async follow() {
+    for (let failures = 0; !this.ended; failures++) {
+      try {
+        const response = await this.connect();
+        if (response.status === 204) return;
+        for await (const { id, event } of eventsOf(response)) {
+          if (failures) say("Answering…");
+          failures = 0;
+          this.last = id;
+          this.show(event);
+        }
+      } catch (error) {
+        if (error.status >= 400 && (error.status < 500 || !this.path)) throw error;
+        if (failures >= FAILURES) throw new Problem(0, "The server cannot be reached. Reload this page later to see the answer.");
+      }
+      if (this.stopped && !this.path) return this.end({ status: "cancelled" });
+      if (this.ended) return;
+      say("The connection was lost. Trying again…");
+      await wait(Math.min(8000, 250 * 2 ** failures));
+    }
+  }
+
+  async connect() {
+    if (this.path) return call(`${this.path}/events`, { headers: this.last ? { "Last-Event-ID": this.last } : {} });
+    const headers = { Accept: "text/event-stream", "Content-Type": "application/json", "Idempotency-Key": this.idempotencyKey };
+    const response = await call("/chat", { method: "POST", headers, body: JSON.stringify({ question: this.question }) });
+    this.path = response.headers.get("Content-Location");
+    sessionStorage.setItem("chat", this.path);
+    if (this.stopped) this.stop();
+    return response;
+  }
+
+  async stop() {
+    this.stopped = true;
+    say("Stopping…");
+    if (this.path) await call(`${this.path}/cancel`, { method: "POST" }).catch((error) => say(error.message));
+  }
+
+  show(event) {
+    const log = $("log");
+    const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 60;
+    if (event.type === "response.output_text.delta") this.write(event.delta);
+    else if (event.type === "response.output_text.annotation.added") this.cite(event.annotation);
+    else if (event.type === "ragqueue:sources") this.sources = event.sources;
+    else if (event.type === "ragqueue:restarted") {
+      if (this.text) say("The answer begins again.");
+      this.clear();
+    } else if (/^response\.(completed|incomplete|failed|cancelled)$/.test(event.type)) this.end(event.response);
+    if (atEnd) log.scrollTop = log.scrollHeight;
+  }
+
+  write(text) {
+    let at = 0;
+    for (const marker of text.matchAll(MARKER)) {
+      if (isCode(this.text + text.slice(0, marker.index))) continue;
+      const numbers = marker[1].split(/, ?/).map((n) => element("span", {}, n));
+      this.open.push(...numbers);
+      this.answer.append(text.slice(at, marker.index), element("span", { className: "marker" }, ...numbers));
+      at = marker.index + marker[0].length;
+    }
+    if (at < text.length) this.answer.append(text.slice(at));
+    this.text += text;
+  }
+
+  // Citations come in the order of their numbers in the text.
+  cite(citation) {
+    const at = this.open.findIndex((node) => node.textContent === String(citation.n));
+    if (at < 0) return;
+    const source = this.sources?.find((source) => source.n === citation.n);
+    this.open.splice(0, at + 1).at(-1).replaceWith(citationButton({ ...citation, title: source?.title || source?.source }));
+  }
+
+  end({ status, answer, error }) {
+    this.ended = true;
+    if (answer && answer.text !== this.text) {
+      this.clear();
+      this.write(answer.text);
+      answer.citations.forEach((citation) => this.cite(citation));
+    }
+    if (error) this.note(error.message, "error");
+    if (status === "cancelled") this.note("Stopped.");
+    if (status === "incomplete") this.note("The answer was cut off: the model reached its limit of length.");
+    if (answer?.grounding === "weak") this.note("The sources say little about this.");
+    if (answer?.nearest?.length) this.note("The nearest passages:");
+    const nearest = (answer?.nearest ?? []).map((passage) => element("li", {}, passageButton(passage)));
+    if (nearest.length) this.article.append(element("ul", { className: "nearest" }, ...nearest));
+    say({ completed: "The answer is complete.", failed: "No answer.", cancelled: "Stopped." }[status] ?? "The answer was cut off.");
+  }
+
+  note(text, className = "note") {
+    this.article.append(element("p", { className }, text));
+  }
+}
+
+// A bracket after a name in code is an index, as in `a[1]`; the server cites nothing there.
+function isCode(before) {
+  return before.endsWith("\\") || (/[\p{L}\p{N}_\])]$/u.test(before) && before.split("`").length % 2 === 0);
+}
+
+const placeOf = ({ title, page }) => (title || "Document") + (page ? `, page ${page}` : "");
+
+function citationButton(citation) {
+  const doubt = citation.supported === false ? " (the passage does not carry this claim)" : "";
+  const label = `Source ${citation.n}, ${placeOf(citation)}${doubt}`;
+  const button = element("button", { type: "button", className: doubt ? "cite doubtful" : "cite", ariaLabel: label }, String(citation.n));
+  button.setAttribute("aria-describedby", "tip");
+  const show = () => showTip(button, citation.quote, placeOf(citation) + doubt);
+  button.addEventListener("mouseenter", show);
+  button.addEventListener("focus", show);
+  button.addEventListener("blur", hideTip);
+  button.addEventListener("mouseleave", (event) => event.relatedTarget !== $("tip") && hideTip());
+  button.addEventListener("click", () => openSource(citation, button));
+  return button;
+}
+
+function passageButton(passage) {
+  const place = placeOf({ title: passage.title || passage.source, page: passage.page });
+  const button = element("button", { type: "button" }, element("strong", {}, place), element("span", {}, passage.text));
+  button.addEventListener("click", () => openSource({ ...passage, title: passage.title || passage.source }, button));
+  return button;
+}
+
+function showTip(button, quote, place) {
+  const tip = $("tip"), box = button.getBoundingClientRect();
+  tip.replaceChildren(element("q", {}, quote), element("span", {}, place));
+  tip.hidden = false;
+  tip.style.left = `${Math.max(8, Math.min(box.left, innerWidth - tip.offsetWidth - 8))}px`;
+  tip.style.top = `${box.top > tip.offsetHeight + 8 ? box.top - tip.offsetHeight : box.bottom}px`;
+}
+
+function hideTip() {
+  $("tip").hidden = true;
+}
+
+let opener = null; // the button whose passage the panel shows
+
+async function openSource({ document_id, version, start, end, title, page }, button) {
+  opener = button;
+  hideTip();
+  $("source-title").textContent = title || "Document";
+  $("source-place").textContent = page ? `Page ${page}` : "";
+  $("source-text").replaceChildren("Loading…");
+  if (!$("source").open) wide.matches ? $("source").show() : $("source").showModal();
+  $("source-close").focus();
+  try {
+    const response = await call(`/documents/${encodeURIComponent(document_id)}/text?version=${version}`);
+    const text = new TextDecoder("utf-8", { ignoreBOM: true }).decode(await response.arrayBuffer());
+    if (opener !== button) return;
+    const points = Array.from(text); // offsets count code points, JavaScript's strings UTF-16 units
+    const first = Math.max(0, start - AROUND), last = end + AROUND;
+    const cut = (from, to) => points.slice(from, to).join("");
+    const mark = element("mark", {}, cut(start, end));
+    const before = (first ? "…" : "") + cut(first, start);
+    $("source-text").replaceChildren(before, mark, cut(end, last) + (last < points.length ? "…" : ""));
+    mark.scrollIntoView({ block: "center" });
+  } catch (error) {
+    if (opener === button) $("source-text").replaceChildren(error.message);
+  }
+}
+
+let turn = null; // the question that is being answered
+
+async function run(next) {
+  turn = next;
+  $("log").setAttribute("aria-busy", "true");
+  [$("send").hidden, $("stop").hidden] = [true, false];
+  say("Answering…");
+  try {
+    await turn.follow();
+  } catch (error) {
+    turn.note(error.message, "error");
+    if (!turn.path) $("question").value ||= turn.question;
+    say("No answer.");
+  }
+  if (document.activeElement === $("stop")) $("question").focus();
+  [$("send").hidden, $("stop").hidden] = [false, true];
+  $("log").setAttribute("aria-busy", "false");
+  turn = null;
+}
+
+// A question that was asked before the page was loaded again is followed to its end.
+async function resume() {
+  const path = sessionStorage.getItem("chat");
+  if (!path || turn || $("log").querySelector("article")) return;
+  const chat = await json(path).catch((error) => error.status === 404 && sessionStorage.removeItem("chat"));
+  if (chat && !turn) run(new Turn(chat.question, path));
+}
+
+function askForKey(message) {
+  $("key-note").textContent = `${message} The key stays in this tab.`;
+  if (!$("key-form").hidden) return;
+  $("key-form").hidden = false;
+  $("key").focus();
+}
+
+let listed = ""; // the list as it is shown: it is only built anew when it changed
+
+async function refresh() {
+  const found = await json(`/documents?limit=${LISTED}`).catch((error) => ({ error }));
+  if (found.error) {
+    $("library-note").textContent = found.error.message;
+    return;
+  }
+  const { documents, next } = found;
+  $("library-note").textContent = next ? `Only the first ${LISTED} are listed.` : documents.length ? "" : "No documents yet.";
+  $("count").textContent = `(${documents.length}${next ? "+" : ""})`;
+  if (listed !== JSON.stringify(documents)) $("documents").replaceChildren(...documents.map(documentRow));
+  listed = JSON.stringify(documents);
+}
+
+function documentRow(item) {
+  const name = item.title || item.source;
+  const said = item.status === "ready" ? "" : item.error || { pending: "being read" }[item.status] || item.status;
+  const button = element("button", { type: "button", ariaLabel: `Delete ${name}`, title: "Delete" }, "×");
+  button.addEventListener("click", async () => {
+    if (!confirm(`Delete “${name}”, with every answer that quotes it?`)) return;
+    await call(`/documents/${encodeURIComponent(item.id)}`, { method: "DELETE" }).catch((error) => alert(error.message));
+    await refresh();
+    $("library").querySelector("summary").focus();
+  });
+  return element("li", {}, element("span", { title: item.source }, name, element("small", {}, said)), button);
+}
+
+async function upload(files) {
+  document.querySelectorAll("#uploads .error").forEach((row) => row.remove());
+  const rows = files.map((file) => element("li", {}, element("span", {}, file.name, element("small", {}, "waiting"))));
+  $("uploads").append(...rows);
+  for (const [at, file] of files.entries()) await send(file, rows[at]);
+}
+
+async function send(file, row) {
+  const state = row.querySelector("small");
+  const body = new FormData();
+  body.append("file", file);
+  state.textContent = "uploading";
+  try {
+    const { job_id } = await json("/documents", { method: "POST", body });
+    watch(job_id, row, state);
+  } catch (error) {
+    fail(row, error);
+  }
+}
+
+async function watch(job_id, row, state) {
+  refresh();
+  try {
+    for (let job = null; job_id && job?.status !== "completed"; await wait(700)) {
+      job = await json(`/jobs/${encodeURIComponent(job_id)}`);
+      state.textContent = job.status === "queued" ? "waiting for a worker" : "being read";
+      if (job.status === "failed" || job.status === "cancelled") throw new Error(job.error?.message ?? job.status);
+    }
+    row.remove();
+  } catch (error) {
+    fail(row, error);
+  }
+  refresh();
+}
+
+function fail(row, error) {
+  row.className = "error";
+  row.querySelector("small").textContent = error.message;
+}
+
+async function checkReady() {
+  if (document.hidden) return;
+  const body = await fetch("/readyz").then((response) => response.json()).catch(() => null);
+  const failed = Object.entries(body?.checks ?? {}).filter(([, said]) => said !== "ok").map(([name, said]) => `${name}: ${said}`);
+  const text = !body ? "The server cannot be reached" : failed.join("; ") || body.note || `Ready, ${body.workers} ${body.workers === 1 ? "worker" : "workers"}`;
+  $("ready").className = !body || failed.length ? "bad" : body.note ? "fair" : "good";
+  $("ready").textContent = text[0].toUpperCase() + text.slice(1);
+}
+
+$("ask").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const question = $("question").value.trim();
+  if (!question || turn) return;
+  $("question").value = "";
+  run(new Turn(question));
+});
+$("question").addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  $("ask").requestSubmit();
+});
+$("stop").addEventListener("click", () => turn?.stop());
+$("tip").addEventListener("mouseleave", hideTip);
+$("log").addEventListener("scroll", hideTip);
+$("source-close").addEventListener("click", () => $("source").close());
+$("source").addEventListener("close", () => opener?.focus());
+wide.addEventListener("change", () => $("source").close());
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape") return;
+  if (!$("tip").hidden) hideTip();
+  else if ($("source").open) $("source").close();
+});
+$("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  sessionStorage.setItem("key", $("key").value.trim());
+  [$("key").value, $("key-form").hidden] = ["", true];
+  refresh();
+  resume();
+});
+$("files").addEventListener("change", () => {
+  const files = Array.from($("files").files);
+  $("files").value = "";
+  upload(files);
+});
+document.addEventListener("visibilitychange", checkReady);
+setInterval(checkReady, 15000);
+$("library").open = wide.matches;
+checkReady();
+refresh();
+resume();
