@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 SAMPLES = Path(__file__).parent.parent / "src" / "ragqueue" / "samples"
@@ -86,16 +86,12 @@ class Bench:
         for sig in (signal.SIGTERM, signal.SIGKILL):
             for process in self._started:
                 if process.poll() is None or sig == signal.SIGKILL:
-                    try:
+                    with suppress(ProcessLookupError):
                         os.killpg(process.pid, sig)
-                    except ProcessLookupError:
-                        pass
             end = time.monotonic() + 8
             for process in self._started:
-                try:
+                with suppress(subprocess.TimeoutExpired):
                     process.wait(max(0.1, end - time.monotonic()))
-                except subprocess.TimeoutExpired:
-                    pass
 
 
 @contextmanager
@@ -149,7 +145,8 @@ async def request(
     """Send one request and return its status and the connection, read up to the end of the headers."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
     data = b"" if body is None else json.dumps(body).encode()
-    head = f"{method} {path} HTTP/1.1\r\nhost: localhost\r\naccept: {accept}\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\nconnection: close\r\n\r\n"
+    lines = [f"{method} {path} HTTP/1.1", "host: localhost", f"accept: {accept}", "content-type: application/json"]
+    head = "\r\n".join([*lines, f"content-length: {len(data)}", "connection: close", "", ""])
     writer.write(head.encode() + data)
     headers = await reader.readuntil(b"\r\n\r\n")
     return int(headers.split(b" ", 2)[1]), reader, writer

@@ -1,4 +1,5 @@
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncIterator
 
@@ -46,6 +47,20 @@ async def test_a_wake_wakes_only_its_own_process(redis_server: RedisServer) -> N
     assert reader._woken == b"0-0"
     await reader.close()
     await other.close()
+
+
+async def test_a_wake_ends_one_read_and_not_the_next(redis_server: RedisServer) -> None:
+    log = RedisEventLog(redis_server.url)
+    reading = asyncio.create_task(log.read({uuid.uuid4().hex: 0}, LIMIT * 2))
+    await asyncio.sleep(0)
+    await log.wake()
+    async with asyncio.timeout(LIMIT):
+        assert await reading == {}
+
+    began = time.monotonic()
+    assert await log.read({uuid.uuid4().hex: 0}, 0.05) == {}
+    assert time.monotonic() - began >= 0.04
+    await log.close()
 
 
 async def test_a_log_that_nobody_drops_goes_by_itself(redis_server: RedisServer) -> None:

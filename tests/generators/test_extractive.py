@@ -53,7 +53,8 @@ async def test_every_sentence_stands_in_its_passage() -> None:
 
 
 async def test_headings_code_and_tables_are_not_quoted() -> None:
-    text = "# A lease lasts seconds\n\n```\nx = 1\n\nprint how many seconds the lease lasts\n```\n\n| lease | seconds |\n\nA lease lasts ten of them before it ends."
+    code = "```\nx = 1\n\nprint how many seconds the lease lasts\n```"
+    text = f"# A lease lasts seconds\n\n{code}\n\n| lease | seconds |\n\nA lease lasts ten of them before it ends."
 
     answer = await text_of(ExtractiveGenerator(), prompt_over(text))
 

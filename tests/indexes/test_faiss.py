@@ -1,7 +1,6 @@
 """The FAISS replica: the contract, and what a replica of the records must survive."""
 
 import random
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
@@ -56,8 +55,8 @@ def snapshot_in(folder: Path) -> Path:
 
 class TestFaissIndex(IndexContract):
     @pytest.fixture
-    async def index(self, tmp_path: Path) -> AsyncIterator[Index]:
-        yield FaissIndex(tmp_path / "向量", MemoryFeed())
+    async def index(self, tmp_path: Path) -> Index:
+        return FaissIndex(tmp_path / "向量", MemoryFeed())
 
 
 async def test_a_replica_is_filled_from_the_records(tmp_path: Path, feed: MemoryFeed) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from ragqueue.errors import TooLarge, Unavailable, UnreadableDocument, UnsupportedMedia
 from ragqueue.parsers.pool import ParserDied, ParserPool, isolation
+from tests.parsers.pdfs import bomb, pdf
 
 HOSTILE = (
     "Echo", "Pid", "Greedy", "Endless", "Sleeper", "Exits", "Segfault", "SecondCrashes", "Buggy", "Refuses", "Overlapping", "Nonsense", "Forges",
@@ -90,6 +91,18 @@ async def test_the_next_document_after_a_broken_child_parses(pool: ParserPool, m
     parsed = await pool.parse(b"fine", "a", "test/echo")
 
     assert parsed.text == "fine"
+
+
+@posix_only
+async def test_a_small_pdf_that_inflates_without_end_spares_the_parent() -> None:
+    pool = ParserPool(memory=60_000_000, seconds=30, table=TABLE)
+    with pytest.raises(UnreadableDocument):
+        await pool.parse(bomb(200_000_000), "bomb.pdf", "application/pdf")
+
+    parsed = await pool.parse(pdf([["fine"]]), "a.pdf", "application/pdf")
+
+    assert parsed.text == "fine"
+    await pool.close()
 
 
 @pytest.mark.parametrize("media_type", ["test/endless", "test/sleeper"])

@@ -150,6 +150,20 @@ async def test_rq_can_shut_a_worker_down(queue: RQQueue, raw: redis.Redis) -> No
             await task
 
 
+async def test_a_ring_that_arrives_as_a_worker_stops_is_put_back(queue: RQQueue, raw: redis.Redis) -> None:
+    handled = Handled()
+
+    async with working(queue, handled) as task:
+        await until(lambda: _blocked(raw))
+        queue._workers[0]._stopping.set()
+        await queue.ring(rings(1))
+        async with asyncio.timeout(LIMIT):
+            await task
+
+    assert await queue.depth("chat") == 1
+    assert raw.llen(f"{CHAT}:intermediate") == 0
+
+
 async def test_rq_can_stop_a_delivery(queue: RQQueue, raw: redis.Redis) -> None:
     handled = Handled()
     handled.gate.clear()
@@ -185,7 +199,7 @@ async def test_a_worker_outlives_a_redis_that_is_killed_and_comes_back_empty(cap
             await handled.until(lambda: last.job_id in handled.ids)
             with redis.Redis.from_url(server.url) as client:
                 await until(lambda: [worker.name for worker in Worker.all(connection=client)] == [queue._workers[0].name])
-                await until(lambda: not client.keys("rq:job:*"))
+                await until(lambda: not client.keys("rq:job:*") and not queue._workers[0].executions)
 
     assert [record.message.partition(":")[0] for record in caplog.records if "rq.unavail" in record.message] == ["rq.unavailable"]
 

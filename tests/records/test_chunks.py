@@ -17,6 +17,8 @@ from ragqueue.records.schema import documents, removals, spaces, terms
 from ragqueue.types import Chunk, Passage
 from tests.library import GENERATION, add, hide, open_records
 
+DEFAULT = [Space("default", GENERATION)]
+
 
 @pytest.fixture
 def connection(tmp_path: Path) -> Iterator[Connection]:
@@ -47,7 +49,15 @@ def test_another_tenant_sees_nothing(connection: Connection) -> None:
     numbers = add(connection, "d", "secret")
 
     assert chunks.load(connection, "other", numbers) == []
-    assert chunks.features(connection, "other", numbers) == []
+    assert chunks.features(connection, "other", DEFAULT, numbers) == []
+
+
+def test_features_keep_to_the_spaces(connection: Connection) -> None:
+    numbers = add(connection, "d", "one") + add(connection, "e", "two", collection="other")
+
+    found = chunks.features(connection, "acme", DEFAULT, numbers)
+
+    assert [chunk.number for chunk in found] == numbers[:1]
 
 
 def test_a_hidden_document_is_gone_before_its_chunks_are(connection: Connection) -> None:
@@ -56,7 +66,7 @@ def test_a_hidden_document_is_gone_before_its_chunks_are(connection: Connection)
     hide(connection, "d")
 
     assert chunks.load(connection, "acme", numbers) == []
-    assert chunks.features(connection, "acme", numbers) == []
+    assert chunks.features(connection, "acme", DEFAULT, numbers) == []
 
 
 def test_only_the_current_version_is_shown(connection: Connection) -> None:
@@ -102,7 +112,7 @@ def test_tokens_made_by_the_caller_are_stored_as_they_are(connection: Connection
         connection, "acme", "default", GENERATION, "d", 1, "en", [ChunkRow(Passage("x", 0, 1), "cats", None, tokens=["dog", "dog"])]
     )
 
-    found = chunks.features(connection, "acme", numbers)
+    found = chunks.features(connection, "acme", DEFAULT, numbers)
 
     assert (found[0].tokens.split()[1:], found[0].length) == (["dog", "dog"], 2)
 

@@ -197,7 +197,7 @@ def test_a_part_says_how_much_of_the_question_a_chunk_covers(connection: Connect
     numbers = add(connection, "d", "zebra zebra zebra zebra\nhorse")
     weights = keywords.weigh(connection, "acme", DEFAULT, "zebra")
 
-    parts = {chunk.number: weights.part(chunk, weights.score(chunk)) for chunk in chunks.features(connection, "acme", numbers)}
+    parts = {chunk.number: weights.part(chunk, weights.score(chunk)) for chunk in chunks.features(connection, "acme", DEFAULT, numbers)}
 
     assert 0.5 < parts[numbers[0]] < 1
     assert parts[numbers[1]] == 0

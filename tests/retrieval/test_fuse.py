@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ragqueue.records.chunks import Features
+from ragqueue.retrieval.dense import Nearest
 from ragqueue.retrieval.fused import Floats, cosines_of, fuse, standardised
 
 NAN = float("nan")
@@ -58,13 +59,13 @@ def test_nothing_fuses_to_nothing() -> None:
     assert fuse(values(), values(), values()).tolist() == []
 
 
-def test_cosines_come_from_the_stored_halves_and_only_where_they_fit() -> None:
-    question = np.array([0.6, 0.8], dtype=np.float32)
+def test_cosines_come_from_the_stored_halves_of_the_same_embedder() -> None:
+    near = Nearest(np.array([0.6, 0.8], dtype=np.float32), [], frozenset({"mine"}))
 
-    def chunk(number: int, vector: list[float] | None) -> Features:
+    def chunk(generation: str, vector: list[float] | None) -> Features:
         stored = None if vector is None else np.array(vector, dtype="<f2").tobytes()
-        return Features(number, "en", "", 0, stored)
+        return Features(1, "default", generation, "en", "", 0, stored)
 
-    cosines = cosines_of([chunk(1, [1, 0]), chunk(2, None), chunk(3, [0, 1]), chunk(4, [0, 0, 1])], question)
+    cosines = cosines_of([chunk("mine", [1, 0]), chunk("mine", None), chunk("mine", [0, 1]), chunk("another", [0, 1])], near)
 
     assert list(cosines) == pytest.approx([0.6, NAN, 0.8, NAN], nan_ok=True)

@@ -155,6 +155,17 @@ async def test_a_question_can_be_limited_to_a_collection(records: Records) -> No
     assert len(await retriever.retrieve("acme", "cat")) == 2
 
 
+async def test_collections_of_two_embedders_are_ranked_together(records: Records) -> None:
+    index = ScanIndex()
+    numbers = await store(records, "d", LIBRARY, index=index)
+    others = await store(records, "e", "the cat of another embedder", index=index, collection="other", generation="another")
+
+    hits = await FusedRetriever(records, TopicEmbedder(), index).retrieve("acme", "cat", limit=9)
+
+    assert {hit.chunk.number for hit in hits if hit.cosine is None} == set(others)
+    assert set(numbers_of(hits)) == {*numbers, *others}
+
+
 async def test_an_unknown_collection_is_an_error_and_an_empty_tenant_is_not(records: Records) -> None:
     retriever = FusedRetriever(records, TopicEmbedder(), ScanIndex())
 

@@ -9,12 +9,13 @@ _ALONE = re.compile(r"[ \t]*(?:[#]{1,6}[ \t]|[|])")  # headings and table rows e
 # Possessive, and tried only where a run of stops begins: a page of dots must not cost its square.
 _STOP = re.compile(r"[。！？｡]++[」』”’）》】]*+|(?<![.!?…])[.!?…؟।॥۔։።]++[\"'”’»)\]*_`]*+(?=\s)")
 _WORD_BEFORE = re.compile(r"[\w.]*\w\Z")
-_DOTTED = re.compile(r"(?:[^\W\d]\.)+[^\W\d]\Z")  # e.g, z.B, U.S, a.m
 _MONTH = re.compile(r"\s+(?:Jan|Feb|Mär|Apr|Mai|Jun|Jul|Aug|Sep|Okt|Nov|Dez)")  # German: "am 3. Oktober"
-_ABBREVIATIONS = frozenset(
-    "al approx art bzw ca cf ch co corp dept dr ed eds eq eqs esp etc fig figs gen gov hr inc jr lt ltd max min mr mrs ms mt no nos nr pp prof"
-    " ref refs resp rev sec sr sra st str tab tel usw vgl vol vs zzgl inkl evtl ggf sog dra núm pág".split()
+_ABBREVIATION = re.compile(  # also initials, e.g, U.S
+    r"(?:al|approx|bzw|ca|cf|co|corp|dept|dra?|eds?|esp|evtl|ggf|gov|hr|inc|inkl|jr|lt|ltd|mrs?|ms|mt|prof|resp|rev|sog|sra?|st|str|tel|usw|vgl|vs"
+    r"|zzgl|\w|(?:[^\W\d]\.)+[^\W\d])\Z",
+    re.I,
 )
+_BEFORE_NUMBER = re.compile(r"(?:art|ch|eqs?|figs?|max|min|nos?|nr|núm|pág|pp|refs?|sec|tab|vol)\Z", re.I)  # "no." may end a sentence too
 
 
 def split(text: str) -> list[tuple[int, int]]:
@@ -47,16 +48,14 @@ def _sentences(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
 def _ends(text: str, start: int, stop: re.Match[str], end: int) -> bool:
     if stop[0][0] in "。！？｡":
         return True
-    if text[stop.end() : min(end, stop.end() + 100)].lstrip()[:1].islower():
-        return False
-    if stop[0] != ".":
-        return True
+    following = text[stop.end() : min(end, stop.end() + 100)].lstrip()[:1]
+    if stop[0] != "." or following.islower():
+        return not following.islower()
     before = _WORD_BEFORE.search(text, max(start, stop.start() - 40), stop.start())
     word = before[0] if before else ""
     if word.isdigit():
         return len(word) > 2 or not _MONTH.match(text, stop.end())
-    initial = len(word) == 1 and word.isalpha()
-    return not (initial or word.casefold() in _ABBREVIATIONS or _DOTTED.search(word))
+    return not (_ABBREVIATION.match(word) or (following.isdigit() and _BEFORE_NUMBER.match(word)))
 
 
 def _trimmed(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:

@@ -15,6 +15,8 @@ _BOMS = (  # UTF-32 first: its mark begins with that of UTF-16
 )
 _META = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w.:-]{2,40})|<\?xml[^>]{0,100}?encoding\s*=\s*[\"']([\w.:-]{2,40})", re.I)
 _CONTROL = re.compile("[\x01-\x08\x0e-\x1a\x1c-\x1f\x7f\ufffe\uffff]")  # not \x1b: logs with colours are text
+# A text that has few characters beyond ASCII, and hardly others than these, is in cp1252: the guess takes French for Lithuanian.
+_WESTERN = frozenset("äöüßÄÖÜéèêëàâçñáíóúãåæøôîïùœÉÈÀÇÑÁÍÓÚÅÆØŒ¿¡«»“”„‘’–—…€°§£©®·ºª´•½¼²\xa0")
 _GUESS_FROM = 200_000  # bytes that the guess looks at: more makes it slow, not better
 _VISIBLE = re.compile("[^\\s\ufeff\u200b-\u200f\u2060]")
 
@@ -56,7 +58,7 @@ def _decode(data: bytes, name: str, markup: bool) -> str:
     except UnicodeDecodeError as error:
         if (text := _nearly_utf8(data, name, error)) is not None:
             return text
-    return _wide(data) or (_declared(data) if markup else None) or _guessed(data, name)
+    return (_declared(data) if markup else None) or _guessed(data, name)
 
 
 def _nearly_utf8(data: bytes, name: str, error: UnicodeDecodeError) -> str | None:
@@ -71,23 +73,13 @@ def _nearly_utf8(data: bytes, name: str, error: UnicodeDecodeError) -> str | Non
     return text
 
 
-def _wide(data: bytes) -> str | None:
-    """Return a text in UTF-16 without a mark: half of the bytes of its spaces and line ends are zero, always the same half."""
-    even, odd = data[0::2].count(0), data[1::2].count(0)
-    if len(data) % 2 or min(even, odd) * 20 > max(even, odd) or max(even, odd) * 20 < len(data):
-        return None
-    try:
-        return data.decode("utf-16-le" if odd > even else "utf-16-be")
-    except UnicodeDecodeError:
-        return None
-
-
 def _declared(data: bytes) -> str | None:
     match = _META.search(data[:4096])
-    if match is None:
-        return None
+    charset = (match[1] or match[2]).decode("ascii", "replace") if match else "utf-8"
+    if charset.lower().startswith("utf"):
+        return None  # UTF-8 was tried, and UTF-16 could not have been read up to here
     try:
-        text = data.decode((match[1] or match[2]).decode("ascii"))
+        text = data.decode(charset)
         text.encode()  # "unicode_escape" and its like can make halves of characters
         return text
     except (LookupError, UnicodeError):
@@ -96,8 +88,14 @@ def _declared(data: bytes) -> str | None:
 
 def _guessed(data: bytes, name: str) -> str:
     if b"\x00" in data:
-        raise UnreadableDocument(f"{name!r} is not text: it has a NUL byte at position {data.index(0)}; it is binary data or damaged")
-    from charset_normalizer import from_bytes  # 25 ms to import, and UTF-8 needs none of it
+        raise UnreadableDocument(
+            f"{name!r} is not text: it has a NUL byte at position {data.index(0)}; it is binary data, or UTF-16 without its byte order mark"
+        )
+    western = data.decode("cp1252", "replace")
+    marked = [character for character in western if character > "\x7f"]
+    if len(marked) * 4 < len(western) and sum(character in _WESTERN for character in marked) * 10 >= 9 * len(marked):
+        return western
+    from charset_normalizer import from_bytes  # 25 ms to import, and most texts need none of it
 
     best = from_bytes(data[:_GUESS_FROM]).best()
     if best is None:

@@ -53,7 +53,7 @@ class RingJob(job.Job):  # type: ignore[misc]
         super().__init__(id, connection, serializers.JSONSerializer)  # whatever the launcher says
 
     def restore(self, raw_data: Mapping[bytes, bytes]) -> None:
-        super().restore(raw_data)
+        super().restore({field: raw_data[field] for field in _FIELDS if field in raw_data})
         self.retries_left: int = min(self.retries_left or 0, RETRIES)
 
     def ring(self) -> Ring:

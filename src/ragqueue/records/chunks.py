@@ -45,6 +45,8 @@ class Features(NamedTuple):
     """What both scores of a chunk are computed from."""
 
     number: int
+    collection: str
+    generation: str
     language: str
     tokens: str
     length: int
@@ -148,11 +150,12 @@ def _add(connection: Connection, tenant: str, space: Space, language: str, held:
         connection.execute(text(statement.format(each=each)), values)
 
 
-def features(connection: Connection, tenant: str, numbers: Collection[int]) -> list[Features]:
-    """Return what the scores of these chunks need, in one query; those that may not be shown are left out."""
-    query = f"select c.number, c.language, c.tokens, c.length, c.vector from {_live(connection)}"
+def features(connection: Connection, tenant: str, spaces: Sequence[Space], numbers: Collection[int]) -> list[Features]:
+    """Return what the scores of these chunks need, in one query; those outside the spaces or that may not be shown are left out."""
+    query = f"select c.number, c.collection, c.generation, c.language, c.tokens, c.length, c.vector from {_live(connection)}"
     rows = connection.execute(text(query), {"tenant": tenant, "numbers": json.dumps(list(numbers))})
-    return [Features(*row) for row in rows]
+    allowed = set(spaces)
+    return [Features(*row) for row in rows if (row[1], row[2]) in allowed]
 
 
 def load(connection: Connection, tenant: str, numbers: Sequence[int]) -> list[Chunk]:

@@ -126,7 +126,7 @@ def _any(tokens: Iterable[str]) -> str:
 def search(connection: Connection, tenant: str, spaces: Sequence[Space], question: str, limit: int) -> list[tuple[int, float]]:
     """Return at most `limit` (chunk number, BM25), best first, ties by number."""
     weights = weigh(connection, tenant, spaces, question)
-    found = features(connection, tenant, candidates(connection, weights, max(limit, CANDIDATES)))
+    found = features(connection, tenant, spaces, candidates(connection, weights, max(limit, CANDIDATES)))
     return best((chunk.number, weights.score(chunk)) for chunk in found)[:limit]
 
 

@@ -14,7 +14,7 @@ from ragqueue.records.chunks import Features, Space
 from ragqueue.records.keywords import Weights, best
 from ragqueue.records.store import Records
 from ragqueue.retrieval.base import Retriever
-from ragqueue.retrieval.dense import DenseRetriever
+from ragqueue.retrieval.dense import DenseRetriever, Nearest
 from ragqueue.types import Hit
 
 DENSE_WEIGHT = 0.4
@@ -35,17 +35,13 @@ class FusedRetriever(Retriever):
     async def retrieve(self, tenant: str, question: str, *, collections: Sequence[str] | None = None, limit: int = 10) -> list[Hit]:
         spaces = await self._records.read(chunks.spaces_of, tenant, collections)
         pool = max(POOL, limit)
-        (vector, near), (weights, worded) = await asyncio.gather(
+        near, (weights, worded) = await asyncio.gather(
             self._nearest(tenant, question, spaces, pool), self._records.read(_worded, tenant, spaces, question, pool)
         )
-        return await self._records.read(_rank, weights, vector, [number for number, _ in near], worded, limit)
+        return await self._records.read(_rank, near, weights, worded, limit)
 
-    async def _nearest(
-        self, tenant: str, question: str, spaces: Sequence[Space], pool: int
-    ) -> tuple[NDArray[np.float32] | None, list[tuple[int, float]]]:
-        if self._dense is None:
-            return None, []
-        return await self._dense.nearest(tenant, question, spaces, pool)
+    async def _nearest(self, tenant: str, question: str, spaces: Sequence[Space], pool: int) -> Nearest:
+        return await self._dense.nearest(tenant, question, spaces, pool) if self._dense is not None else Nearest()
 
 
 def _worded(connection: Connection, tenant: str, spaces: Sequence[Space], question: str, pool: int) -> tuple[Weights, list[int]]:
@@ -53,35 +49,30 @@ def _worded(connection: Connection, tenant: str, spaces: Sequence[Space], questi
     return weights, keywords.candidates(connection, weights, 2 * pool)
 
 
-def _rank(
-    connection: Connection, weights: Weights, vector: NDArray[np.float32] | None, near: Sequence[int], worded: Sequence[int], limit: int
-) -> list[Hit]:
-    found = chunks.features(connection, weights.tenant, {*near, *worded})
-    words = {chunk.number: weights.score(chunk) for chunk in found}
-    ranked = best((number, words[number]) for number in worded if number in words)
-    pool = {*near, *(number for number, _ in ranked[: max(POOL, limit)])}
-    found = [chunk for chunk in found if chunk.number in pool]
-    cosines = cosines_of(found, vector)
-    bm25 = np.array([words[chunk.number] for chunk in found])
-    parts = np.array([weights.part(chunk, words[chunk.number]) for chunk in found])
-    top = best(zip((chunk.number for chunk in found), fuse(cosines, bm25, parts).tolist(), strict=True))[:limit]
-    place = {chunk.number: at for at, chunk in enumerate(found)}
-    loaded = {chunk.number: chunk for chunk in chunks.load(connection, weights.tenant, [number for number, _ in top])}
-    return [
-        Hit(loaded[number], score, None if np.isnan(cosines[place[number]]) else float(cosines[place[number]]), float(parts[place[number]]))
-        for number, score in top
-        if number in loaded
-    ]
+def _rank(connection: Connection, near: Nearest, weights: Weights, worded: Sequence[int], limit: int) -> list[Hit]:
+    numbers = {number for number, _ in near.found}
+    found = {chunk.number: chunk for chunk in chunks.features(connection, weights.tenant, weights.spaces, {*numbers, *worded})}
+    words = {number: weights.score(chunk) for number, chunk in found.items()}
+    numbers.update(number for number, _ in best((n, words[n]) for n in worded if n in words)[: max(POOL, limit)])
+    pool = [found[number] for number in sorted(numbers & found.keys())]
+    cosines = cosines_of(pool, near)
+    bm25 = np.array([words[chunk.number] for chunk in pool])
+    parts = np.array([weights.part(chunk, words[chunk.number]) for chunk in pool])
+    scores = fuse(cosines, bm25, parts)
+    hits = {}
+    for at in np.argsort(-scores, kind="stable")[:limit]:
+        cosine = None if np.isnan(cosines[at]) else float(cosines[at])
+        hits[pool[at].number] = (float(scores[at]), cosine, float(parts[at]))
+    return [Hit(chunk, *hits[chunk.number]) for chunk in chunks.load(connection, weights.tenant, list(hits))]
 
 
-def cosines_of(found: Sequence[Features], vector: NDArray[np.float32] | None) -> Floats:
-    """Return the cosine of each chunk's stored vector with the question's; NaN where there is none that fits."""
-    cosines = np.full(len(found), np.nan)
-    if vector is not None:
-        size = 2 * len(vector)  # bytes of fp16
-        held = [at for at, chunk in enumerate(found) if chunk.vector is not None and len(chunk.vector) == size]
-        stored = np.frombuffer(b"".join(found[at].vector or b"" for at in held), "<f2").reshape(len(held), len(vector))
-        cosines[held] = np.clip(stored.astype(np.float32) @ vector, -1, 1)  # rounding can pass 1
+def cosines_of(pool: Sequence[Features], near: Nearest) -> Floats:
+    """Return the cosine of each chunk's stored vector with the question's; NaN where there is none to compare."""
+    cosines = np.full(len(pool), np.nan)
+    if near.vector is not None:
+        held = [at for at, chunk in enumerate(pool) if chunk.vector is not None and chunk.generation in near.generations]
+        stored = np.frombuffer(b"".join(pool[at].vector or b"" for at in held), "<f2").reshape(len(held), len(near.vector))
+        cosines[held] = np.clip(stored.astype(np.float32) @ near.vector, -1, 1)  # rounding can pass 1
     return cosines
 
 

@@ -22,9 +22,8 @@ class KeywordRetriever(Retriever):
 
 def _retrieve(connection: Connection, tenant: str, question: str, names: Sequence[str] | None, limit: int) -> list[Hit]:
     weights = keywords.weigh(connection, tenant, chunks.spaces_of(connection, tenant, names), question)
-    found = {chunk.number: chunk for chunk in chunks.features(connection, tenant, keywords.candidates(connection, weights))}
-    ranked = dict(keywords.best((number, weights.score(chunk)) for number, chunk in found.items())[:limit])
-    return [
-        Hit(chunk, ranked[chunk.number], keyword=weights.part(found[chunk.number], ranked[chunk.number]))
-        for chunk in chunks.load(connection, tenant, list(ranked))
-    ]
+    found = chunks.features(connection, tenant, weights.spaces, keywords.candidates(connection, weights))
+    scores = {chunk.number: weights.score(chunk) for chunk in found}
+    parts = {chunk.number: weights.part(chunk, scores[chunk.number]) for chunk in found}
+    top = [number for number, _ in keywords.best(scores.items())[:limit]]
+    return [Hit(chunk, scores[chunk.number], keyword=parts[chunk.number]) for chunk in chunks.load(connection, tenant, top)]

@@ -78,11 +78,10 @@ class Turn {
 
   // Show events up to the last one; after a lost connection, only those that follow the last one shown.
   async follow() {
-    for (let failures = 0; !this.ended; failures++) {
+    for (let failures = 0; ; failures++) {
       try {
         const response = await this.connect();
-        if (response.status === 204) return;
-        for await (const { id, event } of eventsOf(response)) {
+        for await (const { id, event } of response.status === 204 ? [] : eventsOf(response)) {
           if (failures) say("Answering…");
           failures = 0;
           this.last = id;
@@ -90,10 +89,10 @@ class Turn {
         }
       } catch (error) {
         if (error.status >= 400 && (error.status < 500 || !this.path)) throw error;
-        if (failures >= FAILURES) throw new Problem(0, "The server cannot be reached. Reload this page later to see the answer.");
       }
-      if (this.stopped && !this.path) return this.end({ status: "cancelled" });
+      if (this.stopped && !this.path) this.end({ status: "cancelled" });
       if (this.ended) return;
+      if (failures >= FAILURES) throw new Problem(0, "The server cannot be reached. Reload this page later to see the answer.");
       say("The connection was lost. Trying again…");
       await wait(Math.min(8000, 250 * 2 ** failures));
     }
@@ -132,9 +131,9 @@ class Turn {
     let at = 0;
     for (const marker of text.matchAll(MARKER)) {
       if (isCode(this.text + text.slice(0, marker.index))) continue;
-      const numbers = marker[1].split(/, ?/).map((n) => element("span", {}, n));
-      this.open.push(...numbers);
-      this.answer.append(text.slice(at, marker.index), element("span", { className: "marker" }, ...numbers));
+      const parts = marker[0].split(/(\d+)/).map((part) => (/\d/.test(part) ? element("span", {}, part) : part));
+      this.open.push(...parts.filter((part) => part.nodeType));
+      this.answer.append(text.slice(at, marker.index), element("span", { className: "marker" }, ...parts));
       at = marker.index + marker[0].length;
     }
     if (at < text.length) this.answer.append(text.slice(at));
@@ -145,7 +144,7 @@ class Turn {
   cite(citation) {
     const at = this.open.findIndex((node) => node.textContent === String(citation.n));
     if (at < 0) return;
-    const source = this.sources?.find((source) => source.n === citation.n);
+    const source = this.sources?.find(({ n }) => n === citation.n);
     this.open.splice(0, at + 1).at(-1).replaceWith(citationButton({ ...citation, title: source?.title || source?.source }));
   }
 
@@ -160,9 +159,10 @@ class Turn {
     if (status === "cancelled") this.note("Stopped.");
     if (status === "incomplete") this.note("The answer was cut off: the model reached its limit of length.");
     if (answer?.grounding === "weak") this.note("The sources say little about this.");
-    if (answer?.nearest?.length) this.note("The nearest passages:");
-    const nearest = (answer?.nearest ?? []).map((passage) => element("li", {}, passageButton(passage)));
-    if (nearest.length) this.article.append(element("ul", { className: "nearest" }, ...nearest));
+    if (answer?.nearest?.length) {
+      this.note("The nearest passages:");
+      this.article.append(element("ul", { className: "nearest" }, ...answer.nearest.map((passage) => element("li", {}, passageButton(passage)))));
+    }
     say({ completed: "The answer is complete.", failed: "No answer.", cancelled: "Stopped." }[status] ?? "The answer was cut off.");
   }
 
@@ -171,21 +171,19 @@ class Turn {
   }
 }
 
-// A bracket after a name in code is an index, as in `a[1]`; the server cites nothing there.
+// A bracket after a name in code is an index, as in `a[1]`: the server cites nothing there.
 function isCode(before) {
   return before.endsWith("\\") || (/[\p{L}\p{N}_\])]$/u.test(before) && before.split("`").length % 2 === 0);
 }
 
-const placeOf = ({ title, page }) => (title || "Document") + (page ? `, page ${page}` : "");
+const placeOf = ({ title, source, page }) => (title || source || "Document") + (page ? `, page ${page}` : "");
 
 function citationButton(citation) {
-  const doubt = citation.supported === false ? " (the passage does not carry this claim)" : "";
-  const label = `Source ${citation.n}, ${placeOf(citation)}${doubt}`;
-  const button = element("button", { type: "button", className: doubt ? "cite doubtful" : "cite", ariaLabel: label }, String(citation.n));
-  button.setAttribute("aria-describedby", "tip");
-  const show = () => showTip(button, citation.quote, placeOf(citation) + doubt);
-  button.addEventListener("mouseenter", show);
-  button.addEventListener("focus", show);
+  const doubt = citation.supported === false ? ": the passage does not carry this claim" : "";
+  const place = placeOf(citation) + doubt;
+  const named = { ariaLabel: `Source ${citation.n}, ${place}`, ariaDescription: citation.quote };
+  const button = element("button", { type: "button", className: doubt ? "cite doubtful" : "cite", ...named }, String(citation.n));
+  for (const type of ["mouseenter", "focus"]) button.addEventListener(type, () => showTip(button, citation.quote, place));
   button.addEventListener("blur", hideTip);
   button.addEventListener("mouseleave", (event) => event.relatedTarget !== $("tip") && hideTip());
   button.addEventListener("click", () => openSource(citation, button));
@@ -193,9 +191,8 @@ function citationButton(citation) {
 }
 
 function passageButton(passage) {
-  const place = placeOf({ title: passage.title || passage.source, page: passage.page });
-  const button = element("button", { type: "button" }, element("strong", {}, place), element("span", {}, passage.text));
-  button.addEventListener("click", () => openSource({ ...passage, title: passage.title || passage.source }, button));
+  const button = element("button", { type: "button" }, element("strong", {}, placeOf(passage)), element("span", {}, passage.text));
+  button.addEventListener("click", () => openSource(passage, button));
   return button;
 }
 
@@ -203,6 +200,7 @@ function showTip(button, quote, place) {
   const tip = $("tip"), box = button.getBoundingClientRect();
   tip.replaceChildren(element("q", {}, quote), element("span", {}, place));
   tip.hidden = false;
+  tip.style.left = 0; // at the edge of the window it would be measured narrower than it is
   tip.style.left = `${Math.max(8, Math.min(box.left, innerWidth - tip.offsetWidth - 8))}px`;
   tip.style.top = `${box.top > tip.offsetHeight + 8 ? box.top - tip.offsetHeight : box.bottom}px`;
 }
@@ -213,35 +211,37 @@ function hideTip() {
 
 let opener = null; // the button whose passage the panel shows
 
-async function openSource({ document_id, version, start, end, title, page }, button) {
+async function openSource(passage, button) {
   opener = button;
   hideTip();
-  $("source-title").textContent = title || "Document";
-  $("source-place").textContent = page ? `Page ${page}` : "";
+  $("source-title").textContent = passage.title || passage.source || "Document";
+  $("source-place").textContent = passage.page ? `Page ${passage.page}` : "";
   $("source-text").replaceChildren("Loading…");
   if (!$("source").open) wide.matches ? $("source").show() : $("source").showModal();
   $("source-close").focus();
   try {
-    const response = await call(`/documents/${encodeURIComponent(document_id)}/text?version=${version}`);
+    const response = await call(`/documents/${encodeURIComponent(passage.document_id)}/text?version=${passage.version}`);
     const text = new TextDecoder("utf-8", { ignoreBOM: true }).decode(await response.arrayBuffer());
-    if (opener !== button) return;
-    const points = Array.from(text); // offsets count code points, JavaScript's strings UTF-16 units
-    const first = Math.max(0, start - AROUND), last = end + AROUND;
-    const cut = (from, to) => points.slice(from, to).join("");
-    const mark = element("mark", {}, cut(start, end));
-    const before = (first ? "…" : "") + cut(first, start);
-    $("source-text").replaceChildren(before, mark, cut(end, last) + (last < points.length ? "…" : ""));
-    mark.scrollIntoView({ block: "center" });
+    if (opener === button) showPassage(text, passage);
   } catch (error) {
     if (opener === button) $("source-text").replaceChildren(error.message);
   }
+}
+
+function showPassage(text, { start, end }) {
+  const points = Array.from(text); // offsets count code points, JavaScript's strings UTF-16 units
+  const cut = (from, to) => points.slice(from, to).join("");
+  const first = Math.max(0, start - AROUND), last = end + AROUND;
+  const mark = element("mark", {}, cut(start, end));
+  $("source-text").replaceChildren((first ? "…" : "") + cut(first, start), mark, cut(end, last) + (last < points.length ? "…" : ""));
+  mark.scrollIntoView({ block: "center" });
 }
 
 let turn = null; // the question that is being answered
 
 async function run(next) {
   turn = next;
-  $("log").setAttribute("aria-busy", "true");
+  $("log").ariaBusy = "true";
   [$("send").hidden, $("stop").hidden] = [true, false];
   say("Answering…");
   try {
@@ -253,14 +253,14 @@ async function run(next) {
   }
   if (document.activeElement === $("stop")) $("question").focus();
   [$("send").hidden, $("stop").hidden] = [false, true];
-  $("log").setAttribute("aria-busy", "false");
+  $("log").ariaBusy = "false";
   turn = null;
 }
 
 // A question that was asked before the page was loaded again is followed to its end.
 async function resume() {
   const path = sessionStorage.getItem("chat");
-  if (!path || turn || $("log").querySelector("article")) return;
+  if (!path || turn) return;
   const chat = await json(path).catch((error) => error.status === 404 && sessionStorage.removeItem("chat"));
   if (chat && !turn) run(new Turn(chat.question, path));
 }
@@ -275,21 +275,20 @@ function askForKey(message) {
 let listed = ""; // the list as it is shown: it is only built anew when it changed
 
 async function refresh() {
-  const found = await json(`/documents?limit=${LISTED}`).catch((error) => ({ error }));
-  if (found.error) {
-    $("library-note").textContent = found.error.message;
-    return;
+  try {
+    const { documents, next } = await json(`/documents?limit=${LISTED}`);
+    $("library-note").textContent = next ? `Only the first ${LISTED} are listed.` : documents.length ? "" : "No documents yet.";
+    $("count").textContent = `(${documents.length}${next ? "+" : ""})`;
+    if (listed !== JSON.stringify(documents)) $("documents").replaceChildren(...documents.map(documentRow));
+    listed = JSON.stringify(documents);
+  } catch (error) {
+    $("library-note").textContent = error.message;
   }
-  const { documents, next } = found;
-  $("library-note").textContent = next ? `Only the first ${LISTED} are listed.` : documents.length ? "" : "No documents yet.";
-  $("count").textContent = `(${documents.length}${next ? "+" : ""})`;
-  if (listed !== JSON.stringify(documents)) $("documents").replaceChildren(...documents.map(documentRow));
-  listed = JSON.stringify(documents);
 }
 
 function documentRow(item) {
   const name = item.title || item.source;
-  const said = item.status === "ready" ? "" : item.error || { pending: "being read" }[item.status] || item.status;
+  const said = item.error || { ready: "", pending: "being read" }[item.status] || "";
   const button = element("button", { type: "button", ariaLabel: `Delete ${name}`, title: "Delete" }, "×");
   button.addEventListener("click", async () => {
     if (!confirm(`Delete “${name}”, with every answer that quotes it?`)) return;
@@ -304,28 +303,20 @@ async function upload(files) {
   document.querySelectorAll("#uploads .error").forEach((row) => row.remove());
   const rows = files.map((file) => element("li", {}, element("span", {}, file.name, element("small", {}, "waiting"))));
   $("uploads").append(...rows);
-  for (const [at, file] of files.entries()) await send(file, rows[at]);
-}
-
-async function send(file, row) {
-  const state = row.querySelector("small");
-  const body = new FormData();
-  body.append("file", file);
-  state.textContent = "uploading";
-  try {
-    const { job_id } = await json("/documents", { method: "POST", body });
-    watch(job_id, row, state);
-  } catch (error) {
-    fail(row, error);
+  for (const [at, file] of files.entries()) {
+    const body = new FormData();
+    body.append("file", file);
+    rows[at].querySelector("small").textContent = "uploading";
+    await json("/documents", { method: "POST", body }).then(({ job_id }) => void watch(job_id, rows[at]), (error) => fail(rows[at], error));
   }
 }
 
-async function watch(job_id, row, state) {
+async function watch(job_id, row) {
   refresh();
   try {
     for (let job = null; job_id && job?.status !== "completed"; await wait(700)) {
       job = await json(`/jobs/${encodeURIComponent(job_id)}`);
-      state.textContent = job.status === "queued" ? "waiting for a worker" : "being read";
+      row.querySelector("small").textContent = job.status === "queued" ? "waiting for a worker" : "being read";
       if (job.status === "failed" || job.status === "cancelled") throw new Error(job.error?.message ?? job.status);
     }
     row.remove();
@@ -343,8 +334,9 @@ function fail(row, error) {
 async function checkReady() {
   if (document.hidden) return;
   const body = await fetch("/readyz").then((response) => response.json()).catch(() => null);
-  const failed = Object.entries(body?.checks ?? {}).filter(([, said]) => said !== "ok").map(([name, said]) => `${name}: ${said}`);
-  const text = !body ? "The server cannot be reached" : failed.join("; ") || body.note || `Ready, ${body.workers} ${body.workers === 1 ? "worker" : "workers"}`;
+  const failed = Object.entries(body?.checks ?? {}).flatMap(([name, said]) => (said === "ok" ? [] : `${name}: ${said}`));
+  const workers = body && `Ready, ${body.workers} ${body.workers === 1 ? "worker" : "workers"}`;
+  const text = body ? failed.join("; ") || body.note || workers : "The server cannot be reached";
   $("ready").className = !body || failed.length ? "bad" : body.note ? "fair" : "good";
   $("ready").textContent = text[0].toUpperCase() + text.slice(1);
 }
@@ -365,8 +357,14 @@ $("stop").addEventListener("click", () => turn?.stop());
 $("tip").addEventListener("mouseleave", hideTip);
 $("log").addEventListener("scroll", hideTip);
 $("source-close").addEventListener("click", () => $("source").close());
-$("source").addEventListener("close", () => opener?.focus());
-wide.addEventListener("change", () => $("source").close());
+$("source").addEventListener("close", () => {
+  opener?.focus();
+  hideTip();
+});
+wide.addEventListener("change", () => {
+  $("source").close();
+  $("library").open = wide.matches;
+});
 document.addEventListener("keydown", (event) => {
   if (event.key !== "Escape") return;
   if (!$("tip").hidden) hideTip();
@@ -385,7 +383,10 @@ $("files").addEventListener("change", () => {
   upload(files);
 });
 document.addEventListener("visibilitychange", checkReady);
-setInterval(checkReady, 15000);
+setInterval(() => {
+  checkReady();
+  if (listed.includes('"status":"pending"')) refresh();
+}, 15000);
 $("library").open = wide.matches;
 checkReady();
 refresh();

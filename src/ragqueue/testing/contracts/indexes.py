@@ -16,8 +16,9 @@ Store = Callable[[Space, list[int], NDArray[np.float32]], Awaitable[None]]
 
 def vectors(count: int, *, seed: int = 0) -> NDArray[np.float32]:
     """Return unit vectors, shape (count, DIMENSIONS)."""
-    made = np.random.default_rng(seed).normal(size=(count, DIMENSIONS)).astype(np.float32)
-    return made / np.linalg.norm(made, axis=1, keepdims=True)
+    made: NDArray[np.float32] = np.random.default_rng(seed).normal(size=(count, DIMENSIONS)).astype(np.float32)
+    made /= np.linalg.norm(made, axis=1, keepdims=True)
+    return made
 
 
 class IndexContract:

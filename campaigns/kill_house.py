@@ -1,0 +1,173 @@
+"""The processes of a kill loop: an API, supervisors with their workers, Redis for `rq`; all over one temporary folder."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from campaigns.bench_house import SAMPLES, clean_environment, free_port
+from campaigns.witness import Kill, Witness
+from ragqueue.testing.services import RedisServer
+
+READY_WITHIN = 90.0  # seconds; a loaded machine starts slowly
+
+
+class CampaignError(Exception):
+    """The campaign itself cannot run here."""
+
+
+class House:
+    """Starts, kills, stops and ends real processes, and keeps the list of what it did to them."""
+
+    def __init__(self, folder: Path, engine: str, *, slots: int, settings: Mapping[str, str], mutation: str | None = None) -> None:
+        self.folder, self.slots = folder, slots
+        self.port = free_port()
+        self.redis = RedisServer() if engine == "rq" else None
+        self.witness = Witness(folder / "data" / "records.sqlite3")
+        self.kills: list[Kill] = []
+        self.supervisors: dict[int, int] = {}  # pid -> how many workers it keeps
+        self._module = ["ragqueue.testing.mutants", mutation] if mutation else ["ragqueue"]
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._api = 0
+        self._env = {
+            **clean_environment(), "RAGQUEUE_ENV_FILE": "", "RAGQUEUE_DATA": str(folder / "data"), "VECTOR_DB_PATH": str(folder / "vectors"),
+            "RAGQUEUE_QUEUE": f"rq+{self.redis.url}" if self.redis else "sql", "OMP_NUM_THREADS": "1", **settings,
+        }  # fmt: skip
+
+    async def begin(self, workers: int) -> None:
+        """Start everything, bring the samples in and wait until workers beat. Raises CampaignError."""
+        if self.redis:
+            await asyncio.to_thread(self.redis.start)
+        await self.start_api()
+        self.witness.install()
+        for processes in filter(None, ((workers + 1) // 2, workers // 2)):
+            self.start_supervisor(processes)
+        ingest = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "ragqueue", "ingest", str(SAMPLES), env=self._env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        said, _ = await asyncio.wait_for(ingest.communicate(), READY_WITHIN)
+        if ingest.returncode:
+            raise CampaignError(f"the samples cannot be ingested: {said.decode()[-500:]}")
+
+    async def start_api(self) -> None:
+        """Start the API process and wait until it is ready."""
+        self._api = self._start("serve", "--port", str(self.port), "--no-worker")
+        await self._wait_until(self._ready, "the API is not ready")
+
+    async def kill_api(self) -> None:
+        """Kill the API process and start another on its port."""
+        os.kill(self._api, signal.SIGKILL)
+        self._processes.pop(self._api).wait()
+        await self.start_api()
+
+    def start_supervisor(self, processes: int) -> int:
+        """Start a supervisor and return its pid."""
+        pid = self._start("worker", "--processes", str(processes), "--concurrency", str(self.slots))
+        self.supervisors[pid] = processes
+        return pid
+
+    def workers(self, supervisor: int) -> list[int]:
+        """Return the pids of a supervisor's children."""
+        return [pid for pid, parent in _parents().items() if parent == supervisor]
+
+    def kill_worker(self, pid: int) -> None:
+        """Kill a worker whose supervisor lives."""
+        self.kills.append(Kill(time.time(), [pid], host=False))
+        _signal([pid], signal.SIGKILL)
+
+    def kill_host(self, supervisor: int) -> None:
+        """Kill a supervisor with all that it started, and start another."""
+        pids = [supervisor, *_descendants(supervisor)]  # it first: nobody may see the deaths
+        self.kills.append(Kill(time.time(), pids, host=True))
+        _signal(pids, signal.SIGKILL)
+        self._processes.pop(supervisor).wait()
+        self.start_supervisor(self.supervisors.pop(supervisor))
+
+    async def stop_for(self, pids: Iterable[int], seconds: float) -> None:
+        """Stop processes for a while (SIGSTOP, SIGCONT)."""
+        chosen = list(pids)
+        _signal(chosen, signal.SIGSTOP)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            _signal(chosen, signal.SIGCONT)
+
+    def whole(self, supervisor: int) -> list[int]:
+        """Return a supervisor and all that it started."""
+        return [supervisor, *_descendants(supervisor)]
+
+    def end(self) -> None:
+        """End everything that was started: in good order first, then at once."""
+        groups = list(self._processes)
+        for pid in groups:
+            _signal([pid], signal.SIGTERM)
+        limit = time.monotonic() + 15
+        for process in self._processes.values():
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.1, limit - time.monotonic()))
+        for pid in groups:
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+        for process in self._processes.values():
+            process.wait()
+        if self.redis:
+            self.redis.stop()
+
+    def _start(self, *words: str) -> int:
+        with (self.folder / f"{len(list(self.folder.glob('*.log'))):03}-{words[0]}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *self._module, *words], env=self._env, stdout=log, stderr=log, start_new_session=True
+            )
+        self._processes[process.pid] = process
+        return process.pid
+
+    def _ready(self) -> bool:
+        if (status := self._processes[self._api].poll()) is not None:
+            raise CampaignError(f"the API ended with {status}: {self.last_words('serve')}")
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/livez", timeout=2) as response:
+                return bool(response.status == 200)
+        except OSError:
+            return False
+
+    def last_words(self, command: str) -> str:
+        """Return the end of the newest log of a command."""
+        newest = sorted(self.folder.glob(f"*-{command}.log"))[-1]
+        return newest.read_text(errors="replace")[-500:]
+
+    async def _wait_until(self, holds: Callable[[], bool], otherwise: str) -> None:
+        end = time.monotonic() + READY_WITHIN
+        while not await asyncio.to_thread(holds):
+            if time.monotonic() > end:
+                raise CampaignError(f"{otherwise} after {READY_WITHIN:.0f} s: {self.last_words('serve')}")
+            await asyncio.sleep(0.1)
+
+
+def _signal(pids: Iterable[int], what: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, what)
+
+
+def _parents() -> dict[int, int]:
+    """Return {pid: parent} of all processes that live."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, parent = path.read_text().rpartition(")")[2].split()[:2]
+            if state not in "ZX":
+                found[int(path.parent.name)] = int(parent)
+    return found
+
+
+def _descendants(pid: int) -> list[int]:
+    parents, found = _parents(), [pid]
+    for candidate in found:
+        found += [child for child, parent in parents.items() if parent == candidate]
+    return found[1:]

@@ -1,0 +1,33 @@
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ragqueue.errors import UnreadableDocument
+from ragqueue.parsers.text import TextParser
+from tests.parsers.blocks import assert_exact, shown
+
+UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine fails no test
+
+
+def test_empty_lines_part_paragraphs() -> None:
+    parsed = TextParser().parse(b"\n  One\r\ntwo. \r\n \r\n\r\nThree.\n", "a.txt")
+
+    assert shown(parsed) == [("paragraph", "One\ntwo."), ("paragraph", "Three.")]
+
+
+def test_an_empty_file_is_refused() -> None:
+    with pytest.raises(UnreadableDocument, match="empty"):
+        TextParser().parse(b"\n\n", "a.txt")
+
+
+@UNTIMED
+@given(st.text(max_size=200))
+def test_blocks_of_any_text_are_exact_and_hold_all_of_it(text: str) -> None:
+    try:
+        parsed = TextParser().parse(text.encode(errors="ignore"), "a.txt")
+    except UnreadableDocument:
+        return
+
+    assert_exact(parsed)
+    held = "".join(parsed.text[block.start : block.end] for block in parsed.blocks)
+    assert "".join(held.split()) == "".join(parsed.text.split())
