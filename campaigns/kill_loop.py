@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -49,20 +49,20 @@ class Plan:
     slots: int
     seed: int
     mutation: str | None = None
-    stops: int | None = None  # of whole supervisors and of workers in turn; None: one for each EVERY_STOP kills, at least 2
-    hosts: int | None = None
+    faults: Sequence[str] | None = None  # None: kills, hosts and stops in their proportion
     model: str = "scripted:rate=20&tokens=20"
     pause: tuple[float, float] = (0.5, 1.5)  # seconds between faults
     patience: float = 150.0  # seconds that a client waits for its answer
-    limit: float = 800.0  # seconds for everything; None of the faults and clients goes on after it
-    api_dies: bool = True
+    limit: float = 800.0  # seconds for everything: what is not done by then counts as lost
     keep: bool = False
 
 
-# Few jobs that surely do damage: zombies need long answers and a stop of a whole supervisor, lost leases the death of a host.
+# Few jobs that surely do damage: zombies need long answers and a stop of a whole supervisor, lost leases the death of a host while
+# somebody works there, lost rings a flush while somebody waits.
+_LONG = "scripted:rate=10&tokens=60"
 MUTATIONS = {
-    "fence": Plan("", 60, 0, 2, 30, 1, "fence", stops=3, hosts=0, model="scripted:rate=10&tokens=60", patience=60, api_dies=False),
-    "reconcile": Plan("", 60, 1, 2, 30, 1, "reconcile", stops=0, hosts=1, model="scripted:rate=10&tokens=60", patience=25, api_dies=False),
+    "fence": Plan("", 60, 0, 2, 30, 1, "fence", faults=("stop_host",) * 3, model=_LONG, patience=60),
+    "reconcile": Plan("", 40, 0, 2, 5, 1, "reconcile", faults=("flush", "host"), model=_LONG, patience=30),
     "full_commit": Plan("sql", CUTS, 0, 0, 0, 1, "full_commit"),
 }
 
@@ -162,7 +162,7 @@ class Campaign:
             at_once=max(20, plan.workers * plan.slots * 2 // 3),
             patience=plan.patience,
         )
-        self._faults = list(faults(plan, self._rng))
+        self._faults = faults(plan, self._rng)
         asking = asyncio.create_task(clients.run(plan.jobs, self._may_ask))
         harming = asyncio.create_task(self._harm(house, clients))
         watching = asyncio.create_task(self._tell(clients))
@@ -265,20 +265,20 @@ class Campaign:
         _say(f"jobs by deaths: {dict(sorted(deaths.items()))}")
 
 
-def faults(plan: Plan, rng: random.Random) -> Iterator[str]:
-    """Yield the faults of a plan in their order."""
-    hosts = max(1, plan.kills // EVERY_HOST) if plan.hosts is None else plan.hosts
-    stops = max(2, plan.kills // EVERY_STOP) if plan.stops is None else plan.stops
+def faults(plan: Plan, rng: random.Random) -> list[str]:
+    """Return the faults of a plan in their order."""
+    if plan.faults is not None:
+        return list(plan.faults)
+    hosts, stops = max(1, plan.kills // EVERY_HOST), max(2, plan.kills // EVERY_STOP)
     order = ["kill"] * (plan.kills - hosts) + ["host"] * hosts
     rng.shuffle(order)
     for n in range(stops):
-        order.insert((2 * n + 1) * len(order) // (2 * stops), "stop_host" if n % 2 == 0 or plan.mutation else "stop_worker")
+        order.insert((2 * n + 1) * len(order) // (2 * stops), "stop_worker" if n % 2 else "stop_host")
     if plan.engine == "rq":
         order.insert(len(order) * 2 // 5, "kill_redis")
         order.insert(len(order) * 3 // 5, "flush")
-    if plan.api_dies:
-        order.insert(len(order) * 3 // 4, "kill_api")
-    yield from order
+    order.insert(len(order) * 3 // 4, "kill_api")
+    return order
 
 
 def questions() -> list[str]:

@@ -181,7 +181,9 @@ def _generator(settings: Settings, embedder: Embedder | None) -> Generator:
     if kind == "openai":
         key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else "none"
         base_url = settings.openai_base_url or "https://api.openai.com/v1"
-        openai: Generator = generator_class(name, base_url=base_url, api_key=key, continues=settings.model_continues)
+        openai: Generator = generator_class(
+            name, base_url=base_url, api_key=key, continues=settings.model_continues, max_connections=settings.concurrency + 10
+        )
         return openai
     other: Generator = generator_class.parse(name) if kind == "scripted" else generator_class()
     return other

@@ -8,7 +8,7 @@ import sys
 import textwrap
 import types
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +24,7 @@ from rq.worker import BaseWorker, Worker
 
 from ragqueue.errors import ConfigError, DatabaseMismatch, InvalidRequest, Unavailable
 from ragqueue.queues.rq import HANDLER, RETRIES, RingJob, RQQueue, ring_of
-from ragqueue.testing.contracts.queues import LIMIT, Handled, QueueContract, rings, working
+from ragqueue.testing.contracts.queues import LIMIT, Handled, QueueContract, rings, until, working
 from ragqueue.testing.services import RedisServer, require_redis
 from ragqueue.types import Ring
 
@@ -52,13 +52,6 @@ def raw(redis_server: RedisServer) -> Iterator[redis.Redis]:
         yield client
 
 
-async def until(condition: Callable[[], object]) -> None:
-    """Wait until what another thread or process does has happened."""
-    async with asyncio.timeout(LIMIT):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
 class TestRQQueue(QueueContract):
     pass
 
@@ -69,7 +62,7 @@ async def test_a_ring_travels_whole(queue: RQQueue) -> None:
 
     await queue.ring([ring])
     async with working(queue, handled, "background"):
-        await handled.until(lambda: handled.rings)
+        await until(lambda: handled.rings)
 
     assert handled.rings == [ring]
 
@@ -80,7 +73,7 @@ async def test_rings_at_the_front_keep_their_order(queue: RQQueue) -> None:
 
     await queue.ring([*late, *urgent])
     async with working(queue, handled, concurrency=1):
-        await handled.until(lambda: len(handled.rings) == 5)
+        await until(lambda: len(handled.rings) == 5)
 
     assert handled.rings == [*urgent, *late]
 
@@ -90,7 +83,7 @@ async def test_a_delivery_that_is_done_leaves_nothing_in_redis(queue: RQQueue, r
 
     async with working(queue, handled):
         await queue.ring(rings(5))
-        await handled.until(lambda: len(handled.rings) == 5)
+        await until(lambda: len(handled.rings) == 5)
         await until(lambda: not raw.keys("rq:job:*") and not raw.keys("rq:exec*"))
 
     assert raw.llen(f"{CHAT}:intermediate") == 0
@@ -110,12 +103,11 @@ async def test_a_handle_that_keeps_failing_is_rung_again_a_few_times(queue: RQQu
 
 
 async def test_a_worker_is_seen_by_rq(queue: RQQueue, redis_server: RedisServer, raw: redis.Redis) -> None:
-    handled = Handled()
-    handled.gate.clear()
+    handled = Handled(closed=True)
 
     async with working(queue, handled):
         await queue.ring(rings(2))
-        await handled.until(lambda: handled.running == 2)
+        await until(lambda: handled.running == 2)
         [worker] = Worker.all(connection=raw)
         info = await asyncio.to_thread(_rq, "info", "-u", redis_server.url, "--by-queue")
         executions = worker.get_current_executions()
@@ -139,7 +131,7 @@ async def test_rq_can_suspend_and_resume_a_worker(queue: RQQueue, raw: redis.Red
         await queue.ring(rings(1))
         assert await queue.depth("chat") == 1
         resume(raw)
-        await handled.until(lambda: handled.rings)
+        await until(lambda: handled.rings)
 
 
 async def test_rq_can_shut_a_worker_down(queue: RQQueue, raw: redis.Redis) -> None:
@@ -165,15 +157,14 @@ async def test_a_ring_that_arrives_as_a_worker_stops_is_put_back(queue: RQQueue,
 
 
 async def test_rq_can_stop_a_delivery(queue: RQQueue, raw: redis.Redis) -> None:
-    handled = Handled()
-    handled.gate.clear()
+    handled = Handled(closed=True)
 
     async with working(queue, handled):
         await queue.ring(rings(2))
-        await handled.until(lambda: handled.running == 2)
+        await until(lambda: handled.running == 2)
         [stopped, _] = Queue("ragqueue-chat", connection=raw).started_job_registry.get_job_ids()
         send_stop_job_command(raw, stopped, JSONSerializer)
-        await handled.until(lambda: handled.running == 1)
+        await until(lambda: handled.running == 1)
         await until(lambda: raw.zcard("rq:failed:ragqueue-chat") == 1)
         assert raw.hget(f"rq:job:{stopped}", "status") == JobStatus.STOPPED.encode()
         handled.gate.set()
@@ -183,20 +174,19 @@ async def test_rq_can_stop_a_delivery(queue: RQQueue, raw: redis.Redis) -> None:
 
 async def test_a_worker_outlives_a_redis_that_is_killed_and_comes_back_empty(caplog: pytest.LogCaptureFixture) -> None:
     async with _own_redis() as (server, queue):
-        handled = Handled()
-        handled.gate.clear()
+        handled = Handled(closed=True)
         async with working(queue, handled):
             await queue.ring(rings(3))
-            await handled.until(lambda: handled.running == 3)
+            await until(lambda: handled.running == 3)
             server.kill()
             handled.gate.set()
-            await handled.until(lambda: handled.running == 0)
+            await until(lambda: handled.running == 0)
             with pytest.raises(Unavailable):
                 await queue.ring(rings(1))
             server.start()
             [last] = rings(1)
             await queue.ring([last])
-            await handled.until(lambda: last.job_id in handled.ids)
+            await until(lambda: last.job_id in handled.ids)
             with redis.Redis.from_url(server.url) as client:
                 await until(lambda: [worker.name for worker in Worker.all(connection=client)] == [queue._workers[0].name])
                 await until(lambda: not client.keys("rq:job:*") and not queue._workers[0].executions)
@@ -212,22 +202,21 @@ async def test_a_ring_that_redis_kept_over_its_death_is_delivered() -> None:
         handled = Handled()
         async with working(queue, handled):
             server.start()
-            await handled.until(lambda: set(handled.ids) == {ring.job_id for ring in wanted})
+            await until(lambda: set(handled.ids) == {ring.job_id for ring in wanted})
 
 
 async def test_a_worker_registers_again_after_flushall(queue: RQQueue, redis_server: RedisServer, raw: redis.Redis) -> None:
-    handled = Handled()
-    handled.gate.clear()
+    handled = Handled(closed=True)
 
     async with working(queue, handled):
         await queue.ring(rings(2))
-        await handled.until(lambda: handled.running == 2)
+        await until(lambda: handled.running == 2)
         redis_server.flush()
         handled.gate.set()
         await until(lambda: Worker.all(connection=raw))
         [last] = rings(1)
         await queue.ring([last])
-        await handled.until(lambda: last.job_id in handled.ids)
+        await until(lambda: last.job_id in handled.ids)
         await until(lambda: not raw.keys("rq:job:*"))
 
     assert Worker.all(connection=raw, queue=Queue("ragqueue-chat", connection=raw)) != []
@@ -242,7 +231,7 @@ async def test_a_worker_waits_for_a_redis_that_is_not_there_yet() -> None:
         async with working(queue, handled):
             await asyncio.to_thread(server.start)
             await queue.ring(rings(1))
-            await handled.until(lambda: handled.rings)
+            await until(lambda: handled.rings)
     finally:
         await queue.close()
         server.stop()
@@ -311,7 +300,7 @@ async def test_hostile_jobs_run_no_code_and_stop_no_worker(queue: RQQueue, raw: 
             raw.publish(f"rq:pubsub:{queue._workers[0].name}", message)
         [last] = rings(1)
         await queue.ring([last])
-        await handled.until(lambda: last.job_id in handled.ids)
+        await until(lambda: last.job_id in handled.ids)
         await until(lambda: raw.llen(f"{CHAT}:intermediate") == 0 and not queue._workers[0].executions)
 
     assert handled.rings == [last]
@@ -327,7 +316,7 @@ async def test_maintenance_survives_what_stands_in_redis(queue: RQQueue, raw: re
     async with working(queue, handled):
         await until(lambda: queue._workers and queue._workers[0].last_cleaned_at)
         await queue.ring(rings(1))
-        await handled.until(lambda: handled.rings)
+        await until(lambda: handled.rings)
 
 
 @pytest.mark.parametrize("name", ["pickle", "pickled-result", "os-system", "import", "callback", "method"])

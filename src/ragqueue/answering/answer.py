@@ -19,7 +19,7 @@ from ragqueue.generators.base import Generator
 from ragqueue.records import chunks, documents
 from ragqueue.records.store import Records
 from ragqueue.retrieval.base import Retriever
-from ragqueue.types import Hit, Job, Outcome, Prompt
+from ragqueue.types import Hit, Job, Outcome
 
 NOT_IN_SOURCES = "The sources do not hold an answer to this question."
 _NEAREST = 3  # passages shown when the sources do not hold the answer
@@ -59,29 +59,40 @@ class Answerer:
         timings = {"queued_s": round(time.time() - job.created_at, 4)}
         pen = await run.open_pen()
         past = progress_of(pen.kept)
-        hits = await self._hits(job, pen, past)
+        hits, grounding = await self._sources(job, pen, past)
         timings["retrieved_s"] = round(time.time() - job.created_at, 4)
-        judgement = await judge(job.payload["question"], hits, self._embedder, sentences=self._generator.model == "extractive")
         message = Message(pen, hits, past, continues=self._generator.continues or past.finish is not None)
         if past.finish is not None:  # the earlier run died between the last event and the answer
             message.close(past.finish)
-            return _outcome(message, judgement.grounding, past.finish, {}, timings)
-        if judgement.grounding == "abstained":
+            return _outcome(message, grounding, past.finish, {}, timings)
+        if grounding == "abstained":
             return await self._abstain(message, hits, timings)
-        prompt = build(
-            job.payload["question"], hits, system=self._system, budget_tokens=self._budget, nonce=job.id[:12], prefix=message.text
-        )
-        run.partial = lambda: _outcome(message, judgement.grounding, "", {}, timings)
-        finish, usage = await self._write(job, message, prompt, timings)
+        run.partial = lambda: _outcome(message, grounding, "", {}, timings)
+        try:
+            finish, usage = await self._write(job, message, hits, timings)
+        except GenerationFailed:
+            if not past.text or message.text != past.text:
+                raise
+            message.restart()  # what was shown cannot be continued, by another model than wrote it, say
+            finish, usage = await self._write(job, message, hits, timings)
         message.close(finish)
-        return _outcome(message, judgement.grounding, finish, usage, timings)
+        return _outcome(message, grounding, finish, usage, timings)
 
-    async def _hits(self, job: Job, pen: Pen, past: Progress) -> list[Hit]:
+    async def _sources(self, job: Job, pen: Pen, past: Progress) -> tuple[list[Hit], str]:
+        """Return the hits and how well they carry an answer: what an earlier run logged, or what is found now."""
         if past.sources is not None:
-            loaded = {
-                chunk.number: chunk for chunk in await self._records.read(chunks.load, job.tenant, [s["chunk"] for s in past.sources])
-            }
-            return [Hit(loaded[s["chunk"]], s["score"], s["cosine"], s["keyword"]) for s in past.sources if s["chunk"] in loaded]
+            numbers = [source["chunk"] for source in past.sources]
+            loaded = {chunk.number: chunk for chunk in await self._records.read(chunks.load, job.tenant, numbers)}
+            kept = [Hit(loaded[s["chunk"]], s["score"], s["cosine"], s["keyword"]) for s in past.sources if s["chunk"] in loaded]
+            return kept, past.grounding
+        hits = await self._search(job, pen, past)
+        judgement = await judge(job.payload["question"], hits, self._embedder, sentences=self._generator.model == "extractive")
+        # Before any passage stands in the log, the records say which documents a delete must look for here.
+        await self._records.note(documents.note_quotes, job.tenant, job.id, [hit.chunk.document_id for hit in hits])
+        pen.write("ragqueue:sources", {"sources": [_source(n, hit) for n, hit in enumerate(hits, 1)], "grounding": judgement.grounding})
+        return hits, judgement.grounding
+
+    async def _search(self, job: Job, pen: Pen, past: Progress) -> list[Hit]:
         if not past.begun:
             pen.write("response.in_progress", {"response": {"id": job.id, "object": "response", "status": "in_progress"}})
         search = {"type": "file_search_call", "id": f"fs_{job.id}", "queries": [job.payload["question"]]}
@@ -94,14 +105,14 @@ class Answerer:
             collections=[collection] if collection else None,
             limit=job.payload.get("limit", self._limit),
         )
-        # Before any passage stands in the log, the records say which documents a delete must look for here.
-        await self._records.note(documents.note_quotes, job.tenant, job.id, [hit.chunk.document_id for hit in hits])
         pen.write("response.file_search_call.completed", {"output_index": 0, "item_id": search["id"]})
         pen.write("response.output_item.done", {"output_index": 0, "item": search | {"status": "completed"}})
-        pen.write("ragqueue:sources", {"sources": [_source(n, hit) for n, hit in enumerate(hits, 1)]})
         return hits
 
-    async def _write(self, job: Job, message: Message, prompt: Prompt, timings: dict[str, float]) -> tuple[str, Mapping[str, int]]:
+    async def _write(self, job: Job, message: Message, hits: Sequence[Hit], timings: dict[str, float]) -> tuple[str, Mapping[str, int]]:
+        prompt = build(
+            job.payload["question"], hits, system=self._system, budget_tokens=self._budget, nonce=job.id[:12], prefix=message.text
+        )
         finish = ""
         usage: Mapping[str, int] = {}
         stream = self._generator.stream(prompt)

@@ -20,6 +20,7 @@ class Progress:
 
     begun: bool = False
     sources: Sequence[Mapping[str, Any]] | None = None
+    grounding: str = ""
     output_index: int | None = None  # of the open message
     part_open: bool = False
     text: str = ""
@@ -36,9 +37,9 @@ def progress_of(kept: Sequence[Event]) -> Progress:
             case "response.in_progress":
                 past.begun = True
             case "ragqueue:sources":
-                past.sources = event.data["sources"]
+                past.sources, past.grounding = event.data["sources"], event.data["grounding"]
             case "response.output_item.added" if event.data["item"]["type"] == "message":
-                past = Progress(past.begun, past.sources, event.data["output_index"])
+                past = Progress(past.begun, past.sources, past.grounding, event.data["output_index"])
             case "response.content_part.added":
                 past.part_open = True
             case "response.output_text.delta":
@@ -67,7 +68,8 @@ class Message:
         elif not past.part_open:
             self._open_part()
         if past.text and not continues:
-            self._restart(past.text)
+            self.text = past.text
+            self.restart()
         elif past.text:
             self._take_over(past.text)
 
@@ -89,7 +91,15 @@ class Message:
     def restart_unless(self, wanted: str) -> None:
         """Begin a new message when what was shown is not the beginning of the text that is wanted now."""
         if self.text and not wanted.startswith(self.text):
-            self._restart(self.text)
+            self.restart()
+
+    def restart(self) -> None:
+        """Tell every reader to drop the old text: its item ends incomplete, and a new one begins."""
+        assert self._index is not None
+        self._pen.write(RESTARTED, {"reason": "cannot_continue", "output_index": self._index})
+        self._pen.write("response.output_item.done", {"output_index": self._index, "item": self._item("incomplete")})
+        self.text, self.citations, self._scanner = "", [], CitationScanner(self._hits)
+        self._open(self._index + 1)
 
     def close(self, finish: str) -> None:
         """Write the events that close the message."""
@@ -136,15 +146,6 @@ class Message:
     def _open_part(self) -> None:
         part = {"type": "output_text", "text": "", "annotations": []}
         self._pen.write("response.content_part.added", {"output_index": self._index, "content_index": 0, "part": part})
-
-    def _restart(self, shown: str) -> None:
-        """Tell every reader to drop the old text: its item ends incomplete, and a new one begins."""
-        assert self._index is not None
-        self._pen.write(RESTARTED, {"reason": "model_cannot_continue", "output_index": self._index})
-        self.text = shown
-        self._pen.write("response.output_item.done", {"output_index": self._index, "item": self._item("incomplete")})
-        self.text, self.citations, self._scanner = "", [], CitationScanner(self._hits)
-        self._open(self._index + 1)
 
     def _item(self, status: str) -> dict[str, Any]:
         annotations = [annotation(asdict(citation), i)["annotation"] for i, citation in enumerate(self.citations)]

@@ -44,4 +44,5 @@ async def _page() -> Response:
 async def _static(name: str) -> Response:
     if name not in STATIC:
         raise NotFound(f"there is nothing at '/static/{name}'")
-    return FileResponse(STATIC[name], headers=_PAGE_HEADERS)
+    # Said, not guessed: some registries of Windows call a script plain text, which `nosniff` then blocks.
+    return FileResponse(STATIC[name], headers=_PAGE_HEADERS, media_type="text/javascript" if name.endswith(".js") else "text/css")

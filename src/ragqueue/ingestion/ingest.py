@@ -14,13 +14,14 @@ from ragqueue.indexes.base import Index, Space
 from ragqueue.ingestion.chunks import chunk
 from ragqueue.jobs.submit import Submitter
 from ragqueue.language.detect import detect
-from ragqueue.parsers.pool import ParserPool
+from ragqueue.parsers.pool import ParserDied, ParserPool
 from ragqueue.parsers.table import media_type_of
 from ragqueue.records import chunks, documents
 from ragqueue.records.store import Records
 from ragqueue.types import Document, Job, Outcome, Parsed, Passage
 
 KEYWORDS_ONLY = "keywords"  # the generation of a collection without an embedder
+QUARANTINED_AFTER = 3  # deaths of its parser
 _EMBED_AT_ONCE = 64  # passages between two looks at whether the job was cancelled
 
 
@@ -90,6 +91,12 @@ class Ingester:
             passages = chunk(parsed)
             if not passages:
                 raise UnreadableDocument(f"{payload['source']!r} holds no text that could be answered from")
+        except ParserDied as error:
+            if job.tries + 1 < QUARANTINED_AFTER:
+                raise  # the child may have died of something else
+            reason = f"{error.message}; it broke its parser {QUARANTINED_AFTER} times and is not tried again"
+            await self._records.write(_refuse, job.tenant, document.id, reason, payload["upload_id"])
+            return Outcome("failed", error_code=error.code, error_message=reason)
         except UnreadableDocument as error:
             await self._records.write(_refuse, job.tenant, document.id, error.message, payload["upload_id"])
             return Outcome("failed", error_code=error.code, error_message=error.message)

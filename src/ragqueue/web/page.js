@@ -266,7 +266,7 @@ async function resume() {
 }
 
 function askForKey(message) {
-  $("key-note").textContent = `${message} The key stays in this tab.`;
+  $("key-note").textContent = `${message} (the key stays in this tab)`;
   if (!$("key-form").hidden) return;
   $("key-form").hidden = false;
   $("key").focus();

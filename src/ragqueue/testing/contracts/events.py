@@ -39,17 +39,9 @@ class EventLogContract:
     """Subclass it in a test file with a fixture `log`; import `job_id` there, too."""
 
     async def test_events_come_back_as_they_were_written(self, log: EventLog, job_id: str) -> None:
-        written = [event(n) for n in range(3)]
+        assert await write(log, job_id, 0, event(0)) == event(0).seq
+        assert await write(log, job_id, event(0).seq, event(1), event(2)) == event(2).seq
 
-        end = await write(log, job_id, -1, *written)
-
-        assert end == written[-1].seq
-        assert await everything(log, job_id) == written
-
-    async def test_an_append_at_the_end_is_written(self, log: EventLog, job_id: str) -> None:
-        end = await write(log, job_id, 0, event(0))
-
-        assert await write(log, job_id, end, event(1), event(2)) == event(2).seq
         assert await everything(log, job_id) == [event(0), event(1), event(2)]
 
     async def test_an_append_elsewhere_writes_nothing_and_tells_the_end(self, log: EventLog, job_id: str) -> None:
@@ -98,11 +90,6 @@ class EventLogContract:
         found = await log.read(dict.fromkeys(jobs, 0))
         assert {job: len(events) for job, events in found.items()} == {jobs[0]: 1, jobs[1]: 2, jobs[2]: 1}
 
-    async def test_two_appends_to_one_log_in_one_call_follow_each_other(self, log: EventLog, job_id: str) -> None:
-        ends = await log.append([Append(job_id, -1, [event(0)]), Append(job_id, event(0).seq, [event(1)])])
-
-        assert ends == [event(0).seq, event(1).seq]
-
     async def test_a_read_begins_after_its_cursor(self, log: EventLog, job_id: str) -> None:
         await write(log, job_id, -1, *[event(n) for n in range(5)])
 
@@ -145,12 +132,6 @@ class EventLogContract:
 
         async with asyncio.timeout(LIMIT):
             assert await reading == {job_id: [event(0)]}
-
-    async def test_a_waiting_read_of_what_is_there_returns_at_once(self, log: EventLog, job_id: str) -> None:
-        await write(log, job_id, -1, event(0))
-
-        async with asyncio.timeout(LIMIT):
-            assert await log.read({job_id: 0}, LIMIT * 2) == {job_id: [event(0)]}
 
     async def test_a_waiting_read_ends_when_its_time_is_over(self, log: EventLog, job_id: str) -> None:
         began = time.monotonic()
