@@ -37,8 +37,9 @@ class Bench:
 
     def start(self, *words: str) -> subprocess.Popen[bytes]:
         """Start a command of ragqueue in a group of its own."""
-        log = (self.folder / f"{len(self._started)}-{words[0]}.log").open("wb")
-        process = subprocess.Popen([sys.executable, "-m", "ragqueue", *words], env=self.env, stdout=log, stderr=log, start_new_session=True)
+        with (self.folder / f"{len(self._started)}-{words[0]}.log").open("wb") as log:
+            command = [sys.executable, "-m", "ragqueue", *words]
+            process = subprocess.Popen(command, env=self.env, stdout=log, stderr=log, start_new_session=True)
         self._started.append(process)
         return process
 

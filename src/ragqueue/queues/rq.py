@@ -88,7 +88,6 @@ class ConcurrentWorker(worker.BaseWorker):  # type: ignore[misc]
         self._stopping, self._retired = threading.Event(), threading.Event()
         self._threads = ThreadPoolExecutor(5, "rq")  # one waits for rings, the others keep the books
         self._beating = threading.Thread(target=self._beat, name="rq-beat", daemon=True)
-        self._deliveries: set[asyncio.Task[None]] = set()
         self._running: dict[str, tuple[RingJob, Callable[[], object]]] = {}  # by execution: its job, and how to cancel it
         self._suspended = self._away = False
 
@@ -98,25 +97,17 @@ class ConcurrentWorker(worker.BaseWorker):  # type: ignore[misc]
         slots = threading.Semaphore(concurrency)
 
         def start(raw: bytes) -> None:
-            delivery = loop.create_task(self._deliver(raw, handle))
-            self._deliveries.add(delivery)
-            delivery.add_done_callback(end)
-
-        def end(delivery: asyncio.Task[None]) -> None:
-            self._deliveries.discard(delivery)
-            slots.release()
-            if not delivery.cancelled():
-                delivery.exception()  # it has been logged
+            asyncio.run_coroutine_threadsafe(self._deliver(raw, handle, slots), loop)
 
         self._beating.start()
-        taking = loop.run_in_executor(self._threads, self._take, slots, lambda raw: loop.call_soon_threadsafe(start, raw), burst)
+        taking = loop.run_in_executor(self._threads, self._take, slots, start, burst)
         try:
             await asyncio.shield(taking)
         finally:
             self._stopping.set()
             await taking
-        while burst and self._deliveries:
-            await asyncio.wait(self._deliveries)
+        for _ in range(concurrency if burst else 0):
+            await loop.run_in_executor(self._threads, slots.acquire)
 
     def retire(self) -> None:
         """Take no more and sign off from RQ; deliveries that still run are not waited for."""
@@ -130,7 +121,7 @@ class ConcurrentWorker(worker.BaseWorker):  # type: ignore[misc]
             self.teardown()
         self._threads.shutdown(wait=False)
 
-    def _take(self, slots: threading.Semaphore, start: Callable[[bytes], object], burst: bool) -> None:
+    def _take(self, slots: threading.Semaphore, start: Callable[[bytes], None], burst: bool) -> None:
         key, passed = self.queues[0].key, self.queues[0].intermediate_queue_key
         while not self._stopping.is_set():
             if self._suspended or not slots.acquire(timeout=TAKE_WAIT):
@@ -152,18 +143,21 @@ class ConcurrentWorker(worker.BaseWorker):  # type: ignore[misc]
             else:
                 start(raw)
 
-    async def _deliver(self, raw: bytes, handle: Handle) -> None:
+    async def _deliver(self, raw: bytes, handle: Handle, slots: threading.Semaphore) -> None:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        begun = await loop.run_in_executor(self._threads, self._begin, raw)
-        if begun is None or task is None:
-            return
-        rq_job, execution, ring = begun
-        self._running[execution.id] = rq_job, lambda: loop.call_soon_threadsafe(task.cancel)
         try:
-            await handle(ring)
+            begun = await loop.run_in_executor(self._threads, self._begin, raw)
+            if begun is None or task is None:
+                return
+            rq_job, execution, ring = begun
+            self._running[execution.id] = rq_job, lambda: loop.call_soon_threadsafe(task.cancel)
+            try:
+                await handle(ring)
+            finally:
+                self._running.pop(execution.id)
+                await loop.run_in_executor(self._threads, self._end, rq_job, execution, sys.exc_info())
         finally:
-            self._running.pop(execution.id)
-            await loop.run_in_executor(self._threads, self._end, rq_job, execution, sys.exc_info())
+            slots.release()
 
     def _begin(self, raw: bytes) -> tuple[RingJob, Any, Ring] | None:
         try:

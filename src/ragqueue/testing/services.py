@@ -56,6 +56,12 @@ class RedisServer:
             time.sleep(0.02)
         return self
 
+    def __enter__(self) -> "RedisServer":
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
     def kill(self) -> None:
         """Kill it at once (SIGKILL)."""
         if self._process is not None:

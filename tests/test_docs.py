@@ -1,0 +1,72 @@
+"""The documentation says what the code does: references are generated, snippets run, links lead somewhere."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from ragqueue.errors import RagqueueError
+from ragqueue.testing.services import RedisServer
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("docs/**/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
+
+
+def generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["settings.md", "commands.md", "errors.md", "endpoints.md", "metrics.md"])
+def test_a_reference_page_is_what_the_code_says(name: str) -> None:
+    made = generator().PAGES[name]()
+
+    assert (ROOT / "docs" / "reference" / name).read_text(encoding="utf-8") == made, "run `python docs/generate.py`"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_to_files_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_every_error_has_a_code_of_its_own() -> None:
+    def below(kind: type[RagqueueError]) -> Iterator[type[RagqueueError]]:
+        for sub in kind.__subclasses__():
+            yield sub
+            yield from below(sub)
+
+    codes = [kind.code for kind in below(RagqueueError) if kind.__module__ == "ragqueue.errors"]
+    assert len(codes) == len(set(codes))
+
+
+def snippets(page: str) -> str:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return "\n".join(re.findall(r"<!-- snippet: \w+ -->\n```python\n(.*?)```", text, re.DOTALL))
+
+
+def test_the_snippets_of_rq_on_redis_run(tmp_path: Path) -> None:
+    from campaigns.bench_house import SAMPLES, bench
+    from ragqueue.testing.services import require_redis
+
+    require_redis()
+    with RedisServer() as server, bench({"RAGQUEUE_QUEUE": "", "REDIS_URL": server.url, "LLM_MODEL": "extractive"}) as house:
+        del house.env["RAGQUEUE_QUEUE"]
+        house.serve()
+        house.work(20)
+        house.run("ingest", str(SAMPLES / "query-params.md"))
+        code = f"URL = 'http://127.0.0.1:{house.port}'\n" + snippets("docs/how-to/rq-on-redis.md")
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert "default value" in done.stdout
