@@ -17,7 +17,7 @@ from ragqueue.testing.services import RedisServer
 
 JOBS = 3000
 SLOTS = 400
-MODEL = "scripted:rate=2&tokens=2"  # the second token is due 0.5 s after the first
+MODEL = "scripted:rate=2&tokens=2&cite=0"  # the second token is due 0.5 s after the first
 RQ_JOBS = 20
 
 
@@ -101,7 +101,7 @@ class Submitting(Ragqueue):
 async def fill(house: Bench, jobs: int) -> None:
     async with Submitting(settings=settings_of(house)) as ragqueue:
         submitter = ragqueue.runtime.submitter
-        await asyncio.gather(*(submitter.submit("default", "chat", {"question": QUESTION}) for _ in range(jobs)))
+        await asyncio.gather(*(submitter.submit("default", "chat", {"question": QUESTION, "limit": 1}) for _ in range(jobs)))
         await asyncio.sleep(0.5)
         await ragqueue.runtime.ringer.flush()
 

@@ -9,13 +9,12 @@ import argparse
 import asyncio
 import json
 import random
-import re
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,48 +22,16 @@ from typing import Any
 import redis
 
 from campaigns import powercut
-from campaigns.bench_house import SAMPLES, quantile
+from campaigns.bench_house import quantile
 from campaigns.clients import Clients, Transcript
 from campaigns.kill_house import CampaignError, House
+from campaigns.kill_plan import BEAT, CUTS, LEASE, MUTATIONS, STOPPED, Plan, faults, questions
 from campaigns.witness import Times
 from ragqueue.testing.auditor import Entry, Finding, audit, count, read_store
 from ragqueue.testing.services import RedisServer
 from ragqueue.types import seq_of
 
-LEASE, BEAT = 2.0, 0.5  # seconds
-STOPPED = LEASE + 1.5  # seconds
-CUTS = 200  # power cuts of the mutation `full_commit`
-EVERY_HOST = 30  # of so many kills one is a host
-EVERY_STOP = 20
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run does."""
-
-    engine: str
-    jobs: int
-    kills: int
-    workers: int
-    slots: int
-    seed: int
-    mutation: str | None = None
-    faults: Sequence[str] | None = None  # None: kills, hosts and stops in their proportion
-    model: str = "scripted:rate=20&tokens=20"
-    pause: tuple[float, float] = (0.5, 1.5)  # seconds between faults
-    patience: float = 150.0  # seconds that a client waits for its answer
-    limit: float = 800.0  # seconds for everything: what is not done by then counts as lost
-    keep: bool = False
-
-
-# Few jobs that surely do damage: zombies need long answers and a stop of a whole supervisor, lost leases the death of a host while
-# somebody works there, lost rings a flush while somebody waits.
-_LONG = "scripted:rate=10&tokens=60"
-MUTATIONS = {
-    "fence": Plan("", 60, 0, 2, 30, 1, "fence", faults=("stop_host",) * 3, model=_LONG, patience=60),
-    "reconcile": Plan("", 40, 0, 2, 5, 1, "reconcile", faults=("flush", "host"), model=_LONG, patience=30),
-    "full_commit": Plan("sql", CUTS, 0, 0, 0, 1, "full_commit"),
-}
+LONGEST_PAUSE = 10.0  # seconds that a fault waits for its turn
 
 
 @dataclass
@@ -105,13 +72,20 @@ def run(
     engine: str, jobs: int, kills: int, workers: int, slots: int, seed: int, mutation: str | None = None, **options: Any
 ) -> dict[str, Any]:
     """Run a campaign (with a mutation: its own small one) and return what `--json` prints. Raises CampaignError."""
-    if mutation is None:
-        return asyncio.run(Campaign(Plan(engine, jobs, kills, workers, slots, seed, **options)).run())
+    if mutation is not None:
+        return run_mutation(engine, mutation, seed=seed, **options)
+    return asyncio.run(Campaign(Plan(engine, jobs, kills, workers, slots, seed, **options)).run())
+
+
+def run_mutation(engine: str, mutation: str, *, seed: int = 1, **options: Any) -> dict[str, Any]:
+    """Run the campaign that a broken build must fail. Raises CampaignError."""
     if mutation not in MUTATIONS:
         raise CampaignError(f"there is no mutation {mutation!r}: use one of {', '.join(MUTATIONS)}")
     if mutation != "full_commit":
         plan = replace(MUTATIONS[mutation], engine=engine, seed=seed, **options)
         return asyncio.run(Campaign(plan).run()) | {"acked_lost": 0}
+    if engine != "sql":
+        raise CampaignError("full_commit is about the disk: use --engine sql")
     try:
         found = powercut.run(CUTS, "full_commit", seed=seed)
     except powercut.PowercutError as error:
@@ -138,11 +112,15 @@ class Campaign:
         }  # fmt: skip
         house = House(folder, plan.engine, slots=plan.slots, settings=settings, mutation=plan.mutation)
         try:
-            await house.begin(plan.workers)
-            await self._under_load(house, folder)
+            with _told("start"):
+                await house.begin(plan.workers)
+            with _told("load and faults"):
+                await self._under_load(house, folder)
             log = house.witness.log() if house.redis is None else redis_log(house.redis)
-            house.end()
-            self._audit(house, folder, log)
+            with _told("end"):
+                house.end()
+            with _told("audit"):
+                self._audit(house, folder, log)
         finally:
             house.end()
             if plan.keep:
@@ -162,7 +140,7 @@ class Campaign:
             at_once=max(20, plan.workers * plan.slots * 2 // 3),
             patience=plan.patience,
         )
-        self._faults = faults(plan, self._rng)
+        self._faults = faults(plan)
         asking = asyncio.create_task(clients.run(plan.jobs, self._may_ask))
         harming = asyncio.create_task(self._harm(house, clients))
         watching = asyncio.create_task(self._tell(clients))
@@ -181,11 +159,15 @@ class Campaign:
         return n * max(1, len(self._faults)) <= self._plan.jobs * (self._faults_done + 3)
 
     async def _harm(self, house: House, clients: Clients) -> None:
-        """Do the faults one after another; a kill waits until somebody works, so that it hits."""
-        for fault in self._faults:
+        """Do the faults one after another, spread over the answers."""
+        for number, fault in enumerate(self._faults):
             await asyncio.sleep(self._rng.uniform(*self._plan.pause))
-            end = time.monotonic() + 10
-            while clients.counts.done < self._plan.jobs and time.monotonic() < end and not (clients.counts.streaming and self._busy(house)):
+            due = self._plan.jobs * (number - 2) // len(self._faults)
+            end = time.monotonic() + LONGEST_PAUSE
+            while clients.counts.done < self._plan.jobs and time.monotonic() < end:
+                # A fault that hits nobody shows nothing; faults faster than answers would only show how fast workers start.
+                if clients.counts.done >= due and clients.counts.streaming and self._busy(house):
+                    break
                 await asyncio.sleep(0.05)
             await getattr(self, f"_{fault}")(house)
             self._faults_done += 1
@@ -249,7 +231,8 @@ class Campaign:
     def _audit(self, house: House, folder: Path, log: Sequence[Entry]) -> None:
         store = read_store(folder / "data" / "records.sqlite3")
         with (folder / "transcript.jsonl").open(encoding="utf-8") as lines:
-            findings = audit(store, log, map(json.loads, lines), house.witness.changes())
+            # The scripted model continues, so only Redis can lose what a reader was shown.
+            findings = audit(store, log, map(json.loads, lines), moves=house.witness.changes(), may_restart=house.redis is not None)
         for kind, number in count(findings).items():
             setattr(self._report, kind, number)
         self._report.ended = sum(row.state in ("succeeded", "failed", "cancelled") for row in store.rows.values())
@@ -265,32 +248,6 @@ class Campaign:
         _say(f"jobs by deaths: {dict(sorted(deaths.items()))}")
 
 
-def faults(plan: Plan, rng: random.Random) -> list[str]:
-    """Return the faults of a plan in their order."""
-    if plan.faults is not None:
-        return list(plan.faults)
-    hosts, stops = max(1, plan.kills // EVERY_HOST), max(2, plan.kills // EVERY_STOP)
-    order = ["kill"] * (plan.kills - hosts) + ["host"] * hosts
-    rng.shuffle(order)
-    for n in range(stops):
-        order.insert((2 * n + 1) * len(order) // (2 * stops), "stop_worker" if n % 2 else "stop_host")
-    if plan.engine == "rq":
-        order.insert(len(order) * 2 // 5, "kill_redis")
-        order.insert(len(order) * 3 // 5, "flush")
-    order.insert(len(order) * 3 // 4, "kill_api")
-    return order
-
-
-def questions() -> list[str]:
-    """Return some dozens of questions about the samples, made from their headings."""
-    headings = {
-        heading for path in sorted(SAMPLES.glob("*.md")) for heading in re.findall(r"^#+ ([^{\n]+)", path.read_text(encoding="utf-8"), re.M)
-    }
-    if len(headings) < 24:
-        raise CampaignError(f"the samples in {SAMPLES} have only {len(headings)} headings")
-    return [f"What do the documents say about {heading.strip().lower()}?" for heading in sorted(headings)]
-
-
 def redis_log(server: RedisServer) -> list[Entry]:
     """Return the entries of all logs in Redis, each log in its order."""
     entries = []
@@ -300,6 +257,13 @@ def redis_log(server: RedisServer) -> list[Entry]:
                 attempt, _, n = entry_id.partition(b"-")
                 entries.append(Entry(key.decode().rpartition(":")[2], seq_of(int(attempt), int(n)), fields[b"type"].decode()))
     return entries
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    _say(f"{what}: {time.monotonic() - began:.1f} s")
 
 
 def _say(line: str) -> None:

@@ -4,6 +4,7 @@ An ordinary look at the tables afterwards cannot tell in what order a log was wr
 """
 
 import sqlite3
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -83,15 +84,17 @@ class Witness:
 
     def times(self, kills: Sequence[Kill]) -> Times:
         """Return how long the jobs of killed processes took to come back."""
-        owners = self._rows("select pid, owner, at from witness_workers order by at")
-        histories: dict[str, list[Change]] = {}
+        workers = self._rows("select pid, owner, at from witness_workers")
+        histories: dict[str, list[Change]] = defaultdict(list)
+        worked_on: dict[str, set[str]] = defaultdict(set)  # owner -> jobs
         for change in self.changes():
-            histories.setdefault(change.job_id, []).append(change)
+            histories[change.job_id].append(change)
+            worked_on[change.owner or ""].add(change.job_id)
         times = Times()
         for kill in kills:
-            killed = {owner for pid, owner, at in owners if pid in kill.pids and at <= kill.at}
-            for history in histories.values():
-                _measure(history, kill, killed, times)
+            killed = {owner for pid, owner, at in workers if pid in kill.pids and at <= kill.at}
+            for job_id in set().union(*(worked_on[owner] for owner in killed)):
+                _measure(histories[job_id], kill, killed, times)
         return times
 
     def _rows(self, query: str) -> list[Any]:

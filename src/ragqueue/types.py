@@ -164,6 +164,7 @@ class Chunk:
     source: str = ""
     heading_path: tuple[str, ...] = ()
     page: int | None = None
+    language: str = ""  # ISO 639-1, of the document
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import redis
 
 from ragqueue.errors import Unavailable
 from ragqueue.events.redis import RedisEventLog
-from ragqueue.testing.contracts.events import LIMIT, EventLogContract, event, everything, job_id, write  # noqa: F401
+from ragqueue.testing.contracts.events import LIMIT, EventLogContract, event, everything, write
 from ragqueue.testing.services import RedisServer, require_redis
 
 

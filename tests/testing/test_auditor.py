@@ -64,7 +64,7 @@ def entries(*written: tuple[int, int] | tuple[int, int, str]) -> list[Entry]:
 def found(
     store_: Store, transcript: Iterable[Mapping[str, Any]] = (), *, log: Iterable[Entry] = (), moves: Iterable[Move] = ()
 ) -> dict[str, int]:
-    return {kind: number for kind, number in count(audit(store_, log, transcript, moves)).items() if number}
+    return {kind: number for kind, number in count(audit(store_, log, transcript, moves=moves)).items() if number}
 
 
 class TestGoodHistories:
@@ -204,6 +204,12 @@ class TestStreams:
         transcript = [acked(), opened(), delta(1, 3, "one TWO three "), terminal()]
 
         assert found(store(), transcript) == {"stream_gaps": 1, "stream_doubles": 1}
+
+    def test_a_restart_is_a_gap_where_nothing_asks_for_it(self) -> None:
+        transcript = [acked(), opened(), delta(1, 1, "one "), frame(seq_of(2, 1), RESTARTED), delta(2, 2, TEXT), terminal(2)]
+        findings = audit(store(attempt=2, answers=[(2, TEXT)]), [], transcript, may_restart=False)
+
+        assert [finding.kind for finding in findings] == ["stream_gaps"]
 
     def test_each_reader_is_judged_by_itself(self) -> None:
         other = [

@@ -107,7 +107,7 @@ class _Passage:
 
     @cached_property
     def _language(self) -> str:
-        return detect(self._chunk.text)
+        return self._chunk.language or detect(self._chunk.text)
 
     @cached_property
     def _sentences(self) -> list[tuple[int, int, frozenset[str]]]:

@@ -29,6 +29,7 @@ class SqlEventLog(EventLog):
     def __init__(self, records: Records) -> None:
         self._records = records
         self._woken = asyncio.Event()
+        self._asked = False  # to come back with nothing
 
     async def append(self, appends: Sequence[Append]) -> list[int]:
         ends = await self._records.note(_append, appends)
@@ -44,14 +45,16 @@ class SqlEventLog(EventLog):
             if time.monotonic() >= end:
                 return {}
             try:
-                async with asyncio.timeout(min(POLL, wait) if cursors else wait):
+                async with asyncio.timeout(min(POLL, wait)):
                     await self._woken.wait()
             except TimeoutError:
                 continue
-            if not cursors:
+            if self._asked:
+                self._asked = False
                 return {}
 
     async def wake(self) -> None:
+        self._asked = True
         self._woken.set()
 
     async def drop(self, job_ids: Sequence[str]) -> None:

@@ -162,13 +162,13 @@ def load(connection: Connection, tenant: str, numbers: Sequence[int]) -> list[Ch
     """Return these chunks in this order; those that may not be shown are left out."""
     query = (
         'select c.number, c.document_id, c.version, c.start, c."end", substr(v.text, c.start + 1, c."end" - c.start), d.title, d.source, '
-        f"c.heading_path, c.page from {_live(connection)} "
+        f"c.heading_path, c.page, c.language from {_live(connection)} "
         "join versions v on v.tenant = c.tenant and v.document_id = c.document_id and v.version = c.version"
     )
     rows = connection.execute(text(query), {"tenant": tenant, "numbers": json.dumps(list(numbers))})
     found = {
-        number: Chunk(number, document_id, version, start, end, body, title, source, tuple(json.loads(path)), page)
-        for number, document_id, version, start, end, body, title, source, path, page in rows
+        number: Chunk(number, document_id, version, start, end, body, title, source, tuple(json.loads(path)), page, language)
+        for number, document_id, version, start, end, body, title, source, path, page, language in rows
     }
     return [found[number] for number in numbers if number in found]
 

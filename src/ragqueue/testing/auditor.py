@@ -86,14 +86,23 @@ def read_store(path: Path) -> Store:
             answers[job_id].append((attempt, json.loads(body)["text"]))
     finally:
         connection.close()
-    return Store(rows, dict(answers))
+    return Store(rows, answers)
 
 
-def audit(store: Store, log: Iterable[Entry], transcript: Iterable[Mapping[str, Any]], moves: Iterable[Move] = ()) -> list[Finding]:
-    """Return every broken promise; `moves` (the history of the rows, where it was kept) shows two finals that left one row."""
-    clients = Clients(transcript)
-    asked = clients.acked | {job_id for job_id, _ in clients.readers}
-    store_side = (*_audit_rows(store, asked), *_audit_answers(store), *_audit_moves(moves), *_audit_log(store, log))
+def audit(
+    store: Store,
+    log: Iterable[Entry],
+    transcript: Iterable[Mapping[str, Any]],
+    *,
+    moves: Iterable[Move] = (),
+    may_restart: bool = True,
+) -> list[Finding]:
+    """Return every broken promise; `moves` (the history of the rows, where it was kept) shows two finals that left one row.
+
+    Where the log cannot be lost and the model continues, no stream may restart: say so with `may_restart=False`.
+    """
+    clients = Clients(transcript, may_restart=may_restart)
+    store_side = (*_audit_rows(store, clients.jobs), *_audit_answers(store), *_audit_moves(moves), *_audit_log(store, log))
     return [*store_side, *clients.findings, *clients.audit(store)]
 
 
@@ -121,10 +130,8 @@ def _audit_answers(store: Store) -> Iterator[Finding]:
         if len(answers) > 1:
             yield Finding("doubled_answers", job_id, f"answers of attempts {[attempt for attempt, _ in answers]} are stored")
         row = store.rows.get(job_id)
-        if row is None or row.state != "succeeded":
-            continue  # a run that was buried keeps what it had
-        for attempt, _ in answers:
-            if attempt != row.attempt:
+        for attempt, _ in answers if row and row.state == "succeeded" else ():  # a run that was buried keeps what it had
+            if row and attempt != row.attempt:
                 yield Finding("zombie_writes", job_id, f"attempt {attempt} stored an answer, the job is in attempt {row.attempt}")
 
 
@@ -141,18 +148,16 @@ def _audit_log(store: Store, log: Iterable[Entry]) -> Iterator[Finding]:
     tops: dict[str, int] = {}
     closed: set[str] = set()
     for entry in log:
-        job_id, attempt = entry.job_id, entry.seq >> ATTEMPT_SHIFT
+        job_id, top, row = entry.job_id, tops.get(entry.job_id, -1), store.rows.get(entry.job_id)
         if entry.type == GONE:
             tops.pop(job_id, None)
             closed.discard(job_id)
             continue
-        top = tops.get(job_id, -1)
-        row = store.rows.get(job_id)
         if entry.seq <= top:
             yield Finding("zombie_writes", job_id, f"entry {show(entry.seq)} was written after {show(top)}")
         elif entry.type != FENCE and job_id in closed:
             yield Finding("zombie_writes", job_id, f"entry {show(entry.seq)} ({entry.type}) was written after the end")
-        elif entry.type != FENCE and row is not None and attempt > row.attempt:
+        elif entry.type != FENCE and row is not None and entry.seq >> ATTEMPT_SHIFT > row.attempt:
             yield Finding("zombie_writes", job_id, f"entry {show(entry.seq)} is of an attempt that nobody claimed")
         tops[job_id] = max(top, entry.seq)
         if entry.type == END:
@@ -194,8 +199,9 @@ class Reader:
 class Clients:
     """What all clients saw."""
 
-    def __init__(self, transcript: Iterable[Mapping[str, Any]]) -> None:
-        self.acked: set[str] = set()
+    def __init__(self, transcript: Iterable[Mapping[str, Any]], *, may_restart: bool) -> None:
+        self._may_restart = may_restart
+        self.jobs: set[str] = set()  # acknowledged or followed
         self.readers: dict[tuple[str, str], Reader] = {}  # by (job, reader)
         self.ends: dict[str, set[tuple[str, str | None]]] = defaultdict(set)  # job -> (status, text) wherever a client was told its end
         self.findings: list[Finding] = []
@@ -203,19 +209,21 @@ class Clients:
             self._take(fact["what"], fact["job"], fact)
 
     def _take(self, what: str, job_id: str, fact: Mapping[str, Any]) -> None:
-        if what == "acked":
-            self.acked.add(job_id)
-        elif what == "seen" and fact["status"] in STATUSES:
+        if what != "seen":
+            self.jobs.add(job_id)
+        elif fact["status"] in STATUSES:
             self.ends[job_id].add((fact["status"], fact["text"]))
-        elif what == "seen" and self.ends[job_id]:
+        elif self.ends[job_id]:
             self.findings.append(Finding("doubled_answers", job_id, f"it was {fact['status']} after it had ended"))
-        elif what == "opened":
+        if what == "opened":
             self.readers.setdefault((job_id, fact["reader"]), Reader())
         elif what == "frame":
             self._frame(job_id, self.readers.setdefault((job_id, fact["reader"]), Reader()), fact["seq"], fact["type"], fact["data"])
 
     def _frame(self, job_id: str, reader: Reader, seq: int, type_: str, data: Mapping[str, Any]) -> None:
         self.findings += [Finding(kind, job_id, detail) for kind, detail in reader.take(seq, type_, data.get("delta", ""))]
+        if type_ == RESTARTED and not self._may_restart:
+            self.findings.append(Finding("stream_gaps", job_id, f"a reader was told at {show(seq)} to drop what it had been shown"))
         if type_ in TERMINAL:
             answer = data["response"]["answer"]
             self.ends[job_id].add((type_.removeprefix("response."), None if answer is None else answer["text"]))
@@ -227,7 +235,7 @@ class Clients:
                 yield Finding("lost", job_id, "a reader never saw a terminal event")
             else:
                 yield from _audit_text(job_id, reader.text, store)
-        for job_id in sorted(self.acked | {job_id for job_id, _ in self.readers}):
+        for job_id in sorted(self.jobs):
             if not self.ends[job_id]:
                 yield Finding("lost", job_id, "no client was told its end")
             elif len(self.ends[job_id]) > 1:
@@ -240,13 +248,12 @@ class Clients:
 
 def _audit_text(job_id: str, shown: str, store: Store) -> Iterator[Finding]:
     row, texts = store.rows.get(job_id), [text for _, text in store.answers.get(job_id, ())]
-    if row is None or row.state != "succeeded" or not texts or shown in texts:
-        return
-    missing, extra = difference(texts[-1], shown)
-    if missing:
-        yield Finding("stream_gaps", job_id, f"a reader missed {missing!r}")
-    if extra:
-        yield Finding("stream_doubles", job_id, f"a reader was shown {extra!r} too much")
+    if row is not None and row.state == "succeeded" and texts and shown not in texts:
+        missing, extra = difference(texts[-1], shown)
+        if missing:
+            yield Finding("stream_gaps", job_id, f"a reader missed {missing!r}")
+        if extra:
+            yield Finding("stream_doubles", job_id, f"a reader was shown {extra!r} too much")
 
 
 def difference(wanted: str, got: str) -> tuple[str, str]:

@@ -19,11 +19,6 @@ def event(n: int, *, attempt: int = 1, data: Mapping[str, Any] | None = None) ->
     return Event(seq_of(attempt, n), "delta", {"n": n} if data is None else data, 1000.5 + n)
 
 
-@pytest.fixture
-def job_id() -> str:
-    return uuid.uuid4().hex
-
-
 async def write(log: EventLog, job_id: str, after: int, *events: Event) -> int:
     """Append and return the end."""
     [end] = await log.append([Append(job_id, after, events)])
@@ -36,7 +31,11 @@ async def everything(log: EventLog, job_id: str, after: int = 0) -> list[Event]:
 
 
 class EventLogContract:
-    """Subclass it in a test file with a fixture `log`; import `job_id` there, too."""
+    """Subclass it in a test file with a fixture `log`."""
+
+    @pytest.fixture
+    def job_id(self) -> str:
+        return uuid.uuid4().hex
 
     async def test_events_come_back_as_they_were_written(self, log: EventLog, job_id: str) -> None:
         assert await write(log, job_id, 0, event(0)) == event(0).seq

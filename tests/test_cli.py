@@ -1,0 +1,149 @@
+"""The commands as a user calls them: JSON as the last line, errors in one line with what to do."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ragqueue.testing.services import RedisServer, free_port
+
+DOCUMENT = "# Ferries\n\nThe ferry to Hven leaves at nine in the morning.\n"
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    ours = ("REDIS_URL", "VECTOR_DB_PATH", "LLM_MODEL")
+    kept = {name: value for name, value in os.environ.items() if name not in ours and not name.startswith(("RAGQUEUE_", "OPENAI_"))}
+    return kept | {"RAGQUEUE_EMBEDDER": "none", "RAGQUEUE_DRAIN": "0"}
+
+
+def call(environment: dict[str, str], folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ragqueue", *words]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+def answer(environment: dict[str, str], folder: Path, *words: str) -> Any:
+    done = call(environment, folder, *words, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def test_from_a_folder_to_a_cited_answer_and_away_again(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "ferries.md").write_text(DOCUMENT)
+    (tmp_path / "docs" / "empty.txt").write_text("  ")
+
+    ingested = answer(environment, tmp_path, "ingest", "docs")
+    assert (ingested["ready"], list(ingested["failed"])) == (1, ["docs/empty.txt"])
+    assert answer(environment, tmp_path, "ingest", "docs/ferries.md")["unchanged"] == 1
+    asked = answer(environment, tmp_path, "ask", "When does the ferry leave?")
+    assert asked["answer"]["citations"][0]["quote"] in DOCUMENT
+    assert "nine in the morning" in call(environment, tmp_path, "ask", "When does the ferry leave?").stdout
+    assert answer(environment, tmp_path, "search", "ferry")["hits"][0]["text"]
+    documents = answer(environment, tmp_path, "docs", "list")["documents"]
+    ready = next(document for document in documents if document["state"] == "ready")
+    assert {job["kind"] for job in answer(environment, tmp_path, "jobs", "list")["jobs"]} == {"ingest", "chat"}
+    assert answer(environment, tmp_path, "status")["documents"] == 1
+    assert answer(environment, tmp_path, "docs", "delete", ready["id"])["erased_at"]
+    assert answer(environment, tmp_path, "search", "ferry")["hits"] == []
+
+
+def test_keys_are_shown_once_and_listed_without_their_secret(environment: dict[str, str], tmp_path: Path) -> None:
+    made = answer(environment, tmp_path, "keys", "create", "laptop", "--tenant", "acme")
+    listed = answer(environment, tmp_path, "keys", "list")["keys"]
+
+    assert [(key["tenant"], key["name"]) for key in listed] == [("acme", "laptop")]
+    assert made["key"].split("_", 2)[2] not in json.dumps(listed)
+    assert answer(environment, tmp_path, "keys", "revoke", listed[0]["id"])["revoked"] == listed[0]["id"]
+
+
+def test_config_show_names_origins_and_hides_secrets(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("REDIS_URL=redis://:canary@localhost:1\nOPENAI_API_KEY=sk-canary\n")
+
+    shown = call(environment, tmp_path, "config", "show", "--origin", "--json").stdout
+
+    assert json.loads(shown)["REDIS_URL"]["origin"] == ".env"
+    assert "canary" not in shown
+
+
+def test_doctor_says_what_is_so(environment: dict[str, str], tmp_path: Path) -> None:
+    checks = {check["part"]: check["state"] for check in answer(environment, tmp_path, "doctor")["checks"]}
+
+    assert checks["settings"] == checks["model"] == checks["parsers"] == "ok"
+
+
+@pytest.mark.parametrize("command", ["serve", "worker"])
+def test_a_model_without_a_server_ends_with_status_2_and_one_line(environment: dict[str, str], tmp_path: Path, command: str) -> None:
+    done = call(environment | {"LLM_MODEL": "your-llm-model"}, tmp_path, command)
+
+    assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1)
+    assert "LLM_MODEL=extractive" in done.stderr
+
+
+def test_a_taken_port_is_named_with_the_way_out(environment: dict[str, str], tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = call(environment, tmp_path, "serve", "--port", str(taken.getsockname()[1]))
+
+    assert (done.returncode, "--port" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
+
+
+def test_an_unreachable_redis_is_one_clear_line(environment: dict[str, str], tmp_path: Path) -> None:
+    done = call(environment | {"REDIS_URL": f"redis://:canary@127.0.0.1:{free_port()}"}, tmp_path, "worker")
+
+    assert done.returncode == 1
+    assert "unavailable" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "canary" not in done.stderr
+
+
+def test_a_second_database_on_one_redis_is_refused(environment: dict[str, str], tmp_path: Path, redis_server: RedisServer) -> None:
+    redis_server.flush()
+    mine = environment | {"REDIS_URL": redis_server.url}
+    assert call(mine, tmp_path, "doctor").returncode == 0
+
+    done = call(mine | {"RAGQUEUE_DATA": str(tmp_path / "other")}, tmp_path, "worker")
+
+    assert (done.returncode, "RAGQUEUE_DATA" in done.stderr) == (2, True)
+
+
+def test_an_unknown_setting_ends_with_status_2(environment: dict[str, str], tmp_path: Path) -> None:
+    done = call(environment | {"RAGQUEUE_PRT": "1"}, tmp_path, "serve")
+
+    assert (done.returncode, "RAGQUEUE_PORT" in done.stderr) == (2, True)
+
+
+def test_help_loads_no_library_of_weight(environment: dict[str, str], tmp_path: Path) -> None:
+    code = "import sys; from ragqueue.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\nprint(sorted(sys.modules), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+
+    assert "serve" in done.stdout
+    for heavy in ("numpy", "faiss", "onnxruntime", "sqlalchemy", "fastapi", "pydantic"):
+        assert f"'{heavy}'" not in done.stderr
+
+
+def test_no_secret_and_no_text_of_a_document_or_question_reaches_a_log(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "secret.md").write_text("# Plans\n\nThe canarytext ferry leaves at nine in the morning.\n")
+    (tmp_path / "bad.pdf").write_bytes(b"%PDF-1.4 canarybytes")
+    loud = environment | {"RAGQUEUE_LOG_LEVEL": "DEBUG", "OPENAI_API_KEY": "sk-canarykey", "LLM_MODEL": "extractive"}
+    code = (
+        "import asyncio\n"
+        "from ragqueue import Ragqueue\n"
+        "from ragqueue.telemetry import configure_logging\n"
+        "configure_logging('DEBUG', 'json')\n"
+        "async def main():\n"
+        "    async with Ragqueue() as r:\n"
+        "        await r.ingest('secret.md', 'bad.pdf')\n"
+        "        await r.ask('When does the canarytext ferry leave, canaryquestion?')\n"
+        "asyncio.run(main())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=loud, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert "canary" not in done.stdout + done.stderr

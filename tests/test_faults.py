@@ -1,0 +1,74 @@
+"""Real processes are killed under load and lose nothing; builds with one thing broken are found out. Long forms: `dev.py faults`."""
+
+from typing import Any
+
+import pytest
+
+from campaigns import kill_loop, kill_plan
+from ragqueue.testing.auditor import DAMAGE
+from ragqueue.testing.services import require_redis
+
+ENGINES = ("sql", "rq")
+
+
+def damage(found: dict[str, Any]) -> dict[str, int]:
+    return {kind: found[kind] for kind in (*DAMAGE, "acked_lost") if found.get(kind)}
+
+
+def require(engine: str) -> None:
+    if engine == "rq":
+        require_redis()
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_kill_loop_loses_doubles_and_tears_nothing(engine: str) -> None:
+    require(engine)
+
+    found = kill_loop.run(engine, jobs=300, kills=20, workers=3, slots=50, seed=7)
+
+    assert damage(found) == {}
+    assert found["jobs"] == found["ended"] == 300
+    assert found["kills"] >= 20
+    assert found["stops"] >= 2
+    assert found["host_kills"] >= 1
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("mutation", ["fence", "reconcile"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_broken_build_does_damage_that_is_seen(engine: str, mutation: str) -> None:
+    require(engine)
+
+    assert damage(kill_loop.run_mutation(engine, mutation, seed=7)) != {}
+
+
+def test_faults_are_spread_over_the_run() -> None:
+    plan = kill_plan.Plan("rq", 2000, 120, 3, 50, 7)
+
+    order = kill_plan.faults(plan)
+
+    assert order.count("kill") + order.count("host") == 120
+    assert order.count("host") == 4
+    assert {"stop_host", "stop_worker", "kill_redis", "flush", "kill_api"} < set(order)
+    assert 0 < order.index("stop_host") < order.index("stop_worker") < len(order)
+
+
+def test_the_same_seed_gives_the_same_faults() -> None:
+    plan = kill_plan.Plan("sql", 300, 20, 3, 50, 7)
+
+    assert kill_plan.faults(plan) == kill_plan.faults(plan)
+
+
+def test_questions_are_drawn_from_the_samples() -> None:
+    assert len(set(kill_plan.questions())) >= 24
+
+
+def test_an_unknown_mutation_is_refused() -> None:
+    with pytest.raises(kill_loop.CampaignError, match="no mutation 'nothing'"):
+        kill_loop.run_mutation("sql", "nothing")
+
+
+def test_the_mutations_can_be_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert kill_loop.main(["--mutation", "list"]) == 0
+    assert capsys.readouterr().out.split() == ["fence", "reconcile", "full_commit"]

@@ -1,0 +1,56 @@
+import subprocess
+import sys
+
+import pytest
+
+# A broken process stays broken: each of these runs in a process of its own.
+CHECKS = {
+    "fence": """
+from ragqueue.events.sql import grants
+from ragqueue.records import jobs
+assert "attempt" not in str(jobs.current("a", 1)) and grants(9, 3, 1)
+from ragqueue.events import redis
+assert "pcall" in redis._APPEND
+""",
+    "reconcile": """
+import asyncio
+from ragqueue.jobs.reconcile import Reconciler
+asyncio.run(Reconciler.leases(None))
+asyncio.run(Reconciler.rings(None))
+""",
+    "full_commit": """
+from ragqueue.records import store
+said = []
+class Connection:
+    def exec_driver_sql(self, sql): said.append(sql)
+store.begin(Connection(), durable=True)
+assert "PRAGMA synchronous=NORMAL" in said
+""",
+}
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_a_mutant_breaks_what_it_names(name: str) -> None:
+    intact = python(CHECKS[name])
+    broken = python(f"from ragqueue.testing import mutants\nmutants.apply({name!r})\n{CHECKS[name]}")
+
+    assert intact.returncode != 0
+    assert broken.returncode == 0, broken.stderr
+
+
+def test_a_mutant_runs_the_command_line() -> None:
+    done = subprocess.run([sys.executable, "-m", "ragqueue.testing.mutants", "fence", "--version"], capture_output=True, encoding="utf-8")
+
+    assert done.returncode == 0
+    assert "ragqueue" in done.stdout
+
+
+def test_an_unknown_mutant_is_refused() -> None:
+    done = subprocess.run([sys.executable, "-m", "ragqueue.testing.mutants", "nothing", "serve"], capture_output=True, encoding="utf-8")
+
+    assert done.returncode != 0
+    assert "there is no mutant 'nothing'" in done.stderr
