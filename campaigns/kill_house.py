@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,7 +43,11 @@ class House:
 
     async def begin(self, workers: int) -> None:
         """Start everything, bring the samples in and wait until workers beat. Raises CampaignError."""
+        if sys.platform != "linux":
+            raise CampaignError("real processes are killed on Linux only: their children are found in /proc")
         if self.redis:
+            if shutil.which("redis-server") is None:
+                raise CampaignError("redis-server is not installed: apt-get install redis-server")
             await asyncio.to_thread(self.redis.start)
         await self.start_api()
         self.witness.install()
@@ -104,16 +109,12 @@ class House:
 
     def end(self) -> None:
         """End everything that was started: in good order first, then at once."""
-        groups = list(self._processes)
-        for pid in groups:
-            _signal([pid], signal.SIGTERM)
+        _signal([pid for pid, process in self._processes.items() if process.poll() is None], signal.SIGTERM)
         limit = time.monotonic() + 15
         for process in self._processes.values():
             with suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.1, limit - time.monotonic()))
-        for pid in groups:
-            with suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)
+        _signal(_with_environment(str(self.folder)), signal.SIGKILL)  # orphans of what was killed, too
         for process in self._processes.values():
             process.wait()
         if self.redis:
@@ -121,9 +122,7 @@ class House:
 
     def _start(self, *words: str) -> int:
         with (self.folder / f"{len(list(self.folder.glob('*.log'))):03}-{words[0]}.log").open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", *self._module, *words], env=self._env, stdout=log, stderr=log, start_new_session=True
-            )
+            process = subprocess.Popen([sys.executable, "-m", *self._module, *words], env=self._env, stdout=log, stderr=log)
         self._processes[process.pid] = process
         return process.pid
 
@@ -153,6 +152,16 @@ def _signal(pids: Iterable[int], what: signal.Signals) -> None:
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, what)
+
+
+def _with_environment(words: str) -> list[int]:
+    """Return the pids of all processes whose environment holds the words."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if words.encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+    return found
 
 
 def _parents() -> dict[int, int]:

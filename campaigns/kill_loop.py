@@ -10,6 +10,7 @@ import asyncio
 import json
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -284,6 +285,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(*MUTATIONS, sep="\n")
         return 0
     _say(f"seed {said.seed}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that everything that was started is ended
     try:
         found = run(said.engine, said.jobs, said.kills, said.workers, said.slots, said.seed, said.mutation, keep=said.keep)
     except (CampaignError, TimeoutError) as error:

@@ -1,0 +1,59 @@
+"""What every embedder must do."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from ragqueue.embedders.base import Embedder
+
+TEXTS = ["one", "How do I rotate a key of the gateway?", "a longer text about two things " * 20, "Schlüssel 密钥 🔑", ""]
+
+
+class EmbedderContract:
+    """Subclass it and give the fixture `embedder`."""
+
+    @pytest.fixture
+    async def embedder(self) -> Embedder:
+        raise NotImplementedError
+
+    async def test_every_text_becomes_a_unit_vector(self, embedder: Embedder) -> None:
+        vectors = await embedder.embed(TEXTS)
+
+        assert vectors.shape == (len(TEXTS), embedder.dimensions)
+        assert vectors.dtype == np.float32
+        assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-4)
+
+    async def test_a_text_has_the_same_vector_in_any_company(self, embedder: Embedder) -> None:
+        together = await embedder.embed(TEXTS)
+        turned = (await embedder.embed(TEXTS[::-1]))[::-1]
+        alone = np.concatenate([await embedder.embed([text]) for text in TEXTS])
+
+        assert np.allclose(together, alone, atol=1e-3)
+        assert np.allclose(together, turned, atol=1e-3)
+
+    async def test_calls_at_the_same_time_do_not_mix(self, embedder: Embedder) -> None:
+        expected = await embedder.embed(TEXTS)
+
+        parts = await asyncio.gather(*(embedder.embed([text]) for text in TEXTS))
+
+        assert np.allclose(expected, np.concatenate(parts), atol=1e-3)
+
+    async def test_the_like_is_nearer_than_the_unlike(self, embedder: Embedder) -> None:
+        question, like, unlike = await embedder.embed(
+            ["How do I rotate the key of the gateway?", "To rotate the key of the gateway, run the command.", "The cat sat on a warm mat."]
+        )
+
+        assert question @ like > question @ unlike + 0.2
+
+    async def test_a_text_of_ten_thousand_words_is_embedded(self, embedder: Embedder) -> None:
+        (vector,) = await embedder.embed(["word " * 10_000])
+
+        assert np.isfinite(vector).all()
+
+    async def test_no_text_gives_no_vector(self, embedder: Embedder) -> None:
+        assert (await embedder.embed([])).shape == (0, embedder.dimensions)
+
+    def test_it_says_what_its_vectors_are(self, embedder: Embedder) -> None:
+        assert embedder.name
+        assert 0 <= embedder.abstain_below <= embedder.weak_below <= 2
