@@ -1,16 +1,28 @@
 """The default embedder, with its real weights."""
 
+import asyncio
+import threading
+from typing import Any
+
 import numpy as np
 import pytest
 
 from ragqueue.embedders import minilm
+from ragqueue.embedders.base import Embedder
 from ragqueue.embedders.minilm import MiniLMEmbedder
 from ragqueue.errors import ConfigError
+from ragqueue.testing.contracts.embedders import EmbedderContract
 
 
 @pytest.fixture(scope="module")
 def embedder() -> MiniLMEmbedder:
     return MiniLMEmbedder()
+
+
+class TestMiniLMEmbedder(EmbedderContract):
+    @pytest.fixture
+    async def embedder(self, embedder: MiniLMEmbedder) -> Embedder:  # the module's: one model for all tests
+        return embedder
 
 
 async def test_texts_of_like_meaning_are_near(embedder: MiniLMEmbedder) -> None:
@@ -34,6 +46,46 @@ async def test_a_text_longer_than_the_model_reads_is_cut(embedder: MiniLMEmbedde
     long = "word " * 10_000
 
     assert np.allclose(*(await embedder.embed([long, long + "more"])), atol=1e-5)
+
+
+async def test_the_vectors_are_those_of_the_published_model(embedder: MiniLMEmbedder) -> None:
+    (vector,) = await embedder.embed(["This is an example sentence"])
+
+    assert vector[:5].tolist() == pytest.approx([0.0677, 0.0635, 0.0487, 0.0793, 0.0374], abs=0.005)
+
+
+async def test_a_special_piece_in_a_text_is_mere_text(embedder: MiniLMEmbedder) -> None:
+    marked, plain = await embedder.embed(["rice [SEP] stock", "rice [ sep ] stock"])
+
+    assert np.allclose(marked, plain, atol=1e-5)
+
+
+def test_no_run_holds_more_than_its_tokens(embedder: MiniLMEmbedder) -> None:
+    runs = embedder._plan(["word " * n for n in (300, 1, 100, 300, 2, 50) * 5])
+
+    assert sorted(place for places, _ in runs for place in places) == list(range(30))
+    assert all(len(encodings) * max(len(e.ids) for e in encodings) <= minilm.TOKENS_A_RUN for _, encodings in runs)
+
+
+async def test_a_question_does_not_wait_for_the_passages_of_an_ingest(monkeypatch: pytest.MonkeyPatch) -> None:
+    embedder, go_on = MiniLMEmbedder(), threading.Event()
+    run = embedder._run
+
+    def slow(encodings: list[Any]) -> Any:
+        if len(encodings) > 1:
+            assert go_on.wait(5)
+        return run(encodings)
+
+    monkeypatch.setattr(embedder, "_run", slow)
+    passages = asyncio.create_task(embedder.embed(["a passage of some words " * 30] * 40))
+    await asyncio.sleep(0)
+
+    question = await asyncio.wait_for(embedder.embed(["a question"]), 4)
+
+    assert question.shape == (1, 384)
+    assert not passages.done()
+    go_on.set()
+    assert (await passages).shape == (40, 384)
 
 
 async def test_no_text_gives_no_vector(embedder: MiniLMEmbedder) -> None:

@@ -1,16 +1,22 @@
 """The FAISS replica: the contract, and what a replica of the records must survive."""
 
+import asyncio
+import os
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ragqueue.indexes import snapshots
-from ragqueue.indexes.base import Index
+from ragqueue.errors import ConfigError
+from ragqueue.indexes import faiss, segments, snapshots
+from ragqueue.indexes.base import Index, Space
 from ragqueue.indexes.faiss import FaissIndex
-from ragqueue.records.vectors import Added
+from ragqueue.records import chunks
+from ragqueue.records.vectors import Added, RecordsFeed
 from ragqueue.testing.contracts.indexes import DIMENSIONS, HERE, IndexContract, vectors
+from tests.library import add, open_records
 
 
 class MemoryFeed:
@@ -39,6 +45,43 @@ class MemoryFeed:
     async def last_removal(self, tenant: str, collection: str, generation: str) -> int:
         return len(self.gone)
 
+    async def living(self, tenant: str, collection: str, generation: str) -> np.ndarray:  # type: ignore[type-arg]
+        here = (tenant, collection, generation) == (HERE.tenant, HERE.collection, HERE.generation)
+        return np.array(sorted(self.vectors) if here else [], np.int64)
+
+
+class SlowFeed(MemoryFeed):
+    """Stops a compaction after it has read everything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.go_on = asyncio.Event(), asyncio.Event()
+        self.slow = False
+
+    async def added(self, tenant: str, collection: str, generation: str, after: int, limit: int) -> Added:
+        part = await super().added(tenant, collection, generation, after, limit)
+        if self.slow and not len(part.numbers):
+            self.read.set()
+            await asyncio.wait_for(self.go_on.wait(), 5)
+        return part
+
+
+class Recorded(FaissIndex):
+    """Writes the records before the index, as the port's callers do."""
+
+    def __init__(self, folder: Path, feed: MemoryFeed) -> None:
+        super().__init__(folder, feed)
+        self.records = feed
+
+    async def upsert(self, space: Space, numbers: Sequence[int], vectors: np.ndarray) -> None:  # type: ignore[type-arg]
+        self.records.vectors |= dict(zip(numbers, vectors.astype(np.float16), strict=True))
+        await super().upsert(space, numbers, vectors)
+
+    async def delete(self, space: Space, numbers: Sequence[int]) -> None:
+        for number in set(numbers) & set(self.records.vectors):
+            self.records.drop(number)
+        await super().delete(space, numbers)
+
 
 @pytest.fixture
 def feed() -> MemoryFeed:
@@ -49,14 +92,29 @@ async def nearest(index: Index, feed: MemoryFeed, number: int) -> int:
     return (await index.search(HERE, feed.vectors[number].astype(np.float32), 1))[0][0]
 
 
-def snapshot_in(folder: Path) -> Path:
-    return next(folder.rglob("*.faiss"))
+def snapshots_in(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.faiss"), key=lambda path: path.name)
+
+
+def is_anywhere(folder: Path, secret: bytes) -> bool:
+    return any(secret in path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
 class TestFaissIndex(IndexContract):
     @pytest.fixture
-    async def index(self, tmp_path: Path) -> Index:
-        return FaissIndex(tmp_path / "向量", MemoryFeed())
+    async def index(self, tmp_path: Path, feed: MemoryFeed) -> Index:
+        return Recorded(tmp_path / "向量", feed)
+
+
+class TestFaissIndexThatFollows(IndexContract):
+    """The same where the space is in memory before anything is written."""
+
+    @pytest.fixture
+    async def index(self, tmp_path: Path, feed: MemoryFeed, monkeypatch: pytest.MonkeyPatch) -> Index:
+        index = Recorded(tmp_path, feed)
+        await index.count(HERE)
+        monkeypatch.setattr(faiss, "LOOK_EVERY", 3600)  # only what the port was told can show
+        return index
 
 
 async def test_a_replica_is_filled_from_the_records(tmp_path: Path, feed: MemoryFeed) -> None:
@@ -82,29 +140,31 @@ async def test_another_process_begins_from_the_snapshot_and_follows(tmp_path: Pa
 async def test_every_flipped_bit_of_a_snapshot_is_noticed(tmp_path: Path, feed: MemoryFeed) -> None:
     feed.put(1, 50)
     await FaissIndex(tmp_path, feed).compact(HERE)
-    path = snapshot_in(tmp_path)
+    path = snapshots_in(tmp_path)[0]
     good = path.read_bytes()
 
     for place in random.Random(1).sample(range(len(good) * 8), 100):
         bad = bytearray(good)
         bad[place // 8] ^= 1 << place % 8
         path.write_bytes(bad)
-        assert snapshots.load(path.parent) is None
+        assert snapshots.load(path) is None
     assert await nearest(FaissIndex(tmp_path, feed), feed, 20) == 20
 
 
 async def test_a_crash_at_any_byte_of_the_writing_leaves_the_old_snapshot(tmp_path: Path, feed: MemoryFeed) -> None:
     feed.put(1, 50)
     await FaissIndex(tmp_path, feed).compact(HERE)
-    path = snapshot_in(tmp_path)
+    path = snapshots_in(tmp_path)[0]
     good = path.read_bytes()
+    feed.put(51, 10, seed=1)
 
     for length in random.Random(2).sample(range(len(good)), 50):
         path.with_name("1.partial").write_bytes(good[:length])
-        path.with_name(f"99-0-{'0' * 64}.faiss").write_bytes(good[:length])
-        loaded = snapshots.load(path.parent)
-        assert loaded is not None
-        assert loaded.last_number == 50
+        path.with_name(f"60-0-{path.stem.split('-')[2]}.faiss").write_bytes(good[:length])
+        index = FaissIndex(tmp_path, feed)
+        assert await nearest(index, feed, 55) == 55
+        assert await index.count(HERE) == 60
+    assert path.read_bytes() == good
 
 
 async def test_an_erasing_compaction_takes_removed_vectors_off_the_disk(tmp_path: Path, feed: MemoryFeed) -> None:
@@ -112,12 +172,12 @@ async def test_an_erasing_compaction_takes_removed_vectors_off_the_disk(tmp_path
     index = FaissIndex(tmp_path, feed)
     await index.compact(HERE)
     secret = feed.vectors[30].tobytes()
-    assert secret in snapshot_in(tmp_path).read_bytes()
+    assert is_anywhere(tmp_path, secret)
     feed.drop(30)
 
     await index.compact(HERE, erase=True)
 
-    assert all(secret not in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert not is_anywhere(tmp_path, secret)
     assert await index.count(HERE) == 49
 
 
@@ -129,5 +189,162 @@ async def test_erasing_the_last_vector_leaves_no_snapshot(tmp_path: Path, feed: 
 
     await index.compact(HERE, erase=True)
 
-    assert list(tmp_path.rglob("*.faiss")) == []
+    assert snapshots_in(tmp_path) == []
     assert await index.count(HERE) == 0
+
+
+async def test_the_snapshot_of_another_database_is_not_believed(tmp_path: Path, feed: MemoryFeed) -> None:
+    feed.put(1, 300)
+    await FaissIndex(tmp_path, feed).compact(HERE)
+    other = MemoryFeed()
+    other.put(1, 20, seed=9)
+    index = FaissIndex(tmp_path, other)
+
+    assert await index.count(HERE) == 20
+    other.put(21, 5, seed=8)
+
+    assert await nearest(FaissIndex(tmp_path, other), other, 23) == 23
+    assert snapshots_in(tmp_path) == []
+
+
+async def test_numbers_that_a_restored_backup_gave_again_are_read_again(tmp_path: Path, feed: MemoryFeed) -> None:
+    feed.put(1, 100)
+    await FaissIndex(tmp_path, feed).compact(HERE)
+    for number in range(81, 101):
+        del feed.vectors[number]
+    feed.put(81, 30, seed=3)
+
+    index = FaissIndex(tmp_path, feed)
+
+    assert [await nearest(index, feed, number) for number in (80, 81, 100, 110)] == [80, 81, 100, 110]
+
+
+async def test_a_search_does_not_wait_for_a_compaction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faiss, "LOOK_EVERY", 0)
+    feed = SlowFeed()
+    feed.put(1, 50)
+    index = FaissIndex(tmp_path, feed)
+    await index.count(HERE)
+    feed.slow = True
+    compaction = asyncio.create_task(index.compact(HERE))
+    await asyncio.wait_for(feed.read.wait(), 5)
+    feed.slow = False
+    feed.put(51, 1, seed=4)
+    feed.drop(7)
+
+    assert await asyncio.wait_for(nearest(index, feed, 51), 5) == 51
+    feed.go_on.set()
+    await compaction
+
+    assert await nearest(index, feed, 51) == 51
+    assert await index.count(HERE) == 50
+
+
+async def test_a_compaction_that_began_before_an_erasure_leaves_no_removed_vector(tmp_path: Path) -> None:
+    feed = SlowFeed()
+    feed.put(1, 50)
+    secret = feed.vectors[30].tobytes()
+    feed.slow = True
+    late = asyncio.create_task(FaissIndex(tmp_path, feed).compact(HERE))
+    await asyncio.wait_for(feed.read.wait(), 5)
+    feed.slow = False
+    feed.drop(30)
+    await FaissIndex(tmp_path, feed).compact(HERE, erase=True)
+
+    feed.go_on.set()
+    await late
+
+    assert len(snapshots_in(tmp_path)) == 1
+    assert not is_anywhere(tmp_path, secret)
+
+
+async def test_what_a_crash_left_half_written_goes_with_the_next_compaction(tmp_path: Path, feed: MemoryFeed) -> None:
+    feed.put(1, 50)
+    index = FaissIndex(tmp_path, feed)
+    await index.compact(HERE)
+    left = snapshots_in(tmp_path)[0].with_name("1.partial")
+    left.write_bytes(b"half")
+    os.utime(left, (0, 0))
+
+    await index.compact(HERE)
+
+    assert not left.exists()
+
+
+async def test_the_last_two_snapshots_are_kept(tmp_path: Path, feed: MemoryFeed) -> None:
+    index = FaissIndex(tmp_path, feed)
+    for first in (1, 11, 21):
+        feed.put(first, 10, seed=first)
+        await index.compact(HERE)
+
+    assert [int(path.name.split("-")[0]) for path in snapshots_in(tmp_path)] == [20, 30]
+
+
+async def test_of_many_equal_vectors_the_lowest_numbers_are_found(tmp_path: Path, feed: MemoryFeed) -> None:
+    same = vectors(1)[0]
+    feed.vectors = {number: same.astype(np.float16) for number in range(1, 200)}
+
+    found = await FaissIndex(tmp_path, feed).search(HERE, same, 5)
+
+    assert [number for number, _ in found] == [1, 2, 3, 4, 5]
+
+
+async def test_another_vector_size_is_refused_and_named(tmp_path: Path, feed: MemoryFeed) -> None:
+    feed.put(1, 10)
+
+    with pytest.raises(ConfigError, match="8 dimensions"):
+        await FaissIndex(tmp_path, feed).search(HERE, np.ones(8, np.float32), 5)
+
+
+async def test_a_loose_replica_is_compacted_by_one_process_and_taken_over_by_the_next(
+    tmp_path: Path, feed: MemoryFeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments, "LOOSE_LEAST", 10)
+    feed.put(1, 100)
+    first, second = FaissIndex(tmp_path, feed), FaissIndex(tmp_path, feed)
+    monkeypatch.setattr(segments, "LOOSE_LEAST", 1000)
+    await second.count(HERE)
+    monkeypatch.setattr(segments, "LOOSE_LEAST", 10)
+    for index in (first, second):
+        await index.search(HERE, vectors(1)[0], 1)
+        (task,) = [replica.compacting for replica in index._replicas.values()]
+        assert task is not None
+        await asyncio.wait_for(task, 5)
+
+    views = [replica.view for index in (first, second) for replica in index._replicas.values()]
+    assert [view.base for view in views if view] == [100, 100]
+    assert len(snapshots_in(tmp_path)) == 1
+
+
+async def test_inverted_lists_find_nearly_all_and_all_of_a_selective_filter(
+    tmp_path: Path, feed: MemoryFeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments, "EXACT_UP_TO", 1000)
+    feed.put(1, 6000)
+    await FaissIndex(tmp_path, feed).compact(HERE)
+    index = FaissIndex(tmp_path, feed)
+    every, questions = np.stack(list(feed.vectors.values())).astype(np.float32), vectors(50, seed=7)
+    truth = np.argsort(-(questions @ every.T), axis=1)[:, :10] + 1
+
+    found = [[number for number, _ in await index.search(HERE, question, 10)] for question in questions]
+    few = [[number for number, _ in await index.search(HERE, q, 5, allowed=[9, 1000, 2000, 4000, 5999])] for q in questions]
+
+    assert np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, truth.tolist(), strict=True)]) > 0.8
+    assert all(set(numbers) == {9, 1000, 2000, 4000, 5999} for numbers in few)
+
+
+async def test_the_records_feed_a_replica(tmp_path: Path) -> None:
+    records = open_records(tmp_path)
+    made = dict(zip("abcdef", vectors(6), strict=True))
+    numbers = await records.write(lambda c: add(c, "d", "a\nb\nc", generation="g1", embed=made.__getitem__))
+    index = FaissIndex(tmp_path, RecordsFeed(records))
+    await index.compact(HERE)
+    more = await records.write(lambda c: add(c, "e", "d\ne\nf", generation="g1", embed=made.__getitem__))
+    await records.write(lambda c: chunks.remove(c, "acme", "d"))
+
+    again = FaissIndex(tmp_path, RecordsFeed(records))
+
+    assert (await again.search(HERE, made["e"], 10))[0][0] == more[1]
+    assert await again.count(HERE) == 3
+    assert numbers[0] not in [number for number, _ in await again.search(HERE, made["a"], 10)]
+    records.close()

@@ -48,7 +48,11 @@ async def _nearness(question: str, hits: Sequence[Hit], embedder: Embedder, sent
         return None
     best = cosines.index(max(cosines))
     if not sentences:
-        return None if embedder.languages is not None and (hits[best].chunk.language or detect(hits[best].chunk.text)) not in embedder.languages else 2 * cosines[best]
+        return (
+            None
+            if embedder.languages is not None and (hits[best].chunk.language or detect(hits[best].chunk.text)) not in embedder.languages
+            else 2 * cosines[best]
+        )
     weighed = await weigh(question, [hit.chunk.text for hit in hits], embedder.embed, embedder.languages)
     spoken = [(sentence.passage, sentence.cosine) for sentence in weighed if sentence.cosine is not None]
     if not spoken:

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 import re
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +15,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-KEPT = 2  # snapshots: a reader may still be opening the one before the newest
+from ragqueue.errors import StoreFull
+
+PARTIAL_AGE = 60.0  # seconds without a write after which nobody writes a partial file any more
 _NAME = re.compile(r"(\d+)-(\d+)-([0-9a-f]{64})\.faiss")
 
 logger = logging.getLogger(__name__)
@@ -24,23 +27,28 @@ class Snapshot(NamedTuple):
     """An index as bytes, the chunk number of each of its places, and up to where it follows the records."""
 
     numbers: NDArray[np.int64]
-    data: bytes
+    data: NDArray[np.uint8]
     last_number: int
     last_removal: int
 
 
 def save(folder: Path, snapshot: Snapshot) -> Path:
-    """Write a snapshot: all of it or nothing is there afterwards, whatever happens."""
-    folder.mkdir(parents=True, exist_ok=True)
-    data = len(snapshot.numbers).to_bytes(8, "little") + snapshot.numbers.astype("<i8").tobytes() + snapshot.data
-    path = folder / f"{snapshot.last_number}-{snapshot.last_removal}-{hashlib.sha256(data).hexdigest()}.faiss"
-    partial = folder / f"{os.getpid()}-{os.urandom(4).hex()}.partial"
+    """Write a snapshot: all of it or nothing is there afterwards, whatever happens. Raises StoreFull."""
+    head = len(snapshot.numbers).to_bytes(8, "little") + snapshot.numbers.astype("<i8").tobytes()
+    checksum = hashlib.sha256(head)
+    checksum.update(snapshot.data.data)
+    path = folder / f"{snapshot.last_number}-{snapshot.last_removal}-{checksum.hexdigest()}.faiss"
+    partial = folder / f"{os.urandom(8).hex()}.partial"
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
-            file.write(data)
+            file.write(head)
+            file.write(snapshot.data.data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
+    except OSError as error:
+        raise StoreFull(f"the snapshot cannot be written to {str(folder)!r} ({error.strerror}): free some space there") from error
     finally:
         partial.unlink(missing_ok=True)
     if os.name == "posix":
@@ -52,30 +60,49 @@ def save(folder: Path, snapshot: Snapshot) -> Path:
     return path
 
 
-def load(folder: Path) -> Snapshot | None:
-    """Return the newest snapshot that is what its name says; damaged ones are left aside with a warning."""
-    for path, last_number, last_removal, checksum in _found(folder):
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            logger.warning("index.snapshot_unreadable %s: %s", path.name, error)
-            continue
-        if hashlib.sha256(data).hexdigest() != checksum:
-            logger.warning("index.snapshot_damaged %s: it is built again from the records", path.name)
-            continue
-        end = 8 + 8 * int.from_bytes(data[:8], "little")
-        return Snapshot(np.frombuffer(data[8:end], "<i8"), data[end:], last_number, last_removal)
-    return None
+def load(path: Path) -> Snapshot | None:
+    """Return a snapshot, None with a warning when it is not what its name says."""
+    match = _NAME.fullmatch(path.name)
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        logger.warning("index.snapshot_unreadable %s: %s", path.name, error)
+        return None
+    if match is None or hashlib.sha256(data.data).hexdigest() != match[3]:
+        logger.warning("index.snapshot_damaged %s", path.name)
+        return None
+    end = 8 + 8 * int.from_bytes(data[:8].tobytes(), "little")
+    return Snapshot(data[8:end].view("<i8"), data[end:], int(match[1]), int(match[2]))
 
 
-def prune(folder: Path, keep: int = KEPT) -> None:
-    """Delete all but the newest snapshots; one that is in use goes the next time."""
-    for path, *_ in _found(folder)[keep:]:
+def found(folder: Path) -> list[Path]:
+    """Return the snapshots of a folder, newest first."""
+    return sorted((path for path in folder.glob("*.faiss") if _NAME.fullmatch(path.name)), key=_age, reverse=True)
+
+
+def prune(folder: Path, written: Path | None, last_removal: int, *, erase: bool) -> None:
+    """Delete the snapshots that one just written replaces, but for the last that a reader may be opening; with `erase` that too.
+
+    Two processes may do this at once: each looks after it wrote, so one of them sees what the other left with removed vectors.
+    """
+    others = [path for path in found(folder) if path != written]
+    if written is not None and any(_age(path)[1] > last_removal for path in others):
+        discard(written)
+    older = [path for path in others if _age(path)[1] <= last_removal]
+    for path in older if erase or written is None else older[1:]:
+        discard(path)
+    for path in folder.glob("*.partial"):
         with suppress(OSError):
-            path.unlink()
+            if time.time() - path.stat().st_mtime > PARTIAL_AGE:
+                path.unlink()
 
 
-def _found(folder: Path) -> list[tuple[Path, int, int, str]]:
-    names = [(path, _NAME.fullmatch(path.name)) for path in folder.glob("*.faiss")]
-    found = [(path, int(match[1]), int(match[2]), match[3]) for path, match in names if match]
-    return sorted(found, key=lambda item: (item[1], item[2], item[0].stat().st_mtime if item[0].exists() else 0), reverse=True)
+def discard(path: Path) -> None:
+    """Delete a snapshot; one that is in use (Windows) goes the next time."""
+    with suppress(OSError):
+        path.unlink()
+
+
+def _age(path: Path) -> tuple[int, int, str]:
+    number, removal, checksum = path.stem.split("-")
+    return int(number), int(removal), checksum

@@ -35,6 +35,13 @@ def removed(connection: Connection, tenant: str, collection: str, generation: st
     return [(row.seq, row.number) for row in connection.execute(query)]
 
 
+def living(connection: Connection, tenant: str, collection: str, generation: str) -> NDArray[np.int64]:
+    """Return the numbers of all chunks that have a vector, rising."""
+    here = and_(chunks.c.tenant == tenant, chunks.c.collection == collection, chunks.c.generation == generation)
+    query = select(chunks.c.number).where(here, chunks.c.vector.is_not(None)).order_by(chunks.c.number)
+    return np.fromiter(connection.execute(query).scalars(), np.int64)
+
+
 def last_removal(connection: Connection, tenant: str, collection: str, generation: str) -> int:
     """Return the seq of the newest removal, 0 when there is none."""
     here = and_(removals.c.tenant == tenant, removals.c.collection == collection, removals.c.generation == generation)
@@ -58,3 +65,7 @@ class RecordsFeed:
     async def last_removal(self, tenant: str, collection: str, generation: str) -> int:
         """Return the seq of the newest removal. Raises Unavailable."""
         return await self._records.read(last_removal, tenant, collection, generation)
+
+    async def living(self, tenant: str, collection: str, generation: str) -> NDArray[np.int64]:
+        """Return the numbers of all chunks that have a vector. Raises Unavailable."""
+        return await self._records.read(living, tenant, collection, generation)

@@ -70,6 +70,17 @@ class IndexContract:
 
         assert {number for number, _ in found} == {5, 77, 150}
 
+    async def test_nothing_allowed_finds_nothing(self, index: Index) -> None:
+        await index.upsert(HERE, [1, 2], vectors(2))
+
+        assert await index.search(HERE, vectors(1)[0], 10, allowed=[]) == []
+
+    async def test_ties_go_to_the_lower_number(self, index: Index) -> None:
+        same = vectors(1)
+        await index.upsert(HERE, list(range(40, 0, -1)), np.repeat(same, 40, axis=0))
+
+        assert [number for number, _ in await index.search(HERE, same[0], 3)] == [1, 2, 3]
+
     async def test_spaces_are_apart(self, index: Index) -> None:
         stored = vectors(2)
         await index.upsert(HERE, [1], stored[:1])
