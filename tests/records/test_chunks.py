@@ -34,7 +34,7 @@ def test_a_chunk_comes_back_with_its_text_sliced_by_code_points(connection: Conn
 
     loaded = chunks.load(connection, "acme", [numbers[1]])
 
-    assert loaded == [Chunk(numbers[1], "d", 1, 12, 24, "Köln 🎉 heute"[:12], "", "d.md", ("Part", "One"), 3)]
+    assert loaded == [Chunk(numbers[1], "d", 1, 12, 24, "Köln 🎉 heute"[:12], "", "d.md", ("Part", "One"), 3, "en")]
 
 
 def test_chunks_come_back_in_the_order_asked_for(connection: Connection) -> None:
