@@ -40,10 +40,10 @@ class Plan:
 
 # Few jobs that surely do damage: zombies need long answers and a stop of a whole supervisor, lost leases the death of a host while
 # somebody works there, lost rings a flush while somebody waits.
-_LONG = "scripted:rate=10&tokens=60"
+_LONG = "scripted:rate=10&tokens=40"
 MUTATIONS = {
     "fence": Plan("", 60, 0, 2, 30, 1, "fence", faults=("stop_host",) * 3, model=_LONG, patience=60),
-    "reconcile": Plan("", 40, 0, 2, 5, 1, "reconcile", faults=("flush", "host"), model=_LONG, patience=30),
+    "reconcile": Plan("", 24, 0, 2, 5, 1, "reconcile", faults=("flush", "host"), model=_LONG, patience=20),
     "full_commit": Plan("sql", CUTS, 0, 0, 0, 1, "full_commit"),
 }
 
