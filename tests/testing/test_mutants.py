@@ -19,12 +19,15 @@ asyncio.run(Reconciler.leases(None))
 asyncio.run(Reconciler.rings(None))
 """,
     "full_commit": """
+import tempfile
+from pathlib import Path
 from ragqueue.records import store
-said = []
-class Connection:
-    def exec_driver_sql(self, sql): said.append(sql)
-store.begin(Connection(), durable=True)
-assert "PRAGMA synchronous=NORMAL" in said
+with tempfile.TemporaryDirectory() as folder:
+    engine = store.open_engine(store.sqlite_url(Path(folder)))
+    with engine.connect() as connection:
+        store.begin(connection, durable=True)
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1  # NORMAL
+    engine.dispose()
 """,
 }
 

@@ -33,7 +33,7 @@ class Follower:
         lead = [event for event in opening(job) if after is None or event.seq > after]
         cursor = max(after or 0, QUEUED_SEQ)
         if not await self._holds(job.id, cursor):
-            lead, cursor = [*opening(job)[:1], _LOST], QUEUED_SEQ
+            lead, cursor = [_LOST], QUEUED_SEQ
         if lead:
             yield lead
         if job.ended:
@@ -44,15 +44,16 @@ class Follower:
             return
         reader = await self._hub.join(job.id, cursor)
         try:
-            async for batch in self._live(job, reader):
+            async for batch in self._live(job, reader, cursor):
                 yield batch
         finally:
             self._hub.leave(reader)
 
-    async def _live(self, job: Job, reader: Reader) -> AsyncIterator[list[Event]]:
-        shown = reader.cursor  # the last event that the reader was given
+    async def _live(self, job: Job, reader: Reader, shown: int) -> AsyncIterator[list[Event]]:
+        """Yield what comes after `shown`, the last event that the reader was given; the hub may have delivered some already."""
         while True:
-            events = await reader.take(KEEP_ALIVE)
+            # What arrived while a lost log was told again may be in it already.
+            events = [event for event in await reader.take(KEEP_ALIVE) if event.seq > shown]
             ended = reader.ended
             if ended:
                 events += (await self._log.read({job.id: events[-1].seq if events else shown})).get(job.id, [])
