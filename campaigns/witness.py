@@ -98,7 +98,7 @@ class Witness:
         return times
 
     def _rows(self, query: str) -> list[Any]:
-        with self._open("ro") as connection:
+        with self._open("rw") as connection:  # a read-only one cannot make the files of the write-ahead log anew
             return list(connection.execute(query).fetchall())
 
     @contextmanager
