@@ -29,7 +29,8 @@ def connection(tmp_path: Path) -> Iterator[Connection]:
 
 
 def found(connection: Connection, question: str, *, tenant: str = "acme", spaces: list[Space] = DEFAULT) -> list[int]:
-    return [number for number, _ in keywords.search(connection, tenant, spaces, question, 10)]
+    weights = keywords.weigh(connection, tenant, spaces, question)
+    return [one.chunk.number for one in keywords.search(connection, weights, 10)]
 
 
 def exact(texts: dict[int, str], question: str) -> dict[int, float]:
@@ -59,10 +60,11 @@ def test_the_ranking_is_that_of_exact_bm25(connection: Connection, texts: list[s
     chunks.remove(connection, "acme", "d")
     numbers = add(connection, "d", "\n".join(texts))
 
-    results = dict(keywords.search(connection, "acme", DEFAULT, question, 50))
+    weights = keywords.weigh(connection, "acme", DEFAULT, question)
+    results = {one.chunk.number: one.bm25 for one in keywords.search(connection, weights, 50)}
 
     assert results == pytest.approx(exact(dict(zip(numbers, texts, strict=True)), question))
-    assert list(results) == [number for number, _ in keywords.best(results.items())]
+    assert list(results) == sorted(results, key=lambda number: (-results[number], number))
 
 
 def test_tenants_with_the_same_words_are_apart(connection: Connection) -> None:
@@ -197,7 +199,8 @@ def test_a_part_says_how_much_of_the_question_a_chunk_covers(connection: Connect
     numbers = add(connection, "d", "zebra zebra zebra zebra\nhorse")
     weights = keywords.weigh(connection, "acme", DEFAULT, "zebra")
 
-    parts = {chunk.number: weights.part(chunk, weights.score(chunk)) for chunk in chunks.features(connection, "acme", DEFAULT, numbers)}
+    scored = weights.scored(chunks.features(connection, "acme", DEFAULT, numbers))
+    parts = {one.chunk.number: one.part for one in scored}
 
     assert 0.5 < parts[numbers[0]] < 1
     assert parts[numbers[1]] == 0

@@ -5,6 +5,7 @@ On SQLite the index is FTS5 over `chunks.tokens`, kept by triggers, so a delete 
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sqlalchemy import Connection, func, select, tuple_
 
@@ -34,6 +35,14 @@ SQLITE_DDL = [
 ]
 
 
+class Scored(NamedTuple):
+    """A chunk with its score by words."""
+
+    chunk: Features
+    bm25: float
+    part: float  # of the highest possible BM25, 0..1: comparable across questions
+
+
 @dataclass(frozen=True, slots=True)
 class Weights:
     """What the words of a question weigh in some spaces of a tenant, for each language spoken there."""
@@ -45,15 +54,15 @@ class Weights:
     share: Mapping[str, float]  # language -> part of all chunks
     df: Mapping[str, int]  # of the terms that occur
 
-    def score(self, chunk: Features) -> float:
-        """Return the BM25 of a chunk."""
-        weights = self.idf.get(chunk.language, {})
-        return bm25.score(weights, chunk.tokens.split(" "), length=chunk.length, average=self.average.get(chunk.language, 0))
-
-    def part(self, chunk: Features, score: float) -> float:
-        """Return which part of the highest possible BM25 a score is, 0..1: comparable across questions."""
-        bound = bm25.bound(self.idf.get(chunk.language, {}))
-        return score / bound if bound else 0.0
+    def scored(self, found: Iterable[Features]) -> list[Scored]:
+        """Return these chunks with their BM25, best first, ties by number."""
+        bounds = {language: bm25.bound(held) for language, held in self.idf.items()}
+        scored = []
+        for chunk in found:
+            held, average = self.idf.get(chunk.language, {}), self.average.get(chunk.language, 0)
+            score = bm25.score(held, chunk.tokens.split(" "), length=chunk.length, average=average)
+            scored.append(Scored(chunk, score, score / bounds[chunk.language] if score else 0.0))
+        return sorted(scored, key=lambda one: (-one.bm25, one.chunk.number))
 
 
 def weigh(connection: Connection, tenant: str, spaces: Sequence[Space], question: str) -> Weights:
@@ -123,13 +132,7 @@ def _any(tokens: Iterable[str]) -> str:
     return " OR ".join(f'"{token}"' for token in tokens)
 
 
-def search(connection: Connection, tenant: str, spaces: Sequence[Space], question: str, limit: int) -> list[tuple[int, float]]:
-    """Return at most `limit` (chunk number, BM25), best first, ties by number."""
-    weights = weigh(connection, tenant, spaces, question)
-    found = features(connection, tenant, spaces, candidates(connection, weights, max(limit, CANDIDATES)))
-    return best((chunk.number, weights.score(chunk)) for chunk in found)[:limit]
-
-
-def best(scored: Iterable[tuple[int, float]]) -> list[tuple[int, float]]:
-    """Return (number, score) with the highest scores first, ties by number."""
-    return sorted(scored, key=lambda pair: (-pair[1], pair[0]))
+def search(connection: Connection, weights: Weights, limit: int) -> list[Scored]:
+    """Return at most `limit` chunks, best first, ties by number."""
+    numbers = candidates(connection, weights, max(2 * limit, CANDIDATES))
+    return weights.scored(features(connection, weights.tenant, weights.spaces, numbers))[:limit]

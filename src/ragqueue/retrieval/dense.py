@@ -12,7 +12,6 @@ from ragqueue.indexes.base import Index
 from ragqueue.indexes.base import Space as IndexSpace
 from ragqueue.records import chunks
 from ragqueue.records.chunks import Space
-from ragqueue.records.keywords import best
 from ragqueue.records.store import Records
 from ragqueue.retrieval.base import Retriever
 from ragqueue.types import Hit
@@ -47,7 +46,7 @@ class DenseRetriever(Retriever):
             return Nearest()
         vector = (await self._embedder.embed([question]))[0]
         lists = await asyncio.gather(*(self._index.search(IndexSpace(tenant, *space), vector, limit) for space in spoken))
-        found = best(pair for pairs in lists for pair in pairs)[:limit]
+        found = sorted((pair for pairs in lists for pair in pairs), key=lambda pair: (-pair[1], pair[0]))[:limit]
         return Nearest(vector, found, frozenset(space.generation for space in spoken))
 
 

@@ -11,7 +11,7 @@ from ragqueue.embedders.base import Embedder
 from ragqueue.indexes.base import Index
 from ragqueue.records import chunks, keywords
 from ragqueue.records.chunks import Features, Space
-from ragqueue.records.keywords import Weights, best
+from ragqueue.records.keywords import Scored, Weights
 from ragqueue.records.store import Records
 from ragqueue.retrieval.base import Retriever
 from ragqueue.retrieval.dense import DenseRetriever, Nearest
@@ -35,6 +35,7 @@ class FusedRetriever(Retriever):
     async def retrieve(self, tenant: str, question: str, *, collections: Sequence[str] | None = None, limit: int = 10) -> list[Hit]:
         spaces = await self._records.read(chunks.spaces_of, tenant, collections)
         pool = max(POOL, limit)
+        # What is found by words is scored while the vectors are searched: most of the work of both is over at once.
         near, (weights, worded) = await asyncio.gather(
             self._nearest(tenant, question, spaces, pool), self._records.read(_worded, tenant, spaces, question, pool)
         )
@@ -44,25 +45,21 @@ class FusedRetriever(Retriever):
         return await self._dense.nearest(tenant, question, spaces, pool) if self._dense is not None else Nearest()
 
 
-def _worded(connection: Connection, tenant: str, spaces: Sequence[Space], question: str, pool: int) -> tuple[Weights, list[int]]:
+def _worded(connection: Connection, tenant: str, spaces: Sequence[Space], question: str, pool: int) -> tuple[Weights, list[Scored]]:
     weights = keywords.weigh(connection, tenant, spaces, question)
-    return weights, keywords.candidates(connection, weights, 2 * pool)
+    return weights, keywords.search(connection, weights, pool)
 
 
-def _rank(connection: Connection, near: Nearest, weights: Weights, worded: Sequence[int], limit: int) -> list[Hit]:
-    numbers = {number for number, _ in near.found}
-    found = {chunk.number: chunk for chunk in chunks.features(connection, weights.tenant, weights.spaces, {*numbers, *worded})}
-    words = {number: weights.score(chunk) for number, chunk in found.items()}
-    numbers.update(number for number, _ in best((n, words[n]) for n in worded if n in words)[: max(POOL, limit)])
-    pool = [found[number] for number in sorted(numbers & found.keys())]
-    cosines = cosines_of(pool, near)
-    bm25 = np.array([words[chunk.number] for chunk in pool])
-    parts = np.array([weights.part(chunk, words[chunk.number]) for chunk in pool])
-    scores = fuse(cosines, bm25, parts)
+def _rank(connection: Connection, near: Nearest, weights: Weights, worded: Sequence[Scored], limit: int) -> list[Hit]:
+    missing = {number for number, _ in near.found} - {one.chunk.number for one in worded}
+    unworded = weights.scored(chunks.features(connection, weights.tenant, weights.spaces, missing))
+    pool = sorted([*worded, *unworded], key=lambda one: one.chunk.number)  # so that equal scores stay in this order
+    cosines = cosines_of([one.chunk for one in pool], near)
+    scores = fuse(cosines, np.array([one.bm25 for one in pool]), np.array([one.part for one in pool]))
     hits = {}
     for at in np.argsort(-scores, kind="stable")[:limit]:
         cosine = None if np.isnan(cosines[at]) else float(cosines[at])
-        hits[pool[at].number] = (float(scores[at]), cosine, float(parts[at]))
+        hits[pool[at].chunk.number] = (float(scores[at]), cosine, pool[at].part)
     return [Hit(chunk, *hits[chunk.number]) for chunk in chunks.load(connection, weights.tenant, list(hits))]
 
 

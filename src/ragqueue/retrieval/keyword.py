@@ -22,8 +22,6 @@ class KeywordRetriever(Retriever):
 
 def _retrieve(connection: Connection, tenant: str, question: str, names: Sequence[str] | None, limit: int) -> list[Hit]:
     weights = keywords.weigh(connection, tenant, chunks.spaces_of(connection, tenant, names), question)
-    found = chunks.features(connection, tenant, weights.spaces, keywords.candidates(connection, weights))
-    scores = {chunk.number: weights.score(chunk) for chunk in found}
-    parts = {chunk.number: weights.part(chunk, scores[chunk.number]) for chunk in found}
-    top = [number for number, _ in keywords.best(scores.items())[:limit]]
-    return [Hit(chunk, scores[chunk.number], keyword=parts[chunk.number]) for chunk in chunks.load(connection, tenant, top)]
+    found = {one.chunk.number: one for one in keywords.search(connection, weights, limit) if one.bm25}
+    loaded = chunks.load(connection, tenant, list(found))
+    return [Hit(chunk, found[chunk.number].bm25, keyword=found[chunk.number].part) for chunk in loaded]
