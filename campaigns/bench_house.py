@@ -14,6 +14,8 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ragqueue.testing.services import free_port
+
 SAMPLES = Path(__file__).parent.parent / "src" / "ragqueue" / "samples"
 QUESTION = "How do I declare a query parameter with a default value?"
 
@@ -110,13 +112,6 @@ def clean_environment() -> dict[str, str]:
     """Return the environment without any setting of ours."""
     ours = ("REDIS_URL", "VECTOR_DB_PATH", "LLM_MODEL")
     return {name: value for name, value in os.environ.items() if name not in ours and not name.startswith(("RAGQUEUE_", "OPENAI_"))}
-
-
-def free_port() -> int:
-    """Return a port that nobody has now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def cpu_seconds(pid: int) -> float:

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from campaigns.bench_house import SAMPLES, clean_environment, free_port
+from campaigns.bench_house import SAMPLES, clean_environment
 from campaigns.witness import Kill, Witness
-from ragqueue.testing.services import RedisServer
+from ragqueue.testing.services import RedisServer, free_port
 
 READY_WITHIN = 90.0  # seconds; a loaded machine starts slowly
 

@@ -1,8 +1,6 @@
 """Chunks: their sums, and who may see them."""
 
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,18 +13,9 @@ from ragqueue.records import chunks
 from ragqueue.records.chunks import ChunkRow, Space
 from ragqueue.records.schema import documents, removals, spaces, terms
 from ragqueue.types import Chunk, Passage
-from tests.library import GENERATION, add, hide, open_records
+from tests.library import GENERATION, add, hide
 
 DEFAULT = [Space("default", GENERATION)]
-
-
-@pytest.fixture
-def connection(tmp_path: Path) -> Iterator[Connection]:
-    records = open_records(tmp_path)
-    with records.engine.connect() as opened:
-        opened.exec_driver_sql("BEGIN")
-        yield opened
-    records.close()
 
 
 def test_a_chunk_comes_back_with_its_text_sliced_by_code_points(connection: Connection) -> None:

@@ -1,8 +1,6 @@
 """Keyword search: exact where everything fits, apart where it must be, and nothing left behind."""
 
 import math
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,18 +12,9 @@ from ragqueue.records import chunks, keywords
 from ragqueue.records.chunks import Space
 from ragqueue.records.schema import chunks as chunk_rows
 from ragqueue.records.store import sqlite_module
-from tests.library import GENERATION, add, hide, open_records
+from tests.library import GENERATION, add, hide
 
 DEFAULT = [Space("default", GENERATION)]
-
-
-@pytest.fixture
-def connection(tmp_path: Path) -> Iterator[Connection]:
-    records = open_records(tmp_path)
-    with records.engine.connect() as opened:
-        opened.exec_driver_sql("BEGIN")
-        yield opened
-    records.close()
 
 
 def found(connection: Connection, question: str, *, tenant: str = "acme", spaces: list[Space] = DEFAULT) -> list[int]:

@@ -18,7 +18,7 @@ from ragqueue.events.pen import Pen
 from ragqueue.generators.base import Generator
 from ragqueue.records import chunks, documents
 from ragqueue.records.store import Records
-from ragqueue.retrieval.base import Retriever
+from ragqueue.retrieval.base import Retriever, chunk_view
 from ragqueue.types import Hit, Job, Outcome
 
 NOT_IN_SOURCES = "The sources do not hold an answer to this question."
@@ -154,9 +154,5 @@ def _outcome(message: Message, grounding: str, finish: str, usage: Mapping[str, 
 
 
 def _source(n: int, hit: Hit) -> dict[str, Any]:
-    chunk = hit.chunk
-    return {
-        "n": n, "chunk": chunk.number, "document_id": chunk.document_id, "version": chunk.version, "start": chunk.start, "end": chunk.end,
-        "page": chunk.page, "title": chunk.title, "source": chunk.source, "heading_path": list(chunk.heading_path), "text": chunk.text,
-        "score": hit.score, "cosine": hit.cosine, "keyword": hit.keyword,
-    }  # fmt: skip
+    scores = {"score": hit.score, "cosine": hit.cosine, "keyword": hit.keyword}
+    return {"n": n, "chunk": hit.chunk.number} | chunk_view(hit.chunk) | scores

@@ -6,12 +6,9 @@ from typing import Any
 
 from ragqueue.answering.citations import CitationScanner, Piece
 from ragqueue.events.pen import Pen
-from ragqueue.jobs.views import annotation
+from ragqueue.jobs import views
+from ragqueue.jobs.views import DELTA, RESTARTED, annotation
 from ragqueue.types import Citation, Event, Hit
-
-DELTA = "response.output_text.delta"
-ANNOTATION = "response.output_text.annotation.added"
-RESTARTED = "ragqueue:restarted"
 
 
 @dataclass(slots=True)
@@ -42,9 +39,9 @@ def progress_of(kept: Sequence[Event]) -> Progress:
                 past = Progress(past.begun, past.sources, past.grounding, event.data["output_index"])
             case "response.content_part.added":
                 past.part_open = True
-            case "response.output_text.delta":
+            case views.DELTA:
                 past.text += event.data["delta"]
-            case "response.output_text.annotation.added":
+            case views.ANNOTATION:
                 past.citations += 1
             case "response.output_text.done" | "response.content_part.done" | "response.output_item.done" if past.output_index is not None:
                 past.closed.append(event.type)
@@ -136,7 +133,7 @@ class Message:
         if len(self.citations) > self._shown:
             self._shown += 1
             assert self._index is not None
-            self._pen.write(ANNOTATION, annotation(asdict(citation), len(self.citations) - 1, self._index))
+            self._pen.write(views.ANNOTATION, annotation(asdict(citation), len(self.citations) - 1, self._index))
 
     def _open(self, index: int) -> None:
         self._index, self._closed, self._shown = index, [], 0

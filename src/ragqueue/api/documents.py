@@ -9,7 +9,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from ragqueue.api.access import Caller, Parts, Principal, Words
 from ragqueue.errors import InvalidRequest, NotFound
 from ragqueue.records import documents
-from ragqueue.types import Document, Hit
+from ragqueue.retrieval.base import hit_view
+from ragqueue.types import Document
 from ragqueue.wiring import Runtime
 
 router = APIRouter(tags=["documents"])
@@ -44,16 +45,6 @@ def view(document: Document) -> dict[str, Any]:
         "id": document.id, "collection": document.collection, "source": document.source, "title": document.title,
         "media_type": document.media_type, "version": document.version, "status": document.state, "language": document.language,
         "chunks": document.chunks, "error": document.error, "created_at": document.created_at, "updated_at": document.updated_at,
-    }  # fmt: skip
-
-
-def hit_view(hit: Hit) -> dict[str, Any]:
-    """Return a hit as the API shows it."""
-    chunk = hit.chunk
-    return {
-        "document_id": chunk.document_id, "version": chunk.version, "start": chunk.start, "end": chunk.end, "page": chunk.page,
-        "title": chunk.title, "source": chunk.source, "heading_path": list(chunk.heading_path), "text": chunk.text,
-        "score": round(hit.score, 6), "cosine": None if hit.cosine is None else round(hit.cosine, 6), "keyword": round(hit.keyword, 6),
     }  # fmt: skip
 
 

@@ -11,7 +11,6 @@ from ragqueue.api.access import Parts
 from ragqueue.errors import RagqueueError
 from ragqueue.records import workers
 from ragqueue.types import LANES
-from ragqueue.wiring import Runtime
 
 router = APIRouter(tags=["operation"])
 
@@ -64,6 +63,3 @@ def _gauges(gauge: workers.Gauge) -> Iterator[tuple[str, Mapping[str, str], floa
     yield "ragqueue_job_tries", {}, gauge.tries
     yield "ragqueue_dead_letters", {}, gauge.dead_letters
     yield "ragqueue_workers", {}, gauge.workers
-
-
-__all__ = ["Runtime", "router"]

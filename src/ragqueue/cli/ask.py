@@ -90,11 +90,13 @@ async def _ask(question: str, collection: str | None, limit: int | None, data: s
 
 async def print_answer(ragqueue: Any, question: str, collection: str | None = None, limit: int | None = None) -> None:
     """Stream an answer to standard output, then its citations."""
+    from ragqueue.jobs.views import DELTA, RESTARTED
+
     terminal: Any = None
     async for event in ragqueue.stream(question, collection=collection, limit=limit):
-        if event.type == "response.output_text.delta":
+        if event.type == DELTA:
             print(event.data["delta"], end="", flush=True)
-        elif event.type == "ragqueue:restarted":
+        elif event.type == RESTARTED:
             print("\n-- the answer begins anew --", flush=True)
         terminal = event
     view = terminal.data["response"]
@@ -132,8 +134,8 @@ def search(question: str, collection: str | None, limit: int, data: str | None, 
 
 
 async def _search(question: str, collection: str | None, limit: int, data: str | None, as_json: bool) -> None:
-    from ragqueue.api.documents import hit_view
     from ragqueue.embedded import Ragqueue
+    from ragqueue.retrieval.base import hit_view
 
     async with Ragqueue(settings={"data": data}) as ragqueue:
         hits = await ragqueue.search(question, collection=collection, limit=limit)

@@ -92,28 +92,23 @@ def banner(loaded: Loaded, url: str, inside: bool) -> None:
 def worker(processes: int | None, concurrency: int | None, data: str | None) -> None:
     """Run worker processes under a supervisor that restarts them."""
     from ragqueue.jobs.supervise import Supervisor
-    from ragqueue.records.migrate import migrate
     from ragqueue.records.store import refuse_unsafe_sqlite, sqlite_url
-    from ragqueue.wiring import open_records
 
     flags = {"processes": processes, "concurrency": concurrency, "data": data}
     settings = prepare(flags).settings
     check_model(settings)
-    records = open_records(settings)
-    migrate(records.engine)
-    records.close()  # no connection may live on in a forked child
-    refuse_unsafe_sqlite(records.url, allowed=settings.allow_old_sqlite)
-    asyncio.run(check_queue(settings))
-    release = Releaser(sqlite_url(settings.data))
+    url = sqlite_url(settings.data)
+    refuse_unsafe_sqlite(url, allowed=settings.allow_old_sqlite)
+    asyncio.run(check_services(settings))
     print(
         f"ragqueue worker: {settings.processes} processes x {settings.concurrency} chats on {settings.queue_url.partition('@')[2] or settings.queue_url}",
         flush=True,
     )
-    Supervisor(Main(flags), release, processes=settings.processes, lease=settings.lease, drain=settings.drain).run()
+    Supervisor(Main(flags), Releaser(url), processes=settings.processes, lease=settings.lease, drain=settings.drain).run()
 
 
-async def check_queue(settings: Settings) -> None:
-    """Fail at once, in the foreground, when the engine cannot be used."""
+async def check_services(settings: Settings) -> None:
+    """Migrate, and fail at once in the foreground when records or engine cannot be used; no connection lives on in a forked child."""
     from ragqueue.records.migrate import migrate
     from ragqueue.wiring import build_queue, open_records
 

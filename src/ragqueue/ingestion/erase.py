@@ -2,13 +2,13 @@
 
 import asyncio
 import time
-from typing import Protocol
 
 from sqlalchemy import Connection
 
 from ragqueue.errors import NotFound, Unavailable
 from ragqueue.events.base import EventLog
 from ragqueue.indexes.base import Index, Space
+from ragqueue.ingestion.ingest import Attempted
 from ragqueue.jobs.reconcile import cancel
 from ragqueue.jobs.submit import Submitter
 from ragqueue.records import chunks, documents, jobs
@@ -16,13 +16,6 @@ from ragqueue.records.store import Records
 from ragqueue.types import Job, Outcome
 
 _END_WAIT = 20.0  # seconds that a cancelled question may take to end
-
-
-class Attempted(Protocol):
-    """What a run offers to a kind of job."""
-
-    @property
-    def job(self) -> Job: ...
 
 
 class Eraser:

@@ -6,13 +6,11 @@ from typing import Any
 from ragqueue.events.base import EventLog
 from ragqueue.events.hub import Hub, Reader
 from ragqueue.events.pen import FENCE, INTERNAL
-from ragqueue.jobs.views import opening, retold, terminal
+from ragqueue.jobs.views import DELTA, RESTARTED, opening, retold, terminal
 from ragqueue.records import jobs
 from ragqueue.records.store import Records
 from ragqueue.types import ATTEMPT_SHIFT, QUEUED_SEQ, Event, Job
 
-DELTA = "response.output_text.delta"
-RESTARTED = "ragqueue:restarted"
 KEEP_ALIVE = 15.0  # seconds without an event after which a batch is empty
 
 # What a reader is told when the log was lost; a reader that breaks off here resumes at the start.

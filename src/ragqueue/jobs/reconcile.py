@@ -83,10 +83,10 @@ class Reconciler:
 
     async def retention(self) -> None:
         """Erase logs, jobs, keys and workers that are past their time."""
-        logs = await self._records.read(jobs.expired, "events", self._retention.events, 500)
+        logs = await self._records.read(jobs.expired, self._retention.events, 500, True)
         if logs:
             await self._log.drop([job_id for _, job_id in logs])
-        old = await self._records.read(jobs.expired, "jobs", self._retention.jobs, 500)
+        old = await self._records.read(jobs.expired, self._retention.jobs, 500)
         if old:
             await erase_jobs(self._records, self._log, old)
         await self._records.note(_forget, self._retention.idempotency)

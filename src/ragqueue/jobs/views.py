@@ -5,6 +5,10 @@ from typing import Any
 
 from ragqueue.types import CREATED_SEQ, QUEUED_SEQ, Event, Job, seq_of, terminal_seq
 
+DELTA = "response.output_text.delta"
+ANNOTATION = "response.output_text.annotation.added"
+RESTARTED = "ragqueue:restarted"  # tells readers to drop what they were shown
+
 _STATUS = {"queued": "queued", "running": "in_progress", "succeeded": "completed", "failed": "failed", "cancelled": "cancelled"}
 _PUBLIC = ("text", "citations", "invalid_markers", "grounding", "nearest", "usage", "timings")
 
@@ -66,13 +70,8 @@ def retold(job: Job, answer: Mapping[str, Any]) -> list[Event]:
     """Return an ended job's text and annotations as events made from its answer, for a log that is gone."""
     annotations = [annotation(citation, index) for index, citation in enumerate(answer["citations"])]
     first = seq_of(job.attempt, 0xFFFFF - 1 - len(annotations))  # just below the terminal event, whatever the log held
-    delta = Event(
-        first, "response.output_text.delta", {"output_index": 1, "content_index": 0, "delta": answer["text"]}, job.ended_at or 0.0
-    )
-    return [delta] + [
-        Event(first + 1 + index, "response.output_text.annotation.added", data, job.ended_at or 0.0)
-        for index, data in enumerate(annotations)
-    ]
+    delta = Event(first, DELTA, {"output_index": 1, "content_index": 0, "delta": answer["text"]}, job.ended_at or 0.0)
+    return [delta] + [Event(first + 1 + index, ANNOTATION, data, job.ended_at or 0.0) for index, data in enumerate(annotations)]
 
 
 def annotation(citation: Mapping[str, Any], index: int, output_index: int = 1) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row, and_, delete, func, insert, select, upda
 
 from ragqueue.records.schema import answers, collections, documents, jobs, quotes, uploads, versions
 from ragqueue.records.store import now
-from ragqueue.types import ENDED, Block, Document, Parsed
+from ragqueue.types import ENDED, Document, Parsed
 
 _COLUMNS = [
     documents.c[name]
@@ -158,13 +158,6 @@ def text_of(connection: Connection, tenant: str, document_id: str, version: int 
     mine = and_(versions.c.tenant == tenant, versions.c.document_id == document_id, versions.c.version == wanted)
     text = connection.execute(select(versions.c.text).where(mine)).scalar()
     return None if text is None else (text, wanted)
-
-
-def blocks_of(connection: Connection, tenant: str, document_id: str, version: int) -> list[Block]:
-    """Return the blocks of a version."""
-    mine = and_(versions.c.tenant == tenant, versions.c.document_id == document_id, versions.c.version == version)
-    stored = connection.execute(select(versions.c.blocks).where(mine)).scalar() or "[]"
-    return [Block(kind, start, end, tuple(path), page) for kind, start, end, path, page in json.loads(stored)]
 
 
 def hide(connection: Connection, tenant: str, document_id: str) -> bool:

@@ -313,10 +313,10 @@ def erase(connection: Connection, tenant: str, job_ids: Sequence[str]) -> int:
     return len(gone)
 
 
-def expired(connection: Connection, column: str, age: float, limit: int) -> list[tuple[str, str]]:
-    """Return (tenant, job id) of jobs whose `ended_at` is older than `age` seconds; with "events": that still have a log in SQL."""
+def expired(connection: Connection, age: float, limit: int, with_log: bool = False) -> list[tuple[str, str]]:
+    """Return (tenant, job id) of jobs that ended more than `age` seconds ago; `with_log`: that still have a log in SQL."""
     query = select(jobs.c.tenant, jobs.c.id).where(jobs.c.ended_at < now() - age).order_by(jobs.c.ended_at).limit(limit)
-    if column == "events":
+    if with_log:
         query = query.where(select(literal(1)).where(events.c.job_id == jobs.c.id).exists())
     return [(row.tenant, row.id) for row in connection.execute(query)]
 

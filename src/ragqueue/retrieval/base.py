@@ -2,8 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
-from ragqueue.types import Hit
+from ragqueue.types import Chunk, Hit
 
 
 class Retriever(ABC):
@@ -15,3 +16,17 @@ class Retriever(ABC):
 
         Raises NotFound for a collection that the tenant does not have, Unavailable when a service cannot be reached.
         """
+
+
+def chunk_view(chunk: Chunk) -> dict[str, Any]:
+    """Return a chunk as users see it: where it stands and what it says."""
+    return {
+        "document_id": chunk.document_id, "version": chunk.version, "start": chunk.start, "end": chunk.end, "page": chunk.page,
+        "title": chunk.title, "source": chunk.source, "heading_path": list(chunk.heading_path), "text": chunk.text,
+    }  # fmt: skip
+
+
+def hit_view(hit: Hit) -> dict[str, Any]:
+    """Return a hit as search shows it."""
+    cosine = None if hit.cosine is None else round(hit.cosine, 6)
+    return chunk_view(hit.chunk) | {"score": round(hit.score, 6), "cosine": cosine, "keyword": round(hit.keyword, 6)}

@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from ragqueue.events.pen import END, FENCE
+from ragqueue.jobs.views import DELTA, RESTARTED
 from ragqueue.records.store import sqlite_module
 from ragqueue.types import ATTEMPT_SHIFT, ENDED
 
 GONE = "gone"
-DELTA = "response.output_text.delta"
-RESTARTED = "ragqueue:restarted"
 STATUSES = {"completed": "succeeded", "incomplete": "succeeded", "failed": "failed", "cancelled": "cancelled"}
 TERMINAL = frozenset(f"response.{status}" for status in STATUSES)
 DAMAGE = ("lost", "doubled_answers", "stream_gaps", "stream_doubles", "zombie_writes", "wrongly_dead")
