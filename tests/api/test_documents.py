@@ -167,3 +167,43 @@ async def test_health_and_metrics_tell_of_the_system(server: Server) -> None:
     ):
         assert f"ragqueue_{name}" in text, name
     assert QUESTION not in text
+
+
+async def test_documents_of_another_embedder_are_refused_not_lost(start: Start) -> None:
+    await (await start(embedder="none")).upload()
+    other = await start(embedder="minilm")
+
+    response = await other.client.post("/documents", files={"file": ("more.md", DOCUMENT.encode())})
+
+    assert (response.status_code, response.json()["code"]) == (409, "conflict")
+    assert "RAGQUEUE_EMBEDDER" in response.json()["detail"]
+    apart = await other.client.post("/documents", files={"file": ("more.md", DOCUMENT.encode())}, data={"collection": "vectors"})
+    assert apart.status_code == 202
+
+
+async def test_of_uploads_in_quick_succession_the_last_one_stands(server: Server) -> None:
+    first = await server.upload()
+    jobs = []
+    for hour in ("ten", "eleven", "twelve"):
+        response = await server.client.post("/documents", files={"file": ("ferries.md", DOCUMENT.replace("nine", hour).encode())})
+        jobs.append(response.json()["job_id"])
+    ended = [await server.ended(f"/jobs/{job_id}") for job_id in jobs]
+
+    assert ended[-1]["status"] == "completed"
+    assert "twelve in the morning" in (await server.client.get(f"/documents/{first['id']}/text")).text
+
+
+async def test_a_new_source_that_comes_in_many_times_at_once_makes_one_document_and_no_orphan(server: Server) -> None:
+    responses = await asyncio.gather(
+        *(server.client.post("/documents", files={"file": ("ferries.md", DOCUMENT.encode())}) for _ in range(8))
+    )
+
+    accepted = [response.json() for response in responses if response.status_code in (200, 202)]
+    assert accepted
+    assert {response.status_code for response in responses} <= {200, 202, 409}
+    assert len({body["id"] for body in accepted}) == 1
+    for body in accepted:
+        if body["job_id"]:
+            await server.ended(f"/jobs/{body['job_id']}")
+    assert len((await server.client.get("/documents")).json()["documents"]) == 1
+    assert "nine" in (await server.ask())["answer"]["text"]

@@ -9,7 +9,7 @@ import numpy as np
 from sqlalchemy import Connection
 
 from ragqueue.embedders.base import Embedder
-from ragqueue.errors import NotFound, TooLarge, UnreadableDocument
+from ragqueue.errors import Conflict, NotFound, TooLarge, Unavailable, UnreadableDocument
 from ragqueue.indexes.base import Index, Space
 from ragqueue.ingestion.chunks import chunk
 from ragqueue.jobs.submit import Submitter
@@ -51,7 +51,7 @@ class Ingester:
     ) -> tuple[Document, Job | None]:
         """Store a file durably and submit its ingest; no job when the document has these bytes already.
 
-        Raises UnsupportedMedia, TooLarge, UnreadableDocument, QueueFull, StoreFull.
+        Raises UnsupportedMedia, TooLarge, UnreadableDocument, Conflict, QueueFull, StoreFull.
         """
         if len(data) > self._max_upload:
             raise TooLarge(f"{source!r} has {len(data):,} bytes, the limit is {self._max_upload:,} (RAGQUEUE_MAX_UPLOAD)")
@@ -59,6 +59,7 @@ class Ingester:
             raise UnreadableDocument(f"{source!r} is empty: give a file with text")
         known_type = media_type_of(source, data, media_type)
         sha256 = hashlib.sha256(data).hexdigest()
+        await self._check_generation(tenant, collection)
         known = await self._records.read(documents.by_source, tenant, collection, source)
         if known is not None and known.state == "ready" and known.sha256 == sha256:
             return known, None
@@ -86,6 +87,7 @@ class Ingester:
                 error_code="not_found",
                 error_message="the document was deleted, or replaced by a newer upload, before it was read",
             )
+        await self._check_generation(job.tenant, document.collection)
         try:
             parsed = await self._pool.parse(data, payload["source"], payload["media_type"])
             passages = chunk(parsed)
@@ -134,17 +136,26 @@ class Ingester:
                 media_type=payload["media_type"],
             )  # fmt: skip
             if not current:
-                return []
+                raise Unavailable(f"{payload['source']!r} was changed or deleted while it was read: it is read again")
             documents.add_version(connection, document, parsed, version=version, sha256=payload["sha256"])
             chunks.remove(connection, document.tenant, document.id)
             numbers = chunks.insert(connection, document.tenant, document.collection, generation, document.id, version, language, rows)
-            documents.drop_uploads(connection, document.tenant, document.id, keep=payload["upload_id"])
+            documents.drop_older_uploads(connection, document.tenant, document.id, payload["upload_id"])
             return numbers
 
         numbers = await self._records.write(write)
-        if numbers and vectors is not None and self._index is not None:
+        if vectors is not None and self._index is not None:
             await self._index.upsert(Space(document.tenant, document.collection, generation), numbers, vectors)
         return len(numbers)
+
+    async def _check_generation(self, tenant: str, collection: str) -> None:
+        """Refuse to mix embedders: search reads a collection's active generation alone. Raises Conflict."""
+        active = await self._records.read(documents.generation, tenant, collection)
+        if active not in (None, self.generation):
+            raise Conflict(
+                f"collection {collection!r} was built as {active!r}, this process builds {self.generation!r}: "
+                "set RAGQUEUE_EMBEDDER as it was, or use another collection"
+            )
 
     async def _embed(self, texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]] | None:
         if self._embedder is None:
@@ -161,4 +172,4 @@ def indexed_text(title: str, passage: Passage) -> str:
 
 def _refuse(connection: Connection, tenant: str, document_id: str, message: str, upload_id: str) -> None:
     documents.note_failure(connection, tenant, document_id, message)
-    documents.drop_uploads(connection, tenant, document_id)
+    documents.drop_upload(connection, tenant, upload_id)

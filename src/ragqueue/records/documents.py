@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, and_, delete, func, insert, select, update
 
+from ragqueue.errors import Conflict
 from ragqueue.records.schema import answers, collections, documents, jobs, quotes, uploads, versions
 from ragqueue.records.store import now
 from ragqueue.types import ENDED, Document, Parsed
@@ -82,9 +83,11 @@ def languages(connection: Connection, tenant: str) -> dict[str, int]:
 
 
 def add_upload(connection: Connection, upload: Upload, document_id: str, upload_id: str, generation: str) -> None:
-    """Store the bytes of a file, and its document if the source is new."""
+    """Store the bytes of a file, and its document if the source is new. Raises Conflict when the source became another document."""
     at = connection.execute(select(now())).scalar_one()
     known = by_source(connection, upload.tenant, upload.collection, upload.source)
+    if known is not None and known.id != document_id:
+        raise Conflict(f"{upload.source!r} came in twice at the same moment: send it again")
     if known is None:
         row = {
             "tenant": upload.tenant, "id": document_id, "collection": upload.collection, "source": upload.source,
@@ -111,9 +114,16 @@ def upload_data(connection: Connection, tenant: str, upload_id: str) -> bytes | 
     return connection.execute(select(uploads.c.data).where(uploads.c.tenant == tenant, uploads.c.id == upload_id)).scalar()
 
 
-def drop_uploads(connection: Connection, tenant: str, document_id: str, *, keep: str = "") -> None:
-    """Drop a document's uploads but the one to keep."""
-    connection.execute(delete(uploads).where(uploads.c.tenant == tenant, uploads.c.document_id == document_id, uploads.c.id != keep))
+def drop_upload(connection: Connection, tenant: str, upload_id: str) -> None:
+    """Drop the bytes of a file that cannot be read."""
+    connection.execute(delete(uploads).where(uploads.c.tenant == tenant, uploads.c.id == upload_id))
+
+
+def drop_older_uploads(connection: Connection, tenant: str, document_id: str, upload_id: str) -> None:
+    """Drop what came in for a document before this upload; what came in after it still waits for its own ingest."""
+    came = select(uploads.c.created_at).where(uploads.c.tenant == tenant, uploads.c.id == upload_id).scalar_subquery()
+    older = and_(uploads.c.tenant == tenant, uploads.c.document_id == document_id, uploads.c.created_at < came)
+    connection.execute(delete(uploads).where(older))
 
 
 def add_version(connection: Connection, document: Document, parsed: Parsed, *, version: int, sha256: str) -> None:
