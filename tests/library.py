@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from ragqueue.records import chunks
-from ragqueue.records.keywords import SQLITE_DDL
-from ragqueue.records.schema import collections, documents, metadata, versions
+from ragqueue.records.migrate import migrate
+from ragqueue.records.schema import collections, documents, versions
 from ragqueue.records.store import Records, sqlite_url
 from ragqueue.types import Passage
 
@@ -19,10 +19,7 @@ Embed = Callable[[str], NDArray[np.float32]]
 
 def open_records(folder: Path) -> Records:
     records = Records(sqlite_url(folder))
-    with records.engine.connect() as connection:
-        metadata.create_all(connection)
-        for statement in SQLITE_DDL:
-            connection.exec_driver_sql(statement)
+    migrate(records.engine)
     return records
 
 

@@ -3,22 +3,16 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import Connection, Row, and_, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, insert, select, update
 
 from ragqueue.errors import Conflict
 from ragqueue.records.schema import answers, collections, documents, jobs, quotes, uploads, versions
 from ragqueue.records.store import now
 from ragqueue.types import ENDED, Document, Parsed
 
-_COLUMNS = [
-    documents.c[name]
-    for name in (
-        "tenant", "id", "collection", "source", "media_type", "title", "version", "state", "sha256", "language", "chunks", "created_at",
-        "updated_at", "error",
-    )
-]  # fmt: skip
+_LIVE = documents.c.state != "deleted"
+_DOCUMENTS = select(*(documents.c[name] for name in Document.__dataclass_fields__)).where(_LIVE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,119 +36,111 @@ class Receipt:
     counts: Mapping[str, int]
 
 
-def to_document(row: Row[Any]) -> Document:
-    """Return the record of a row of `_COLUMNS`."""
-    return Document(**row._mapping)
+def _one(tenant: str, document_id: str) -> ColumnElement[bool]:
+    return and_(documents.c.tenant == tenant, documents.c.id == document_id)
+
+
+def _of(table: Table, tenant: str, document_id: str) -> ColumnElement[bool]:
+    return and_(table.c.tenant == tenant, table.c.document_id == document_id)
 
 
 def get(connection: Connection, tenant: str, document_id: str) -> Document | None:
     """Return the tenant's document, deleted ones left out."""
-    mine = and_(documents.c.tenant == tenant, documents.c.id == document_id, documents.c.state != "deleted")
-    row = connection.execute(select(*_COLUMNS).where(mine)).first()
-    return to_document(row) if row else None
+    row = connection.execute(_DOCUMENTS.where(_one(tenant, document_id))).first()
+    return Document(*row) if row else None
 
 
 def by_source(connection: Connection, tenant: str, collection: str, source: str) -> Document | None:
     """Return the document that was given under this source."""
-    mine = and_(documents.c.tenant == tenant, documents.c.collection == collection, documents.c.source == source)
-    row = connection.execute(select(*_COLUMNS).where(mine, documents.c.state != "deleted")).first()
-    return to_document(row) if row else None
+    row = connection.execute(_DOCUMENTS.filter_by(tenant=tenant, collection=collection, source=source)).first()
+    return Document(*row) if row else None
 
 
 def listed(connection: Connection, tenant: str, *, collection: str | None, after: str, limit: int) -> list[Document]:
     """Return the tenant's documents in order of id."""
-    query = select(*_COLUMNS).where(documents.c.tenant == tenant, documents.c.state != "deleted", documents.c.id > after)
-    if collection is not None:
-        query = query.where(documents.c.collection == collection)
-    return [to_document(row) for row in connection.execute(query.order_by(documents.c.id).limit(limit))]
+    query = _DOCUMENTS.where(documents.c.tenant == tenant, documents.c.id > after).order_by(documents.c.id).limit(limit)
+    return [Document(*row) for row in connection.execute(query if collection is None else query.filter_by(collection=collection))]
 
 
 def counted(connection: Connection, tenant: str) -> tuple[int, int]:
     """Return how many documents and chunks of the tenant are ready."""
-    sums = select(func.count(), func.coalesce(func.sum(documents.c.chunks), 0))
-    row = connection.execute(sums.where(documents.c.tenant == tenant, documents.c.state == "ready")).one()
-    return int(row[0]), int(row[1])
+    query = select(func.count(), func.coalesce(func.sum(documents.c.chunks), 0)).filter_by(tenant=tenant, state="ready")
+    ready, chunks = connection.execute(query).one()
+    return int(ready), int(chunks)
 
 
 def languages(connection: Connection, tenant: str) -> dict[str, int]:
     """Return how many ready documents the tenant has in each language."""
-    query = select(documents.c.language, func.count()).where(documents.c.tenant == tenant, documents.c.state == "ready")
-    return {language: count for language, count in connection.execute(query.group_by(documents.c.language))}
+    query = select(documents.c.language, func.count()).filter_by(tenant=tenant, state="ready").group_by(documents.c.language)
+    return {language: count for language, count in connection.execute(query)}
 
 
 def add_upload(connection: Connection, upload: Upload, document_id: str, upload_id: str, generation: str) -> None:
     """Store the bytes of a file, and its document if the source is new. Raises Conflict when the source became another document."""
-    at = connection.execute(select(now())).scalar_one()
-    known = by_source(connection, upload.tenant, upload.collection, upload.source)
+    tenant, at = upload.tenant, connection.execute(select(now())).scalar_one()
+    known = by_source(connection, tenant, upload.collection, upload.source)
     if known is not None and known.id != document_id:
         raise Conflict(f"{upload.source!r} came in twice at the same moment: send it again")
     if known is None:
         row = {
-            "tenant": upload.tenant, "id": document_id, "collection": upload.collection, "source": upload.source,
+            "tenant": tenant, "id": document_id, "collection": upload.collection, "source": upload.source,
             "media_type": upload.media_type, "title": "", "version": 0, "state": "pending", "sha256": "", "language": "", "chunks": 0,
             "created_at": at, "updated_at": at,
         }  # fmt: skip
         connection.execute(insert(documents), row)
-    mine = and_(collections.c.tenant == upload.tenant, collections.c.name == upload.collection)
-    if connection.execute(select(collections.c.name).where(mine)).first() is None:
-        row = {"tenant": upload.tenant, "name": upload.collection, "generation": generation, "created_at": at}
+    if connection.execute(select(collections.c.name).filter_by(tenant=tenant, name=upload.collection)).first() is None:
+        row = {"tenant": tenant, "name": upload.collection, "generation": generation, "created_at": at}
         connection.execute(insert(collections), row)
-    row = {"tenant": upload.tenant, "id": upload_id, "document_id": document_id, "data": upload.data, "created_at": at}
+    row = {"tenant": tenant, "id": upload_id, "document_id": document_id, "data": upload.data, "created_at": at}
     connection.execute(insert(uploads), row)
 
 
 def generation(connection: Connection, tenant: str, collection: str) -> str | None:
     """Return the active generation of a collection."""
-    mine = and_(collections.c.tenant == tenant, collections.c.name == collection)
-    return connection.execute(select(collections.c.generation).where(mine)).scalar()
+    return connection.execute(select(collections.c.generation).filter_by(tenant=tenant, name=collection)).scalar()
 
 
 def upload_data(connection: Connection, tenant: str, upload_id: str) -> bytes | None:
     """Return the bytes of an upload."""
-    return connection.execute(select(uploads.c.data).where(uploads.c.tenant == tenant, uploads.c.id == upload_id)).scalar()
+    return connection.execute(select(uploads.c.data).filter_by(tenant=tenant, id=upload_id)).scalar()
 
 
 def drop_upload(connection: Connection, tenant: str, upload_id: str) -> None:
     """Drop the bytes of a file that cannot be read."""
-    connection.execute(delete(uploads).where(uploads.c.tenant == tenant, uploads.c.id == upload_id))
+    connection.execute(delete(uploads).filter_by(tenant=tenant, id=upload_id))
 
 
 def drop_older_uploads(connection: Connection, tenant: str, document_id: str, upload_id: str) -> None:
     """Drop what came in for a document before this upload; what came in after it still waits for its own ingest."""
-    came = select(uploads.c.created_at).where(uploads.c.tenant == tenant, uploads.c.id == upload_id).scalar_subquery()
-    older = and_(uploads.c.tenant == tenant, uploads.c.document_id == document_id, uploads.c.created_at < came)
-    connection.execute(delete(uploads).where(older))
+    came = select(uploads.c.created_at).filter_by(tenant=tenant, id=upload_id).scalar_subquery()
+    connection.execute(delete(uploads).where(_of(uploads, tenant, document_id), uploads.c.created_at < came))
 
 
 def add_version(connection: Connection, document: Document, parsed: Parsed, *, version: int, sha256: str) -> None:
     """Store one canonical text with its blocks."""
     blocks = [[b.kind, b.start, b.end, list(b.heading_path), b.page] for b in parsed.blocks]
     row = {
-        "tenant": document.tenant, "document_id": document.id, "version": version, "text": parsed.text,
-        "blocks": json.dumps(blocks, ensure_ascii=False), "pages": parsed.pages, "sha256": sha256,
-        "created_at": connection.execute(select(now())).scalar_one(),
+        "tenant": document.tenant, "document_id": document.id, "version": version, "text": parsed.text, "pages": parsed.pages,
+        "blocks": json.dumps(blocks, ensure_ascii=False), "sha256": sha256, "created_at": now(),
     }  # fmt: skip
-    connection.execute(insert(versions), row)
+    connection.execute(insert(versions).values(row))
 
 
 def make_ready(
     connection: Connection, document: Document, *, version: int, title: str, sha256: str, language: str, chunks: int, media_type: str
 ) -> bool:
     """Make a version the current one; False when the document was deleted or another version came first."""
-    unchanged = and_(
-        documents.c.tenant == document.tenant, documents.c.id == document.id, documents.c.state != "deleted",
-        documents.c.version == document.version,
-    )  # fmt: skip
+    unchanged = and_(_one(document.tenant, document.id), _LIVE, documents.c.version == document.version)
     values = {
         "version": version, "state": "ready", "title": title, "sha256": sha256, "language": language, "chunks": chunks, "error": None,
         "media_type": media_type, "updated_at": now(),
     }  # fmt: skip
-    return bool(connection.execute(update(documents).where(unchanged).values(**values)).rowcount)
+    return bool(connection.execute(update(documents).where(unchanged).values(values)).rowcount)
 
 
 def note_failure(connection: Connection, tenant: str, document_id: str, message: str) -> None:
     """Say why a document could not be read; an older version of it stays as it is."""
-    mine = and_(documents.c.tenant == tenant, documents.c.id == document_id, documents.c.state != "deleted")
+    mine = and_(_one(tenant, document_id), _LIVE)
     connection.execute(update(documents).where(mine).values(error=message, updated_at=now()))
     connection.execute(update(documents).where(mine, documents.c.version == 0).values(state="failed"))
 
@@ -165,21 +151,20 @@ def text_of(connection: Connection, tenant: str, document_id: str, version: int 
     if document is None:
         return None
     wanted = document.version if version is None else version
-    mine = and_(versions.c.tenant == tenant, versions.c.document_id == document_id, versions.c.version == wanted)
-    text = connection.execute(select(versions.c.text).where(mine)).scalar()
+    text = connection.execute(select(versions.c.text).where(_of(versions, tenant, document_id), versions.c.version == wanted)).scalar()
     return None if text is None else (text, wanted)
 
 
 def hide(connection: Connection, tenant: str, document_id: str) -> bool:
     """Delete a document from the sight of every process; False when there is none."""
-    mine = and_(documents.c.tenant == tenant, documents.c.id == document_id, documents.c.state != "deleted")
-    return bool(connection.execute(update(documents).where(mine).values(state="deleted", hidden_at=now())).rowcount)
+    mine = update(documents).where(_one(tenant, document_id), _LIVE)
+    return bool(connection.execute(mine.values(state="deleted", hidden_at=now())).rowcount)
 
 
 def receipt(connection: Connection, tenant: str, document_id: str) -> Receipt | None:
     """Return the receipt of a deleted document."""
-    mine = and_(documents.c.tenant == tenant, documents.c.id == document_id, documents.c.state == "deleted")
-    row = connection.execute(select(documents.c.hidden_at, documents.c.erased_at, documents.c.counts).where(mine)).first()
+    columns = select(documents.c.hidden_at, documents.c.erased_at, documents.c.counts)
+    row = connection.execute(columns.where(_one(tenant, document_id), ~_LIVE)).first()
     return Receipt(row.hidden_at, row.erased_at, json.loads(row.counts or "{}")) if row else None
 
 
@@ -187,51 +172,45 @@ def space_of(connection: Connection, tenant: str, document_id: str) -> tuple[str
     """Return (collection, active generation) of a document, also of a deleted one."""
     same = and_(collections.c.tenant == documents.c.tenant, collections.c.name == documents.c.collection)
     query = select(collections.c.name, collections.c.generation).join(documents, same)
-    row = connection.execute(query.where(documents.c.tenant == tenant, documents.c.id == document_id)).first()
+    row = connection.execute(query.where(_one(tenant, document_id))).first()
     return (row.name, row.generation) if row else None
 
 
 def quoting(connection: Connection, tenant: str, document_id: str) -> list[str]:
     """Return the jobs that were shown passages of a document."""
-    mine = and_(quotes.c.tenant == tenant, quotes.c.document_id == document_id)
-    return list(connection.execute(select(quotes.c.job_id).where(mine)).scalars())
+    return list(connection.execute(select(quotes.c.job_id).where(_of(quotes, tenant, document_id))).scalars())
 
 
 def note_quotes(connection: Connection, tenant: str, job_id: str, document_ids: Sequence[str]) -> None:
     """Remember that a job was shown passages of these documents."""
-    known = select(quotes.c.document_id).where(quotes.c.tenant == tenant, quotes.c.job_id == job_id)
-    new = set(document_ids) - set(connection.execute(known).scalars())
-    if new:
+    known = connection.execute(select(quotes.c.document_id).filter_by(tenant=tenant, job_id=job_id)).scalars()
+    if new := set(document_ids) - set(known):
         connection.execute(insert(quotes), [{"tenant": tenant, "document_id": d, "job_id": job_id} for d in sorted(new)])
 
 
 def any_deleted(connection: Connection, tenant: str, job_id: str) -> bool:
     """Say whether a document that a job was shown has been deleted."""
-    query = (
-        select(documents.c.id)
-        .join(quotes, and_(quotes.c.tenant == documents.c.tenant, quotes.c.document_id == documents.c.id))
-        .where(quotes.c.tenant == tenant, quotes.c.job_id == job_id, documents.c.state == "deleted")
-    )
+    same = and_(quotes.c.tenant == documents.c.tenant, quotes.c.document_id == documents.c.id)
+    query = select(documents.c.id).join(quotes, same).where(quotes.c.tenant == tenant, quotes.c.job_id == job_id, ~_LIVE)
     return connection.execute(query.limit(1)).first() is not None
 
 
 def erase_answers(connection: Connection, tenant: str, job_ids: Sequence[str]) -> int:
     """Erase the answers of ended jobs; return how many went."""
-    ended = select(jobs.c.id).where(jobs.c.tenant == tenant, jobs.c.id.in_(list(job_ids)), jobs.c.state.in_(ENDED))
+    ended = select(jobs.c.id).where(jobs.c.tenant == tenant, jobs.c.id.in_(job_ids), jobs.c.state.in_(ENDED))
     return connection.execute(delete(answers).where(answers.c.tenant == tenant, answers.c.job_id.in_(ended))).rowcount
 
 
 def erase(connection: Connection, tenant: str, document_id: str) -> dict[str, int]:
     """Erase a deleted document's texts and bytes and its name; return the counts."""
-    texts = connection.execute(delete(versions).where(versions.c.tenant == tenant, versions.c.document_id == document_id)).rowcount
-    files = connection.execute(delete(uploads).where(uploads.c.tenant == tenant, uploads.c.document_id == document_id)).rowcount
-    mine = and_(documents.c.tenant == tenant, documents.c.id == document_id)
-    connection.execute(update(documents).where(mine).values(source="", title="", sha256="", error=None))
+    texts = connection.execute(delete(versions).where(_of(versions, tenant, document_id))).rowcount
+    files = connection.execute(delete(uploads).where(_of(uploads, tenant, document_id))).rowcount
+    connection.execute(update(documents).where(_one(tenant, document_id)).values(source="", title="", sha256="", error=None))
     return {"versions": texts, "files": files}
 
 
 def note_erased(connection: Connection, tenant: str, document_id: str, counts: Mapping[str, int]) -> None:
     """Complete the receipt."""
-    mine = and_(documents.c.tenant == tenant, documents.c.id == document_id)
-    connection.execute(update(documents).where(mine).values(erased_at=now(), counts=json.dumps(dict(counts))))
-    connection.execute(delete(quotes).where(quotes.c.tenant == tenant, quotes.c.document_id == document_id))
+    said = json.dumps(dict(counts))
+    connection.execute(update(documents).where(_one(tenant, document_id)).values(erased_at=now(), counts=said))
+    connection.execute(delete(quotes).where(_of(quotes, tenant, document_id)))

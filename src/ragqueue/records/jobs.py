@@ -8,33 +8,34 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, bindparam, case, delete, func, insert, literal, or_, select, true, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, case, delete, func, insert, or_, select, true, update
 
 from ragqueue.records import documents
 from ragqueue.records.schema import answers, events, idempotency, jobs, quotes
 from ragqueue.records.store import now
 from ragqueue.types import ENDED, Job, Outcome, Ring, lane_of
 
-FIRST_DELAYED_DEATH = 2  # a death of a shared process proves nothing about a job: the first one costs it no time
-LONGEST_DELAY = 15.0  # seconds
 DEAD_LETTER = "dead_letter"
-
-_COLUMNS = [
-    jobs.c[name]
-    for name in (
-        "tenant", "id", "kind", "lane", "state", "payload", "attempt", "tries", "deaths", "run_at", "deadline_at", "created_at", "started_at",
-        "ended_at", "owner", "cancel_requested", "result", "error_code", "error_message", "retry_of",
-    )
-]  # fmt: skip
+_FIELDS = [name for name in Job.__dataclass_fields__ if name in jobs.c]
+_JOBS = select(*(jobs.c[name] for name in _FIELDS))
+_QUEUED, _RUNNING = jobs.c.state == "queued", jobs.c.state == "running"
+_REQUEUED = {"state": "queued", "place": 0.0, "rung_at": None, "owner": None, "lease_until": None}
 
 
-def to_job(row: Row[Any]) -> Job:
-    """Return the record of a row of `_COLUMNS`."""
+def _job(row: Row[Any]) -> Job:
     values = dict(row._mapping)
     values["payload"] = json.loads(values["payload"])
-    values["result"] = None if values["result"] is None else json.loads(values["result"])
+    values["result"] = json.loads(values["result"] or "null")
     values["cancel_requested"] = bool(values["cancel_requested"])
     return Job(**values)
+
+
+def _one(tenant: str, job_id: str) -> ColumnElement[bool]:
+    return and_(jobs.c.tenant == tenant, jobs.c.id == job_id)
+
+
+def _values(ids: Sequence[str]) -> Any:
+    return select(func.json_each(json.dumps(list(ids))).table_valued("value").c.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,34 +53,34 @@ class NewJob:
 def insert_job(connection: Connection, new: NewJob) -> Job:
     """Add a queued job that is due now and counts as rung now: its submitter rings after the commit."""
     at = connection.execute(select(now())).scalar_one()
-    lane = lane_of(new.kind)
-    row = {
-        "tenant": new.tenant, "id": new.id, "kind": new.kind, "lane": lane, "state": "queued",
-        "payload": json.dumps(new.payload, ensure_ascii=False), "attempt": 0, "tries": 0, "deaths": 0, "place": at, "run_at": at,
-        "deadline_at": at + new.deadline, "rung_at": at, "cancel_requested": False, "created_at": at, "retry_of": new.retry_of,
-    }  # fmt: skip
-    connection.execute(insert(jobs), row)
-    return Job(new.tenant, new.id, new.kind, lane, "queued", new.payload, 0, 0, 0, at, at + new.deadline, at, retry_of=new.retry_of)
+    job = Job(
+        new.tenant, new.id, new.kind, lane_of(new.kind), "queued", new.payload, attempt=0, tries=0, deaths=0, run_at=at,
+        deadline_at=at + new.deadline, created_at=at, retry_of=new.retry_of,
+    )  # fmt: skip
+    row = {name: getattr(job, name) for name in _FIELDS} | {"payload": json.dumps(new.payload, ensure_ascii=False)}
+    connection.execute(insert(jobs), row | {"place": at, "rung_at": at})
+    return job
 
 
 def get(connection: Connection, tenant: str, job_id: str) -> Job | None:
     """Return the tenant's job."""
-    row = connection.execute(select(*_COLUMNS).where(jobs.c.tenant == tenant, jobs.c.id == job_id)).first()
-    return to_job(row) if row else None
+    row = connection.execute(_JOBS.where(_one(tenant, job_id))).first()
+    return _job(row) if row else None
 
 
 def listed(connection: Connection, tenant: str, *, state: str | None, kind: str | None, before: float | None, limit: int) -> list[Job]:
     """Return the tenant's newest jobs."""
-    query = select(*_COLUMNS).where(jobs.c.tenant == tenant).order_by(jobs.c.created_at.desc()).limit(limit)
+    query = _JOBS.where(jobs.c.tenant == tenant).order_by(jobs.c.created_at.desc()).limit(limit)
     for column, value in ((jobs.c.state, state), (jobs.c.kind, kind)):
         query = query if value is None else query.where(column == value)
-    return [to_job(row) for row in connection.execute(query if before is None else query.where(jobs.c.created_at < before))]
+    return [_job(row) for row in connection.execute(query if before is None else query.where(jobs.c.created_at < before))]
 
 
 def waiting(connection: Connection, tenant: str, lane: str) -> tuple[int, int]:
     """Return how many jobs of the lane wait: of all tenants, and of this one."""
-    queued = select(func.count()).select_from(jobs).where(jobs.c.state == "queued", jobs.c.lane == lane)
-    return connection.execute(queued).scalar_one(), connection.execute(queued.where(jobs.c.tenant == tenant)).scalar_one()
+    query = select(func.count(), func.count().filter(jobs.c.tenant == tenant)).select_from(jobs)
+    everybody, mine = connection.execute(query.where(_QUEUED, jobs.c.lane == lane)).one()
+    return everybody, mine
 
 
 def ended_since(connection: Connection, lane: str, seconds: float) -> int:
@@ -90,95 +91,79 @@ def ended_since(connection: Connection, lane: str, seconds: float) -> int:
 
 def due(connection: Connection, lane: str, limit: int) -> list[str]:
     """Return the ids of claimable jobs in the order of their places."""
-    query = select(jobs.c.id).where(jobs.c.state == "queued", jobs.c.lane == lane, jobs.c.run_at <= now())
+    query = select(jobs.c.id).where(_QUEUED, jobs.c.lane == lane, jobs.c.run_at <= now())
     return list(connection.execute(query.order_by(jobs.c.place).limit(limit)).scalars())
 
 
 def claim(connection: Connection, job_id: str, owner: str, stamp: float, lease: float) -> Job | None:
     """Take a queued and due job for a new attempt; None when another was faster, or it is not due."""
-    query = (
-        update(jobs)
-        .where(jobs.c.id == job_id, jobs.c.state == "queued", jobs.c.run_at <= now())
-        .values(
-            state="running", attempt=jobs.c.attempt + 1, owner=owner, lease_until=now() + lease, claimed_stamp=stamp or None,
-            started_at=func.coalesce(jobs.c.started_at, now()),
-        )
-        .returning(*_COLUMNS)
-    )  # fmt: skip
-    row = connection.execute(query).first()
-    return to_job(row) if row else None
+    values = {
+        "state": "running", "attempt": jobs.c.attempt + 1, "owner": owner, "lease_until": now() + lease, "claimed_stamp": stamp or None,
+        "started_at": func.coalesce(jobs.c.started_at, now()),
+    }  # fmt: skip
+    query = update(jobs).where(jobs.c.id == job_id, _QUEUED, jobs.c.run_at <= now()).values(values)
+    row = connection.execute(query.returning(*_JOBS.selected_columns)).first()
+    return _job(row) if row else None
 
 
 def renew(connection: Connection, owner: str, held: Sequence[str], lease: float) -> dict[str, int]:
-    """Extend a process's leases on the jobs that it says it holds, in one statement; return {job id: attempt} of those it still has."""
-    mine = and_(jobs.c.owner == owner, jobs.c.state == "running", jobs.c.id.in_(_values(held)))
-    query = update(jobs).where(mine).values(lease_until=now() + lease)
+    """Extend a process's leases on the jobs that it says it holds; return {job id: attempt} of those it still has."""
+    query = update(jobs).where(jobs.c.owner == owner, _RUNNING, jobs.c.id.in_(_values(held))).values(lease_until=now() + lease)
     return {row.id: row.attempt for row in connection.execute(query.returning(jobs.c.id, jobs.c.attempt))}
 
 
 def cancels(connection: Connection, owner: str) -> list[str]:
     """Return the process's running jobs that somebody wants to cancel."""
-    query = select(jobs.c.id).where(jobs.c.owner == owner, jobs.c.state == "running", jobs.c.cancel_requested == true())
+    query = select(jobs.c.id).where(jobs.c.owner == owner, _RUNNING, jobs.c.cancel_requested == true())
     return list(connection.execute(query).scalars())
 
 
-def current(job_id: str, attempt: int) -> Any:
+def current(job_id: str, attempt: int) -> ColumnElement[bool]:
     """Return the condition under which a run may write: it is still the job's current one."""
-    return and_(jobs.c.id == job_id, jobs.c.attempt == attempt, jobs.c.state == "running")
+    return and_(jobs.c.id == job_id, jobs.c.attempt == attempt, _RUNNING)
 
 
 def finish(connection: Connection, job: Job, outcome: Outcome) -> bool:
     """End the job with this outcome, and store a chat's answer; False when the run is not the current one."""
     if job.kind == "chat" and documents.any_deleted(connection, job.tenant, job.id):
-        outcome = Outcome(
-            "failed", error_code="source_deleted", error_message="a document that it was answered from was deleted meanwhile: ask again"
-        )
+        outcome = Outcome("failed", None, "source_deleted", "a document that it was answered from was deleted meanwhile: ask again")
     body = None if outcome.result is None else json.dumps(outcome.result, ensure_ascii=False)
     if not end(connection, current(job.id, job.attempt), outcome, result=None if job.kind == "chat" else body):
         return False
     if job.kind == "chat" and body is not None:
-        row = {"tenant": job.tenant, "job_id": job.id, "attempt": job.attempt, "body": body}
-        connection.execute(insert(answers), row | {"created_at": connection.execute(select(now())).scalar_one()})
+        row = {"tenant": job.tenant, "job_id": job.id, "attempt": job.attempt, "body": body, "created_at": now()}
+        connection.execute(insert(answers).values(row))
     return True
 
 
-def end(connection: Connection, condition: Any, outcome: Outcome, *, result: str | None = None) -> bool:
+def end(connection: Connection, condition: ColumnElement[bool], outcome: Outcome, *, result: str | None = None) -> bool:
     """Put a terminal state on the row that the condition names."""
-    query = (
-        update(jobs)
-        .where(condition)
-        .values(
-            state=outcome.state, ended_at=now(), owner=None, lease_until=None, error_code=outcome.error_code,
-            error_message=outcome.error_message, result=result,
-        )
-    )  # fmt: skip
-    return bool(connection.execute(query).rowcount)
+    values = {
+        "state": outcome.state, "ended_at": now(), "owner": None, "lease_until": None, "error_code": outcome.error_code,
+        "error_message": outcome.error_message, "result": result,
+    }  # fmt: skip
+    return bool(connection.execute(update(jobs).where(condition).values(values)).rowcount)
 
 
 def retry_later(connection: Connection, job: Job, delay: float, error_code: str, error_message: str) -> bool:
     """Give the job back after a failed try; its next run is due after the delay (seconds), at the front."""
-    query = update(jobs).where(current(job.id, job.attempt))
-    values = _requeued() | {
-        "tries": jobs.c.tries + 1, "run_at": now() + delay, "error_code": error_code, "error_message": error_message,
-    }  # fmt: skip
-    return bool(connection.execute(query.values(**values)).rowcount)
+    said = {"tries": jobs.c.tries + 1, "run_at": now() + delay, "error_code": error_code, "error_message": error_message}
+    return bool(connection.execute(update(jobs).where(current(job.id, job.attempt)).values(_REQUEUED | said)).rowcount)
 
 
 def hand_back(connection: Connection, owner: str) -> list[Ring]:
     """Give back everything that a process holds, for it is about to end in good order: no death is counted."""
-    query = update(jobs).where(jobs.c.owner == owner, jobs.c.state == "running").values(**_requeued(), run_at=now())
-    return [Ring(row.id, row.lane, "", 0.0, front=True) for row in connection.execute(query.returning(jobs.c.id, jobs.c.lane))]
+    return _fronts(connection, update(jobs).where(jobs.c.owner == owner, _RUNNING).values(_REQUEUED | {"run_at": now()}))
 
 
-def release(connection: Connection, condition: Any) -> int:
-    """End the leases that the condition names as deaths; from the second death on the job waits a little."""
-    pause = case(
-        (jobs.c.deaths + 1 < FIRST_DELAYED_DEATH, 0.0),
-        (jobs.c.deaths + 1 - FIRST_DELAYED_DEATH >= 4, LONGEST_DELAY),
-        else_=_power_of_two(jobs.c.deaths + 1 - FIRST_DELAYED_DEATH),
-    )
-    query = update(jobs).where(jobs.c.state == "running", condition)
-    return connection.execute(query.values(**_requeued(), deaths=jobs.c.deaths + 1, run_at=now() + pause)).rowcount
+def release(connection: Connection, condition: ColumnElement[bool]) -> int:
+    """End the leases that the condition names as deaths.
+
+    A death of a shared process proves nothing about a job: the first costs it no time, the next ones 1, 2, 4, 8, then 15 s.
+    """
+    pause = case(*((jobs.c.deaths == deaths, seconds) for deaths, seconds in enumerate((0.0, 1.0, 2.0, 4.0, 8.0))), else_=15.0)
+    values = _REQUEUED | {"deaths": jobs.c.deaths + 1, "run_at": now() + pause}
+    return connection.execute(update(jobs).where(_RUNNING, condition).values(values)).rowcount
 
 
 def release_owner(connection: Connection, owner: str) -> int:
@@ -191,23 +176,14 @@ def release_dead(connection: Connection) -> int:
     return release(connection, jobs.c.lease_until < now())
 
 
-def _power_of_two(exponent: Any) -> Any:
-    return case(*((exponent == n, float(2**n)) for n in range(4)), else_=LONGEST_DELAY)
-
-
-def _requeued() -> dict[str, Any]:
-    return {"state": "queued", "place": 0.0, "rung_at": None, "owner": None, "lease_until": None}
-
-
 def any_dead(connection: Connection) -> bool:
     """Say whether a lease ran out: lets the usual look be a read."""
-    return connection.execute(select(jobs.c.id).where(jobs.c.state == "running", jobs.c.lease_until < now()).limit(1)).first() is not None
+    return _any(connection, _RUNNING, jobs.c.lease_until < now())
 
 
 def unrung(connection: Connection) -> bool:
     """Say whether a due job waits for its first ring."""
-    query = select(jobs.c.id).where(jobs.c.state == "queued", jobs.c.rung_at.is_(None), jobs.c.run_at <= now())
-    return connection.execute(query.limit(1)).first() is not None
+    return _any(connection, _QUEUED, jobs.c.rung_at.is_(None), jobs.c.run_at <= now())
 
 
 def ring_unrung(connection: Connection) -> list[Ring]:
@@ -226,35 +202,35 @@ def ring_lost(connection: Connection, lane: str, *, empty: bool, age: float, ove
         if last is None:
             return []
         old = and_(old, jobs.c.rung_at < last)
-    if connection.execute(select(jobs.c.id).where(jobs.c.state == "queued", old).limit(1)).first() is None:
-        return []
-    return _rerung(connection, old, limit)
+    return _rerung(connection, old, limit) if _any(connection, _QUEUED, old) else []
 
 
-def _rerung(connection: Connection, condition: Any, limit: int) -> list[Ring]:
-    chosen = select(jobs.c.id).where(jobs.c.state == "queued", condition).order_by(jobs.c.place, jobs.c.created_at).limit(limit)
-    query = update(jobs).where(jobs.c.id.in_(chosen), jobs.c.state == "queued").values(rung_at=now())
+def _any(connection: Connection, *conditions: ColumnElement[bool]) -> bool:
+    return connection.execute(select(jobs.c.id).where(*conditions).limit(1)).first() is not None
+
+
+def _rerung(connection: Connection, condition: ColumnElement[bool], limit: int) -> list[Ring]:
+    chosen = select(jobs.c.id).where(_QUEUED, condition).order_by(jobs.c.place, jobs.c.created_at).limit(limit)
+    return _fronts(connection, update(jobs).where(jobs.c.id.in_(chosen), _QUEUED).values(rung_at=now()))
+
+
+def _fronts(connection: Connection, query: Any) -> list[Ring]:
     return [Ring(row.id, row.lane, "", 0.0, front=True) for row in connection.execute(query.returning(jobs.c.id, jobs.c.lane))]
 
 
 def request_cancel(connection: Connection, tenant: str, job_id: str) -> Job | None:
     """Flag a job; one that still waits ends at once. Returns the job as it then is."""
-    mine = and_(jobs.c.tenant == tenant, jobs.c.id == job_id)
+    mine = _one(tenant, job_id)
     connection.execute(update(jobs).where(mine, jobs.c.state.not_in(ENDED)).values(cancel_requested=True))
-    end(connection, and_(mine, jobs.c.state == "queued", jobs.c.attempt == 0), Outcome("cancelled"))
+    end(connection, and_(mine, _QUEUED, jobs.c.attempt == 0), Outcome("cancelled"))
     return get(connection, tenant, job_id)
 
 
 def overdue(connection: Connection, grace: float) -> list[Job]:
     """Return jobs that nobody works on and that must end: cancelled, or past their deadline (by `grace` while they run)."""
-    condition = or_(
-        and_(jobs.c.state == "queued", jobs.c.cancel_requested == true()),
-        and_(jobs.c.state == "queued", jobs.c.deadline_at < now()),
-        and_(jobs.c.state == "running", jobs.c.deadline_at < now() - grace),
-    )
-    return [
-        to_job(row) for row in connection.execute(select(*_COLUMNS).where(jobs.c.state.in_(("queued", "running")), condition).limit(500))
-    ]
+    waits = and_(_QUEUED, or_(jobs.c.cancel_requested == true(), jobs.c.deadline_at < now()))
+    condition = or_(waits, and_(_RUNNING, jobs.c.deadline_at < now() - grace))
+    return [_job(row) for row in connection.execute(_JOBS.where(jobs.c.state.in_(("queued", "running")), condition).limit(500))]
 
 
 def bury(connection: Connection, job: Job, outcome: Outcome) -> int | None:
@@ -262,8 +238,7 @@ def bury(connection: Connection, job: Job, outcome: Outcome) -> int | None:
 
     The caller fences the log with the new attempt first, so that nothing is appended after the terminal event.
     """
-    unchanged = and_(jobs.c.id == job.id, jobs.c.attempt == job.attempt, jobs.c.state == job.state)
-    if not end(connection, unchanged, outcome):
+    if not end(connection, and_(jobs.c.id == job.id, jobs.c.attempt == job.attempt, jobs.c.state == job.state), outcome):
         return None
     connection.execute(update(jobs).where(jobs.c.id == job.id).values(attempt=jobs.c.attempt + 1))
     return job.attempt + 1
@@ -273,10 +248,6 @@ def states(connection: Connection, job_ids: Sequence[str]) -> dict[str, tuple[st
     """Return (state, attempt) of these jobs in one query."""
     query = select(jobs.c.id, jobs.c.state, jobs.c.attempt).where(jobs.c.id.in_(_values(job_ids)))
     return {row.id: (row.state, row.attempt) for row in connection.execute(query)}
-
-
-def _values(ids: Sequence[str]) -> Any:
-    return select(func.json_each(json.dumps(list(ids))).table_valued("value").c.value)
 
 
 def answer(connection: Connection, tenant: str, job_id: str) -> dict[str, Any] | None:
@@ -301,14 +272,10 @@ def remember(connection: Connection, tenant: str, caller: str, key: str, body_sh
 
 def erase(connection: Connection, tenant: str, job_ids: Sequence[str]) -> int:
     """Erase ended jobs with their answers, events and what refers to them; return how many jobs went."""
-    if not job_ids:
-        return 0
-    gone = list(connection.execute(
-        delete(jobs).where(jobs.c.tenant == tenant, jobs.c.id.in_(job_ids), jobs.c.state.in_(ENDED)).returning(jobs.c.id)
-    ).scalars())  # fmt: skip
-    connection.execute(delete(answers).where(answers.c.tenant == tenant, answers.c.job_id.in_(gone)))
-    connection.execute(delete(quotes).where(quotes.c.tenant == tenant, quotes.c.job_id.in_(gone)))
-    connection.execute(delete(idempotency).where(idempotency.c.tenant == tenant, idempotency.c.job_id.in_(gone)))
+    ended = delete(jobs).where(jobs.c.tenant == tenant, jobs.c.id.in_(job_ids), jobs.c.state.in_(ENDED))
+    gone = list(connection.execute(ended.returning(jobs.c.id)).scalars())
+    for table in (answers, quotes, idempotency):
+        connection.execute(delete(table).where(table.c.tenant == tenant, table.c.job_id.in_(gone)))
     connection.execute(delete(events).where(events.c.job_id.in_(gone)))
     return len(gone)
 
@@ -317,10 +284,10 @@ def expired(connection: Connection, age: float, limit: int, with_log: bool = Fal
     """Return (tenant, job id) of jobs that ended more than `age` seconds ago; `with_log`: that still have a log in SQL."""
     query = select(jobs.c.tenant, jobs.c.id).where(jobs.c.ended_at < now() - age).order_by(jobs.c.ended_at).limit(limit)
     if with_log:
-        query = query.where(select(literal(1)).where(events.c.job_id == jobs.c.id).exists())
+        query = query.where(select(events.c.seq).where(events.c.job_id == jobs.c.id).exists())
     return [(row.tenant, row.id) for row in connection.execute(query)]
 
 
 def forget_keys(connection: Connection, age: float) -> int:
     """Drop Idempotency-Keys older than `age` seconds."""
-    return connection.execute(delete(idempotency).where(idempotency.c.created_at < now() - bindparam("age", age))).rowcount
+    return connection.execute(delete(idempotency).where(idempotency.c.created_at < now() - age)).rowcount

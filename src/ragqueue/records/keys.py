@@ -27,8 +27,8 @@ class KeyRow:
 def create(connection: Connection, tenant: str, name: str) -> str:
     """Make a key for a tenant and return it; it cannot be shown again."""
     key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
-    at = connection.execute(select(now())).scalar_one()
-    connection.execute(api_keys.insert(), {"tenant": tenant, "id": key_id, "hash": _hash(secret), "name": name, "created_at": at})
+    row = {"tenant": tenant, "id": key_id, "hash": _hash(secret), "name": name, "created_at": now()}
+    connection.execute(api_keys.insert().values(row))
     return f"{_MARK}_{key_id}_{secret}"
 
 
@@ -50,7 +50,7 @@ def any_valid(connection: Connection) -> bool:
 
 def listed(connection: Connection) -> list[KeyRow]:
     """Return every key."""
-    columns = [api_keys.c[name] for name in ("tenant", "id", "name", "created_at", "revoked_at")]
+    columns = (api_keys.c[name] for name in KeyRow.__dataclass_fields__)
     return [KeyRow(*row) for row in connection.execute(select(*columns).order_by(api_keys.c.created_at))]
 
 

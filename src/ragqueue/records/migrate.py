@@ -22,7 +22,7 @@ def migrate(engine: Engine) -> str:
             return database_uuid(connection)
         begin(connection, durable=True)
         revision = _revision(connection)
-        if revision not in (None, *_known()):
+        if revision not in (None, *(path.name[:4] for path in _FOLDER.glob("[0-9]*.py"))):
             connection.exec_driver_sql("ROLLBACK")
             raise DatabaseTooNew(
                 f"the database is of revision {revision!r}, which this version (up to {HEAD!r}) does not know: "
@@ -44,10 +44,6 @@ def database_uuid(connection: Connection) -> str:
     return found
 
 
-def _known() -> list[str]:
-    return [path.name[:4] for path in _FOLDER.glob("[0-9]*.py")]
-
-
 def _revision(connection: Connection) -> str | None:
     if not inspect(connection).has_table("alembic_version"):
         return None
@@ -60,8 +56,8 @@ def _upgrade(connection: Connection) -> None:
     from alembic.script import ScriptDirectory
 
     config = Config()
-    config.set_main_option("script_location", str(_FOLDER))
-    config.set_main_option("version_locations", str(_FOLDER))
+    for option in ("script_location", "version_locations"):
+        config.set_main_option(option, str(_FOLDER))
     config.set_main_option("path_separator", "os")
     script = ScriptDirectory.from_config(config)
     with EnvironmentContext(config, script, fn=lambda rev, _: script._upgrade_revs(HEAD, rev)) as environment:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, OperationalError
@@ -28,6 +28,7 @@ except ImportError:
 sqlite_module = _sqlite
 
 T = TypeVar("T")
+GROUP = 500  # writes in one transaction, at most
 LOCK_WAIT = 30.0  # seconds that a writer waits for the file's write lock; above any stop that a supervisor tolerates
 PATCHED_SQLITE = ((3, 50, 7), (3, 44, 6))  # https://sqlite.org/wal.html, "the WAL-reset bug"
 
@@ -54,14 +55,13 @@ def sqlite_is_safe(version: tuple[int, ...] = sqlite_module.sqlite_version_info)
     return version >= (3, 51, 3) or any(version[:2] == v[:2] and version >= v for v in PATCHED_SQLITE)
 
 
-class Work:
+class Work(NamedTuple):
     """One function that waits for the write thread."""
 
-    __slots__ = ("args", "durable", "function", "future")
-
-    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], durable: bool) -> None:
-        self.function, self.args, self.durable = function, args, durable
-        self.future: Future[Any] = Future()
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    durable: bool
+    future: Future[Any]
 
 
 class Records:
@@ -98,25 +98,27 @@ class Records:
         """Queue a write from any thread; the future ends after its commit."""
         if self._closed:
             raise Unavailable("the records are closed")
-        work = Work(function, args, durable)
-        self._start_writer()
+        work = Work(function, args, durable, Future())
+        with self._starting:  # at the first write: a process that forks must not have the thread
+            if self._writer is None:
+                self._writer = threading.Thread(target=self._write_loop, name="records-write", daemon=True)
+                self._writer.start()
         self._queue.put(work)
         return work.future
 
     async def checkpoint(self) -> None:
-        """Move the write-ahead log into the file and empty it, so that nothing deleted stands in it."""
-        await asyncio.to_thread(self._checkpoint)
-
-    def _checkpoint(self) -> None:
+        """Move the write-ahead log into the file and empty it, so that nothing deleted stands in it. Raises Unavailable."""
         if self.engine.dialect.name != "sqlite":
             return
-        with self.engine.connect() as connection:
-            for _ in range(50):  # a reader in the middle of a look keeps the log from being emptied
-                busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]
-                if not busy:
-                    return
-                time.sleep(0.1)
+        for _ in range(50):  # a reader in the middle of a look keeps the log from being emptied
+            if not await asyncio.to_thread(self._truncate_log):
+                return
+            await asyncio.sleep(0.1)
         raise Unavailable("the write-ahead log cannot be emptied while somebody reads: try again later")
+
+    def _truncate_log(self) -> int:
+        with self.engine.connect() as connection:
+            return int(connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0])
 
     def watch(self) -> "Watch":
         """Return a cheap way to notice commits of any process."""
@@ -133,14 +135,12 @@ class Records:
             connection.close()
         self.engine.dispose()
 
-    def _start_writer(self) -> None:
-        with self._starting:
-            if self._writer is None:
-                self._writer = threading.Thread(target=self._write_loop, name="records-write", daemon=True)
-                self._writer.start()
-
     def _read(self, function: Callable[..., T], args: tuple[Any, ...]) -> T:
-        connection = self._own_connection()
+        # A connection a thread: taking one out of the pool for each read costs more than most reads.
+        connection: Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = self.engine.connect()
+            self._connections.append(connection)
         try:
             run(connection, "BEGIN")
             return function(connection, *args)
@@ -150,34 +150,14 @@ class Records:
             if in_transaction(connection):
                 run(connection, "ROLLBACK")
 
-    def _own_connection(self) -> Connection:
-        """Return this thread's connection: taking one out of the pool for each read costs more than most reads."""
-        connection: Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._local.connection = self.engine.connect()
-            self._connections.append(connection)
-        return connection
-
     def _write_loop(self) -> None:
         with self.engine.connect() as connection:
-            while (group := self._next_group()) is not None:
-                commit_group(connection, group)
-
-    def _next_group(self) -> list[Work] | None:
-        first = self._queue.get()
-        if first is None:
-            return None
-        group = [first]
-        while len(group) < 500:
-            try:
-                work = self._queue.get_nowait()
-            except queue.Empty:
-                break
-            if work is None:
-                self._queue.put(None)
-                break
-            group.append(work)
-        return group
+            group: list[Work | None] = []
+            while None not in group:  # which stands for the end
+                group = [self._queue.get()]
+                while len(group) < GROUP and not self._queue.empty():  # nobody else takes out of it
+                    group.append(self._queue.get())
+                commit_group(connection, [work for work in group if work is not None])
 
 
 class Watch:
@@ -202,9 +182,8 @@ def open_engine(url: str, *, pool_size: int = 5) -> Engine:
     """Return an engine with our way of transactions and, on SQLite, our pragmas on each connection."""
     if not url.startswith("sqlite"):
         return create_engine(url, pool_size=pool_size)
-    engine = create_engine(
-        url, module=sqlite_module, poolclass=QueuePool, pool_size=pool_size, connect_args={"check_same_thread": False, "timeout": 0}
-    )
+    options = {"check_same_thread": False, "timeout": 0}
+    engine = create_engine(url, module=sqlite_module, poolclass=QueuePool, pool_size=pool_size, connect_args=options)
     event.listen(engine, "connect", _prepare)
     return engine
 
@@ -223,9 +202,16 @@ def commit_group(connection: Connection, group: Sequence[Work]) -> None:
     done: list[tuple[Work, Any]] = []
     try:
         begin(connection, durable=any(work.durable for work in group))
-        for work in group:
-            if work.future.set_running_or_notify_cancel():
-                _run_one(connection, work, done)
+        for work in [work for work in group if work.future.set_running_or_notify_cancel()]:
+            run(connection, "SAVEPOINT work")
+            try:
+                done.append((work, work.function(connection, *work.args)))
+            except OperationalError:
+                raise  # the disk is full or the file is away: the whole group fails
+            except Exception as error:  # noqa: BLE001 - its waiter is given the error
+                run(connection, "ROLLBACK TO work")
+                work.future.set_exception(error)
+            run(connection, "RELEASE work")
         run(connection, "COMMIT")
     except Exception as error:  # noqa: BLE001 - each waiter is given its error
         if in_transaction(connection):
@@ -236,20 +222,6 @@ def commit_group(connection: Connection, group: Sequence[Work]) -> None:
         return
     for work, value in done:
         work.future.set_result(value)
-
-
-def _run_one(connection: Connection, work: Work, done: list[tuple[Work, Any]]) -> None:
-    run(connection, "SAVEPOINT work")
-    try:
-        value = work.function(connection, *work.args)
-    except OperationalError:
-        raise  # the disk is full or the file is away: the whole group fails
-    except Exception as error:  # noqa: BLE001 - its waiter is given the error
-        run(connection, "ROLLBACK TO work")
-        work.future.set_exception(error)
-    else:
-        done.append((work, value))
-    run(connection, "RELEASE work")
 
 
 def run(connection: Connection, statement: str) -> None:

@@ -1,9 +1,9 @@
-"""The processes that work: who they are and when they last beat."""
+"""The processes that work: who they are, when they last beat, and what they counted."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, and_, delete, func, select, update
+from sqlalchemy import Connection, and_, case, delete, func, select, update
 
 from ragqueue.records.schema import counters, jobs, workers
 from ragqueue.records.store import now
@@ -21,12 +21,23 @@ class WorkerRow:
     age: float  # seconds since its last beat
 
 
+@dataclass(frozen=True, slots=True)
+class Gauge:
+    """The state of the jobs at one moment."""
+
+    states: dict[tuple[str, str], int]  # (lane, state) -> jobs
+    oldest: dict[str, float]  # lane -> seconds that its longest waiting job has waited
+    dead_letters: int
+    deaths: int
+    tries: int
+    workers: int
+
+
 def beat(connection: Connection, owner: str, host: str, pid: int, lanes: str, running: int) -> None:
     """Say that a process lives."""
     if not connection.execute(update(workers).where(workers.c.owner == owner).values(beat_at=now(), running=running)).rowcount:
-        at = connection.execute(select(now())).scalar_one()
-        row = {"owner": owner, "host": host, "pid": pid, "lanes": lanes, "started_at": at, "beat_at": at, "running": running}
-        connection.execute(workers.insert(), row)
+        row = {"owner": owner, "host": host, "pid": pid, "lanes": lanes, "started_at": now(), "beat_at": now(), "running": running}
+        connection.execute(workers.insert().values(row))
 
 
 def leave(connection: Connection, owner: str) -> None:
@@ -58,31 +69,18 @@ def counted(connection: Connection) -> dict[tuple[str, str], float]:
     return {(row.name, row.labels): row.value for row in connection.execute(select(counters))}
 
 
-@dataclass(frozen=True, slots=True)
-class Gauge:
-    """The state of the jobs at one moment."""
-
-    states: dict[tuple[str, str], int]  # (lane, state) -> jobs
-    oldest: dict[str, float]  # lane -> seconds that its longest waiting job has waited
-    dead_letters: int
-    deaths: int
-    tries: int
-    workers: int
-
-
 def gauge(connection: Connection, age: float) -> Gauge:
     """Return what /metrics and `status` show of all tenants together."""
     counted = select(jobs.c.lane, jobs.c.state, func.count()).group_by(jobs.c.lane, jobs.c.state)
-    waiting = (
-        select(jobs.c.lane, now() - func.min(jobs.c.run_at)).where(jobs.c.state == "queued", jobs.c.run_at <= now()).group_by(jobs.c.lane)
-    )
-    dead = select(func.count()).select_from(jobs).where(jobs.c.state == "failed", jobs.c.error_code == "dead_letter")
-    sums = connection.execute(select(func.coalesce(func.sum(jobs.c.deaths), 0), func.coalesce(func.sum(jobs.c.tries), 0))).one()
+    waiting = select(jobs.c.lane, now() - func.min(jobs.c.run_at)).where(jobs.c.state == "queued", jobs.c.run_at <= now())
+    dead = case((and_(jobs.c.state == "failed", jobs.c.error_code == "dead_letter"), 1), else_=0)
+    sums = [func.coalesce(func.sum(what), 0) for what in (dead, jobs.c.deaths, jobs.c.tries)]
+    dead_letters, deaths, tries = map(int, connection.execute(select(*sums)).one())
     return Gauge(
         {(lane, state): count for lane, state, count in connection.execute(counted)},
-        {lane: float(seconds) for lane, seconds in connection.execute(waiting)},
-        connection.execute(dead).scalar_one(),
-        int(sums[0]),
-        int(sums[1]),
+        {lane: float(seconds) for lane, seconds in connection.execute(waiting.group_by(jobs.c.lane))},
+        dead_letters,
+        deaths,
+        tries,
         len(alive(connection, age)),
     )

@@ -1,4 +1,5 @@
 -- The first schema. Statements end with a semicolon at the end of a line; PostgreSQL's own forms come with its support.
+-- One row a job: the fence lets one attempt finish, and the key shows it if it did not. body: JSON of text, citations, usage, timings.
 CREATE TABLE answers (
     tenant VARCHAR NOT NULL,
     job_id VARCHAR NOT NULL,
@@ -7,6 +8,7 @@ CREATE TABLE answers (
     created_at FLOAT NOT NULL,
     PRIMARY KEY (tenant, job_id, attempt)
 );
+-- id: the public part of the key. hash: SHA-256 of the secret part, whose 256 random bits need no slow hash.
 CREATE TABLE api_keys (
     tenant VARCHAR NOT NULL,
     id VARCHAR NOT NULL,
@@ -17,6 +19,8 @@ CREATE TABLE api_keys (
     PRIMARY KEY (tenant, id)
 );
 CREATE UNIQUE INDEX api_keys_id ON api_keys (id);
+-- tokens: our own of title, heading path and text, and those of tenant and collection; length: how many of ours.
+-- heading_path: JSON list. vector: little-endian fp16, null without an embedder.
 CREATE TABLE chunks (
     number INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
     tenant VARCHAR NOT NULL,
@@ -35,6 +39,7 @@ CREATE TABLE chunks (
 );
 CREATE INDEX chunks_document ON chunks (tenant, document_id, version);
 CREATE INDEX chunks_space ON chunks (tenant, collection, generation, number);
+-- generation: the active one (embedder and chunking).
 CREATE TABLE collections (
     tenant VARCHAR NOT NULL,
     name VARCHAR NOT NULL,
@@ -42,12 +47,14 @@ CREATE TABLE collections (
     created_at FLOAT NOT NULL,
     PRIMARY KEY (tenant, name)
 );
+-- Sums of what the worker processes counted, for /metrics of any process. labels: JSON.
 CREATE TABLE counters (
     name VARCHAR NOT NULL,
     labels VARCHAR NOT NULL,
     value FLOAT NOT NULL,
     PRIMARY KEY (name, labels)
 );
+-- version 0: none is ready yet. sha256: of the bytes of the current version. counts: JSON, what the erasure removed.
 CREATE TABLE documents (
     tenant VARCHAR NOT NULL,
     id VARCHAR NOT NULL,
@@ -70,6 +77,7 @@ CREATE TABLE documents (
 );
 CREATE INDEX documents_erasing ON documents (hidden_at) WHERE state = 'deleted' and erased_at is null;
 CREATE UNIQUE INDEX documents_source ON documents (tenant, collection, source) WHERE state <> 'deleted';
+-- Reached only through a job that was resolved with its tenant. data: JSON.
 CREATE TABLE events (
     job_id VARCHAR NOT NULL,
     seq BIGINT NOT NULL,
@@ -77,8 +85,8 @@ CREATE TABLE events (
     data TEXT NOT NULL,
     at FLOAT NOT NULL,
     PRIMARY KEY (job_id, seq)
-)
- WITHOUT ROWID;
+) WITHOUT ROWID;
+-- The database's UUID.
 CREATE TABLE facts (
     name VARCHAR NOT NULL,
     value TEXT NOT NULL,
@@ -94,6 +102,8 @@ CREATE TABLE idempotency (
     PRIMARY KEY (tenant, caller, "key")
 );
 CREATE INDEX idempotency_created ON idempotency (created_at);
+-- place: order in the lane, 0 is the front. rung_at null: needs a ring as soon as it is due. payload, result: JSON.
+-- claimed_stamp: stamp of the ring that the last claim answered, null after a ring at the front.
 CREATE TABLE jobs (
     tenant VARCHAR NOT NULL,
     id VARCHAR NOT NULL,
@@ -131,6 +141,7 @@ CREATE INDEX jobs_owner ON jobs (owner) WHERE state = 'running';
 CREATE INDEX jobs_tenant_waiting ON jobs (tenant, lane) WHERE state = 'queued';
 CREATE INDEX jobs_unrung ON jobs (rung_at) WHERE state = 'queued';
 CREATE INDEX jobs_waiting ON jobs (lane, place, run_at) WHERE state = 'queued';
+-- Which jobs were shown passages of which documents: what a delete must erase.
 CREATE TABLE quotes (
     tenant VARCHAR NOT NULL,
     document_id VARCHAR NOT NULL,
@@ -138,6 +149,7 @@ CREATE TABLE quotes (
     PRIMARY KEY (tenant, document_id, job_id)
 );
 CREATE INDEX quotes_job ON quotes (tenant, job_id);
+-- What replicas must forget, in order.
 CREATE TABLE removals (
     seq INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
     tenant VARCHAR NOT NULL,
@@ -147,6 +159,7 @@ CREATE TABLE removals (
     at FLOAT NOT NULL
 );
 CREATE INDEX removals_space ON removals (tenant, collection, generation, seq);
+-- Sums that BM25 needs, and the languages that a question is tokenised for.
 CREATE TABLE spaces (
     tenant VARCHAR NOT NULL,
     collection VARCHAR NOT NULL,
@@ -156,6 +169,7 @@ CREATE TABLE spaces (
     length BIGINT NOT NULL,
     PRIMARY KEY (tenant, collection, generation, language)
 );
+-- Document frequencies: how many chunks of a collection hold a term.
 CREATE TABLE terms (
     tenant VARCHAR NOT NULL,
     collection VARCHAR NOT NULL,
@@ -163,8 +177,7 @@ CREATE TABLE terms (
     term VARCHAR NOT NULL,
     df INTEGER NOT NULL,
     PRIMARY KEY (tenant, collection, generation, term)
-)
- WITHOUT ROWID;
+) WITHOUT ROWID;
 CREATE TABLE uploads (
     tenant VARCHAR NOT NULL,
     id VARCHAR NOT NULL,
@@ -174,6 +187,7 @@ CREATE TABLE uploads (
     PRIMARY KEY (tenant, id)
 );
 CREATE INDEX uploads_document ON uploads (tenant, document_id);
+-- text: the canonical text. blocks: JSON.
 CREATE TABLE versions (
     tenant VARCHAR NOT NULL,
     document_id VARCHAR NOT NULL,
@@ -185,6 +199,7 @@ CREATE TABLE versions (
     created_at FLOAT NOT NULL,
     PRIMARY KEY (tenant, document_id, version)
 );
+-- owner: one a process and start.
 CREATE TABLE workers (
     owner VARCHAR NOT NULL,
     host VARCHAR NOT NULL,
