@@ -65,11 +65,12 @@ class Runtime:
         self, *, owner: str | None = None, lanes: Mapping[str, int] | None = None, pulse: Callable[[], None] = lambda: None
     ) -> Worker:
         """Return a worker that has not begun to beat."""
+        pulse()
         kinds = {"chat": self.answerer.run, "ingest": self.ingester.run, "delete": self.eraser.run}
         return Worker(
             self.records, self.batcher, self.ringer, kinds,
             owner=owner or f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}", database=self.database,
-            lease=self.settings.lease, beat_every=self.settings.beat, lanes=",".join(lanes or self.lanes), pulse=pulse,
+            lease=self.settings.lease, beat_every=self.settings.beat, lanes=",".join(lanes or self.lanes),
         )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from ragqueue.jobs.ring import Ringer
 from ragqueue.queues.base import JobQueue
 from ragqueue.records import jobs
 from ragqueue.records.store import Records
-from ragqueue.types import Job, Outcome, Ring
+from ragqueue.types import Job, Outcome, Ring, State
 
 TRIES = 3
 FIRST_DELAY = 1.0  # seconds; doubled for each try, with full jitter
@@ -48,26 +48,15 @@ class Worker:
     """Runs jobs of one process; `handle` is what every engine calls for a ring."""
 
     def __init__(
-        self,
-        records: Records,
-        batcher: Batcher,
-        ringer: Ringer,
-        kinds: Mapping[str, Kind],
-        *,
-        owner: str,
-        database: str,
-        lease: float,
-        beat_every: float,
-        lanes: str,
-        pulse: Callable[[], None] = lambda: None,
-    ) -> None:
+        self, records: Records, batcher: Batcher, ringer: Ringer, kinds: Mapping[str, Kind], *, owner: str, database: str, lease: float,
+        beat_every: float, lanes: str,
+    ) -> None:  # fmt: skip
         self._records, self._batcher, self._ringer, self._kinds = records, batcher, ringer, kinds
         self._owner, self._database, self._lease = owner, database, lease
         self._runs: dict[tuple[str, int], tuple[Run, asyncio.Task[None]]] = {}
         self._draining = False
-        self._beat = Beat(
-            records.url, owner, lanes=lanes, lease=lease, every=beat_every, on_lost=self._lost, on_cancel=self._cancel, pulse=pulse
-        )
+        on_lost, on_cancel = self._lost, self._cancel
+        self._beat = Beat(records.url, owner, lanes=lanes, lease=lease, every=beat_every, on_lost=on_lost, on_cancel=on_cancel)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
@@ -121,8 +110,7 @@ class Worker:
             logger.error("worker.run_failed job=%s", job.id, exc_info=error)
 
     async def _run(self, run: Run) -> None:
-        job = run.job
-        began = time.monotonic()
+        job, began = run.job, time.monotonic()
         try:
             outcome = await self._outcome(run)
             if outcome is not None:
@@ -137,40 +125,32 @@ class Worker:
         job = run.job
         try:
             async with asyncio.timeout(max(0.1, job.deadline_at - time.time())) as limit:
-                return await self._kind(job)(run)
+                if job.kind not in self._kinds:
+                    raise RagqueueError(f"no worker of this version knows the kind {job.kind!r}")
+                return await self._kinds[job.kind](run)
         except TimeoutError as error:
             if limit.expired():
-                return self._kept(run, "failed", "deadline_exceeded", "the deadline passed while it ran")
-            return await self._failed(run, "timeout", f"a step of the job took too long: {error}", True, None)
+                return _kept(run, "failed", "deadline_exceeded", "the deadline passed while it ran")
+            return await self._failed(run, "timeout", f"a step of the job took too long: {error}")
         except asyncio.CancelledError:
             if not run.cancelled:
                 raise  # lost or handed back
-            return self._kept(run, "cancelled", None, None)
+            return _kept(run, "cancelled")
         except LeaseLost:
             raise
         except RagqueueError as error:
             return await self._failed(run, error.code, error.message, error.retryable, error.retry_after)
         except Exception as error:  # a bug of ours must not leave the job running for ever
             logger.exception("worker.bug job=%s", job.id)
-            return await self._failed(run, "internal_error", f"{type(error).__name__} in the worker: see its log", True, None)
+            return await self._failed(run, "internal_error", f"{type(error).__name__} in the worker: see its log")
 
-    def _kind(self, job: Job) -> Kind:
-        if job.kind not in self._kinds:
-            raise RagqueueError(f"no worker of this version knows the kind {job.kind!r}")
-        return self._kinds[job.kind]
-
-    def _kept(self, run: Run, state: str, code: str | None, message: str | None) -> Outcome:
-        result = run.partial().result if run.partial else None
-        return Outcome(state, result=result, error_code=code, error_message=message)  # type: ignore[arg-type]
-
-    async def _failed(self, run: Run, code: str, message: str, retryable: bool, retry_after: float | None) -> Outcome | None:
+    async def _failed(self, run: Run, code: str, message: str, retryable: bool = True, retry_after: float | None = None) -> Outcome | None:
         job = run.job
         if run.cancelled:
-            return self._kept(run, "cancelled", None, None)
-        delay = random.uniform(0, min(LONGEST_DELAY, FIRST_DELAY * 2**job.tries))
-        delay = max(delay, retry_after or 0.0)
+            return _kept(run, "cancelled")
+        delay = max(random.uniform(0, min(LONGEST_DELAY, FIRST_DELAY * 2**job.tries)), retry_after or 0.0)
         if not retryable or job.tries + 1 >= TRIES or time.time() + delay >= job.deadline_at:
-            return self._kept(run, "failed", code, message)
+            return _kept(run, "failed", code, message)
         if run.pen is not None:
             await run.pen.flush()
         telemetry.RETRIES.labels(job.kind, code).inc()
@@ -180,15 +160,13 @@ class Worker:
 
     async def _finish(self, run: Run, outcome: Outcome) -> None:
         """Store the outcome once the log holds everything before it; a store that is away is waited for."""
-        job = run.job
+        job, finished, pause = run.job, None, 0.1
         run.finishing = True
-        pause = 0.1
-        while True:
+        while finished is None:
             try:
                 if run.pen is not None:
                     await run.pen.flush()
                 finished = await self._records.write(jobs.finish, job, outcome)
-                break
             except Unavailable as error:
                 logger.warning("worker.finish_waits job=%s: %s", job.id, error)
                 await asyncio.sleep(pause)
@@ -200,24 +178,26 @@ class Worker:
             run.pen.write(END, {})
 
     def _lost(self, job_id: str, attempt: int) -> None:
-        self._stop(job_id, attempt, cancelled=False)
+        self._stop(lambda held: held == (job_id, attempt), cancelled=False)
 
     def _cancel(self, job_id: str) -> None:
-        for held_id, attempt in list(self._runs):
-            if held_id == job_id:
-                self._stop(job_id, attempt, cancelled=True)
+        self._stop(lambda held: held[0] == job_id, cancelled=True)
 
-    def _stop(self, job_id: str, attempt: int, *, cancelled: bool) -> None:
-        """End a run from the beat's thread."""
+    def _stop(self, meant: Callable[[tuple[str, int]], bool], *, cancelled: bool) -> None:
+        """End runs from the beat's thread."""
 
         def stop() -> None:
-            run, task = self._runs.get((job_id, attempt), (None, None))
-            if run is not None and task is not None and not (cancelled and (run.cancelled or run.finishing)):
-                run.cancelled = cancelled
-                task.cancel()
+            for run, task in [self._runs[held] for held in self._runs if meant(held)]:
+                if not (cancelled and (run.cancelled or run.finishing)):
+                    run.cancelled = cancelled
+                    task.cancel()
 
         assert self._loop is not None
         self._loop.call_soon_threadsafe(stop)
+
+
+def _kept(run: Run, state: State, code: str | None = None, message: str | None = None) -> Outcome:
+    return Outcome(state, run.partial().result if run.partial else None, code, message)
 
 
 async def work(worker: Worker, queue: JobQueue, lanes: Mapping[str, int]) -> None:

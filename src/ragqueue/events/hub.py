@@ -90,14 +90,12 @@ class Hub:
         while self._readers:
             # Who joins during the read gets nothing from it: its cursor may be older than what is read.
             readers = list(self._readers)
-            try:
-                await self._read(readers)
-                if time.monotonic() - self._rows_at >= ROWS_EVERY:
-                    await self._look_at_rows(readers)
-            except Unavailable as error:
-                logger.warning("hub.unavailable: %s", error)
-                await asyncio.sleep(0.2)
-                await self._look_at_rows_if_possible(readers)
+            for step in (self._read, self._look_at_rows):
+                try:
+                    await step(readers)
+                except Unavailable as error:
+                    logger.warning("hub.unavailable: %s", error)
+                    await asyncio.sleep(0.2)
 
     async def _read(self, readers: list[Reader]) -> None:
         cursors: dict[str, int] = {}
@@ -105,22 +103,17 @@ class Hub:
             cursors[reader.job_id] = min(reader.cursor, cursors.get(reader.job_id, reader.cursor))
         found = await self._log.read(cursors, ROWS_EVERY)
         for reader in readers:
-            events = found.get(reader.job_id)
-            if events:
+            if events := found.get(reader.job_id):
                 reader.deliver(events)
                 if events[-1].type == END:
                     self._rows_at = 0.0  # look at once
 
     async def _look_at_rows(self, readers: list[Reader]) -> None:
+        if time.monotonic() - self._rows_at < ROWS_EVERY:
+            return
         self._rows_at = time.monotonic()
         states = await self._records.read(jobs.states, sorted({reader.job_id for reader in readers}))
         for reader in readers:
             state, _ = states.get(reader.job_id, ("failed", 0))  # a row that was erased ends its readers, too
             if state in ENDED:
                 reader.end()
-
-    async def _look_at_rows_if_possible(self, readers: list[Reader]) -> None:
-        try:
-            await self._look_at_rows(readers)
-        except Unavailable as error:
-            logger.warning("hub.unavailable: %s", error)

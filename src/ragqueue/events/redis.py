@@ -100,20 +100,18 @@ class RedisEventLog(EventLog):
             raise Unavailable(f"the event log {self._shown} failed: {error or type(error).__name__}") from error
 
     async def _append(self, appends: Sequence[Append]) -> list[int]:
-        if not self._sha:
-            self._sha = await self._redis.script_load(_APPEND)
-        try:
-            return await self._send(appends)
-        except NoScriptError:  # Redis was restarted; what was written before the refusal is not written twice
-            self._sha = await self._redis.script_load(_APPEND)
-            return await self._send(appends)
-
-    async def _send(self, appends: Sequence[Append]) -> list[int]:
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for append in appends:
-                after = "-" if append.after == -1 else _id(append.after)
-                pipeline.evalsha(self._sha, 1, _key(append.job_id), after, KEEP, *_fields(append.events))
-            return [_seq(end) for end in await pipeline.execute()]
+        for _ in range(2):
+            if not self._sha:
+                self._sha = await self._redis.script_load(_APPEND)
+            try:
+                async with self._redis.pipeline(transaction=False) as pipeline:
+                    for append in appends:
+                        after = "-" if append.after == -1 else _id(append.after)
+                        pipeline.evalsha(self._sha, 1, _key(append.job_id), after, KEEP, *_fields(append.events))
+                    return [_seq(end) for end in await pipeline.execute()]
+            except NoScriptError:  # Redis was restarted; what was written before the refusal is not written twice
+                self._sha = ""
+        raise Unavailable(f"the event log {self._shown} forgets its script again and again")
 
     async def _read(self, cursors: Mapping[str, int], wait: float) -> dict[str, list[Event]]:
         keys = [_key(job_id).encode() for job_id in cursors]

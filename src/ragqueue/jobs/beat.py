@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ragqueue import telemetry
 from ragqueue.records import jobs, workers
-from ragqueue.records.store import begin, open_engine
+from ragqueue.records.store import open_engine, transact
 
 LOOK_EVERY = 0.5  # seconds between looks for cancels
 
@@ -23,21 +23,13 @@ class Beat:
     """Renews leases, notices lost ones and cancels, and shows the process in the table of workers."""
 
     def __init__(
-        self,
-        url: str,
-        owner: str,
-        *,
-        lanes: str,
-        lease: float,
-        every: float,
-        on_lost: Callable[[str, int], None],
+        self, url: str, owner: str, *, lanes: str, lease: float, every: float, on_lost: Callable[[str, int], None],
         on_cancel: Callable[[str], None],
-        pulse: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Both callbacks run in the beat's thread; `pulse` tells a supervisor that the process lives."""
+    ) -> None:  # fmt: skip
+        """Both callbacks run in the beat's thread."""
         self._engine = open_engine(url, pool_size=1)
         self._owner, self._lanes, self._lease, self._every = owner, lanes, lease, every
-        self._on_lost, self._on_cancel, self._pulse = on_lost, on_cancel, pulse
+        self._on_lost, self._on_cancel = on_lost, on_cancel
         self._held: dict[str, int] = {}
         self._tally = telemetry.Tally()
         self._stop = threading.Event()
@@ -64,24 +56,27 @@ class Beat:
 
     def _run(self) -> None:
         renewed_at = 0.0
-        pause = min(LOOK_EVERY, self._every)
         with self._engine.connect() as connection:
             while not self._stop.is_set():
-                self._pulse()
                 try:
                     # After a stall (SIGSTOP, suspend) this thread is late, too: it renews before it does anything else.
                     if time.monotonic() - renewed_at >= self._every:
                         self._renew(connection)
                         renewed_at = time.monotonic()
-                    self._look_for_cancels(connection)
+                    for job_id in jobs.cancels(connection, self._owner) if self._held else ():
+                        self._on_cancel(job_id)
                 except DBAPIError as error:
                     logger.warning("beat.failed: %s", error.orig)
-                self._stop.wait(pause)
-            self._sign_off(connection)
+                self._stop.wait(min(LOOK_EVERY, self._every))
+            try:
+                transact(connection, workers.count, self._tally.deltas())
+                transact(connection, workers.leave, self._owner)
+            except DBAPIError as error:
+                logger.warning("beat.failed: %s", error.orig)
 
     def _renew(self, connection: Connection) -> None:
         held = dict(self._held)
-        still = _in_transaction(connection, self._write, held, self._tally.deltas())
+        still = transact(connection, self._write, held, self._tally.deltas())
         for job_id, attempt in held.items():
             if still.get(job_id) != attempt and self._held.get(job_id) == attempt:
                 self._on_lost(job_id, attempt)
@@ -90,26 +85,3 @@ class Beat:
         workers.count(connection, deltas)
         workers.beat(connection, self._owner, socket.gethostname(), os.getpid(), self._lanes, len(held))
         return jobs.renew(connection, self._owner, list(held), self._lease) if held else {}
-
-    def _look_for_cancels(self, connection: Connection) -> None:
-        if self._held:
-            for job_id in jobs.cancels(connection, self._owner):
-                self._on_cancel(job_id)
-
-    def _sign_off(self, connection: Connection) -> None:
-        try:
-            _in_transaction(connection, workers.count, self._tally.deltas())
-            _in_transaction(connection, workers.leave, self._owner)
-        except DBAPIError as error:
-            logger.warning("beat.failed: %s", error.orig)
-
-
-def _in_transaction(connection: Connection, function: Callable[..., dict[str, int] | None], *args: object) -> dict[str, int]:
-    begin(connection, durable=False)  # after a power cut nobody runs any more
-    try:
-        result = function(connection, *args)
-        connection.exec_driver_sql("COMMIT")
-        return result or {}
-    except BaseException:
-        connection.exec_driver_sql("ROLLBACK")
-        raise

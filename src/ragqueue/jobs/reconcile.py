@@ -4,12 +4,12 @@ Runs in every API and worker process; every step is conditional, so that two at 
 """
 
 import asyncio
+import itertools
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-from sqlalchemy import Connection
+from functools import partial
 
 from ragqueue.errors import RagqueueError
 from ragqueue.events.base import EventLog
@@ -18,10 +18,10 @@ from ragqueue.jobs.ring import Ringer
 from ragqueue.queues.base import JobQueue
 from ragqueue.records import jobs, workers
 from ragqueue.records.store import Records
-from ragqueue.types import LANES, Job, Outcome, Ring
+from ragqueue.types import LANES, Job, Outcome
 
 LEASES_EVERY = 0.5  # seconds
-REST_EVERY = 3.0
+REST_AT = 6  # rounds: everything but leases
 RING_AGE = 2.0  # a younger ring is on its way
 OVERTAKINGS = 20  # claims of jobs rung later that prove a ring lost; one proves nothing (1,400 surplus rings of 1,500)
 RERING_LIMIT = 2_000
@@ -48,15 +48,13 @@ class Reconciler:
 
     async def run(self) -> None:
         """Heal, for ever."""
-        rounds = 0
-        every = round(REST_EVERY / LEASES_EVERY)
-        while True:
-            await self._attempt(self.leases)
-            if rounds % every == 0:
-                await self._attempt(self.deadlines)
-                await self._attempt(self.rings)
-                await self._attempt(self.retention)
-            rounds += 1
+        for rounds in itertools.count():
+            rest = () if rounds % REST_AT else (self.deadlines, self.rings, self.retention)
+            for step in (self.leases, *rest):
+                try:
+                    await step()
+                except RagqueueError as error:
+                    logger.warning("reconcile.failed: %s", error)
             await asyncio.sleep(LEASES_EVERY * random.uniform(0.8, 1.2))
 
     async def leases(self) -> None:
@@ -76,35 +74,19 @@ class Reconciler:
         """Ring again what the engine must have lost."""
         for lane in LANES:
             empty = await self._queue.depth(lane) == 0
-            lost = await self._records.note(_ring_lost, lane, empty)
-            if lost:
+            find = partial(jobs.ring_lost, lane=lane, empty=empty, age=RING_AGE, overtakings=OVERTAKINGS, limit=RERING_LIMIT)
+            if lost := await self._records.note(find):
                 logger.warning("reconcile.rung_again lane=%s jobs=%d", lane, len(lost))
                 self._ringer.ring(lost)
 
     async def retention(self) -> None:
         """Erase logs, jobs, keys and workers that are past their time."""
-        logs = await self._records.read(jobs.expired, self._retention.events, 500, True)
-        if logs:
+        if logs := await self._records.read(jobs.expired, self._retention.events, 500, True):
             await self._log.drop([job_id for _, job_id in logs])
-        old = await self._records.read(jobs.expired, self._retention.jobs, 500)
-        if old:
+        if old := await self._records.read(jobs.expired, self._retention.jobs, 500):
             await erase_jobs(self._records, self._log, old)
-        await self._records.note(_forget, self._retention.idempotency)
-
-    async def _attempt(self, step: Callable[[], Awaitable[None]]) -> None:
-        try:
-            await step()
-        except RagqueueError as error:
-            logger.warning("reconcile.failed: %s", error)
-
-
-def _ring_lost(connection: Connection, lane: str, empty: bool) -> list[Ring]:
-    return jobs.ring_lost(connection, lane, empty=empty, age=RING_AGE, overtakings=OVERTAKINGS, limit=RERING_LIMIT)
-
-
-def _forget(connection: Connection, age: float) -> None:
-    jobs.forget_keys(connection, age)
-    workers.forget(connection, WORKERS_KEPT)
+        await self._records.note(jobs.forget_keys, self._retention.idempotency)
+        await self._records.note(workers.forget, WORKERS_KEPT)
 
 
 async def erase_jobs(records: Records, log: EventLog, ids: Sequence[tuple[str, str]]) -> None:
@@ -125,13 +107,10 @@ def _verdict(job: Job) -> Outcome:
     if job.cancel_requested:
         return Outcome("cancelled")
     if job.deaths:
-        return Outcome(
-            "failed",
-            error_code=jobs.DEAD_LETTER,
-            error_message=f"the deadline passed after {job.deaths} deaths of the processes that ran it: `ragqueue jobs retry {job.id}`",
-        )
+        said = f"the deadline passed after {job.deaths} deaths of the processes that ran it: `ragqueue jobs retry {job.id}`"
+        return Outcome("failed", None, jobs.DEAD_LETTER, said)
     said = "while it waited: is a worker running?" if job.attempt == 0 else f"after {job.attempt} runs"
-    return Outcome("failed", error_code="deadline_exceeded", error_message=f"the deadline passed {said}")
+    return Outcome("failed", None, "deadline_exceeded", f"the deadline passed {said}")
 
 
 async def cancel(records: Records, log: EventLog, tenant: str, job_id: str) -> Job | None:

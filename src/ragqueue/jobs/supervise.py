@@ -9,11 +9,11 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from types import FrameType
 from typing import Any
 
 STARTING = 60.0  # seconds that a child may take until its first pulse
@@ -30,38 +30,41 @@ class Pulse:
         self._sender, self._parent_pid = sender, parent_pid
 
     def __call__(self) -> None:
-        """Send one pulse; ask the own process to end in good order when nobody supervises it any more."""
+        """Begin to pulse, in a thread that waits for nothing else: a child that waits for a lock is not silent."""
+        threading.Thread(target=self._run, name="pulse", daemon=True).start()
+
+    def _run(self) -> None:
         try:
-            if sys.platform != "win32" and os.getppid() != self._parent_pid:
-                raise BrokenPipeError
-            self._sender.send_bytes(b".")
+            while sys.platform == "win32" or os.getppid() == self._parent_pid:
+                self._sender.send_bytes(b".")
+                time.sleep(_TICK)
         except OSError:
-            signal.raise_signal(signal.SIGTERM)
+            pass
+        signal.raise_signal(signal.SIGTERM)  # nobody supervises this process any more: it ends in good order
 
 
 class Child:
     """One worker process, as its supervisor sees it."""
 
     def __init__(self, owner: str, process: BaseProcess, receiver: Connection) -> None:
-        self.owner, self.process, self._receiver = owner, process, receiver
+        self.owner, self.process, self.receiver = owner, process, receiver
         self.beaten = False
         self.quiet_at = time.monotonic() + STARTING
 
     def listen(self, silence: float) -> None:
         """Take in pulses; from the last one on the child may be silent for `silence` seconds."""
         try:
-            while self._receiver.poll():
-                self._receiver.recv_bytes()
+            while self.receiver.poll():
+                self.receiver.recv_bytes()
                 self.beaten = True
                 self.quiet_at = time.monotonic() + silence
         except (EOFError, OSError):
             pass  # it is dead: its sentinel says so
 
-    def close(self) -> None:
-        """Release what the dead process held of ours."""
-        self._receiver.close()
+    def kill(self) -> None:
+        """End the process at once."""
+        self.process.kill()
         self.process.join()
-        self.process.close()
 
 
 class Supervisor:
@@ -75,30 +78,26 @@ class Supervisor:
         self._processes, self._lease, self._drain = processes, lease, drain
         self._children: list[Child] = []
         self._unreleased: list[str] = []
-        self._stopping = False
+        self._stopping = threading.Event()
         self._pause, self._start_at, self._started = 0.1, 0.0, 0
         # fork keeps the start of a child cheap; macOS and Windows cannot fork safely.
         self._context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
 
     def run(self) -> None:
         """Supervise until SIGTERM or SIGINT, then let the children drain."""
-        signal.signal(signal.SIGTERM, self._stop)
-        signal.signal(signal.SIGINT, self._stop)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stopping.set())
         last = time.monotonic()
-        while not self._stopping:
-            self._fill()
+        while not self._stopping.is_set():
+            while len(self._children) < self._processes and time.monotonic() >= self._start_at:
+                self._children.append(self._start())
             wait([child.process.sentinel for child in self._children], _TICK)
-            stalled = time.monotonic() - last - 2 * _TICK
-            last = time.monotonic()
-            self._look(stalled)
+            stalled, last = time.monotonic() - last - 2 * _TICK, time.monotonic()
+            for child in list(self._children):
+                self._look(child, stalled)
+            for owner in list(self._unreleased):
+                self._try_release(owner)
         self._end()
-
-    def _stop(self, _signal: int, _frame: FrameType | None) -> None:
-        self._stopping = True
-
-    def _fill(self) -> None:
-        while len(self._children) < self._processes and time.monotonic() >= self._start_at and not self._stopping:
-            self._children.append(self._start())
 
     def _start(self) -> Child:
         self._started += 1
@@ -109,27 +108,22 @@ class Supervisor:
         sender.close()
         return Child(owner, process, receiver)
 
-    def _look(self, stalled: float) -> None:
-        for child in list(self._children):
-            if stalled > 1.0:  # this process was stopped, too: its children are not to blame for the silence
-                child.quiet_at += stalled
-            child.listen(self._lease)
-            if child.process.is_alive() and time.monotonic() > child.quiet_at:
-                logger.error("supervisor.silent_child pid=%s", child.process.pid)
-                child.process.kill()
-                child.process.join()
-            if not child.process.is_alive():
-                self._bury(child)
-        for owner in list(self._unreleased):
-            self._try_release(owner)
-
-    def _bury(self, child: Child) -> None:
-        logger.warning("supervisor.child_died pid=%s exit=%s", child.process.pid, child.process.exitcode)
-        self._children.remove(child)
-        self._unreleased.append(child.owner)
-        self._pause = 0.1 if child.beaten else min(LONGEST_PAUSE, self._pause * 2)
-        self._start_at = 0.0 if child.beaten else time.monotonic() + self._pause
-        child.close()
+    def _look(self, child: Child, stalled: float) -> None:
+        if stalled > 1.0:  # this process was stopped, too: its children are not to blame for the silence
+            child.quiet_at += stalled
+        child.listen(self._lease)
+        if child.process.is_alive() and time.monotonic() > child.quiet_at:
+            logger.error("supervisor.silent_child pid=%s", child.process.pid)
+            child.kill()
+        if not child.process.is_alive():
+            logger.warning("supervisor.child_died pid=%s exit=%s", child.process.pid, child.process.exitcode)
+            self._children.remove(child)
+            self._unreleased.append(child.owner)
+            self._pause = 0.1 if child.beaten else min(LONGEST_PAUSE, self._pause * 2)
+            self._start_at = 0.0 if child.beaten else time.monotonic() + self._pause
+            child.receiver.close()
+            child.process.join()
+            child.process.close()
 
     def _try_release(self, owner: str) -> None:
         try:
@@ -146,18 +140,13 @@ class Supervisor:
         for child in self._children:
             child.process.join(max(0.0, end - time.monotonic()))
             if child.process.is_alive():
-                child.process.kill()
-                child.process.join()
+                child.kill()
             if child.process.exitcode != 0:
-                self._try_release_last(child.owner)
-
-    def _try_release_last(self, owner: str) -> None:
-        self._unreleased.append(owner)
-        self._try_release(owner)
+                self._unreleased.append(child.owner)
+                self._try_release(child.owner)
 
 
 def _child(main: Callable[[str, Pulse], None], owner: str, sender: Connection, parent_pid: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the whole group; the parent asks for the end
-    pulse = Pulse(sender, parent_pid)
-    main(owner, pulse)
+    main(owner, Pulse(sender, parent_pid))

@@ -224,6 +224,18 @@ def commit_group(connection: Connection, group: Sequence[Work]) -> None:
         work.future.set_result(value)
 
 
+def transact(connection: Connection, function: Callable[..., T], *args: Any) -> T:
+    """Run `function(connection, *args)` in a transaction that a power cut may undo, outside of any write thread. Raises DBAPIError."""
+    begin(connection, durable=False)
+    try:
+        value = function(connection, *args)
+        run(connection, "COMMIT")
+        return value
+    finally:
+        if in_transaction(connection):
+            run(connection, "ROLLBACK")
+
+
 def run(connection: Connection, statement: str) -> None:
     """Run a statement of transaction control past SQLAlchemy, which takes ten times as long. Raises OperationalError."""
     try:
