@@ -23,7 +23,8 @@ from rq.suspension import resume, suspend
 from rq.worker import BaseWorker, Worker
 
 from ragqueue.errors import ConfigError, DatabaseMismatch, InvalidRequest, Unavailable
-from ragqueue.queues.rq import HANDLER, RETRIES, RingJob, RQQueue, ring_of
+from ragqueue.queues.rq import RQQueue
+from ragqueue.queues.rq_worker import HANDLER, RETRIES, RingJob, ring_of
 from ragqueue.testing.contracts.queues import LIMIT, Handled, QueueContract, rings, until, working
 from ragqueue.testing.services import RedisServer, require_redis
 from ragqueue.types import Ring
@@ -377,7 +378,7 @@ async def test_a_broker_that_is_away_is_unavailable_and_no_message_shows_its_pas
 
 
 async def test_an_rq_without_the_names_that_we_need_is_refused(queue: RQQueue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(BaseWorker, "_finalize_success")
+    monkeypatch.delattr(BaseWorker, "_finalize_failure")
 
     with pytest.raises(ConfigError, match=r"SimpleWorker or rq 3\.0\.x"):
         await queue.work(Handled(), "chat", 1)

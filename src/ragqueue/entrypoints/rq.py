@@ -9,7 +9,7 @@ from typing import Any
 
 from ragqueue.errors import ConfigError
 from ragqueue.queues.base import Handle
-from ragqueue.queues.rq import QUEUE_PREFIX, ConcurrentWorker, ring_of
+from ragqueue.queues.rq_worker import QUEUE_PREFIX, ConcurrentWorker, ring_of
 from ragqueue.types import LANES, Ring
 
 

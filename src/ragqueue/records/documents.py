@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, bindparam, delete, func, insert, select, update
 
 from ragqueue.errors import Conflict
 from ragqueue.records.schema import answers, collections, documents, jobs, quotes, uploads, versions
@@ -13,6 +13,12 @@ from ragqueue.types import ENDED, Document, Parsed
 
 _LIVE = documents.c.state != "deleted"
 _DOCUMENTS = select(*(documents.c[name] for name in Document.__dataclass_fields__)).where(_LIVE)
+_DELETED = (  # built once, as it is run for each job
+    select(documents.c.id)
+    .join(quotes, and_(quotes.c.tenant == documents.c.tenant, quotes.c.document_id == documents.c.id))
+    .where(quotes.c.tenant == bindparam("tenant"), quotes.c.job_id == bindparam("job_id"), ~_LIVE)
+    .limit(1)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,9 +196,7 @@ def note_quotes(connection: Connection, tenant: str, job_id: str, document_ids: 
 
 def any_deleted(connection: Connection, tenant: str, job_id: str) -> bool:
     """Say whether a document that a job was shown has been deleted."""
-    same = and_(quotes.c.tenant == documents.c.tenant, quotes.c.document_id == documents.c.id)
-    query = select(documents.c.id).join(quotes, same).where(quotes.c.tenant == tenant, quotes.c.job_id == job_id, ~_LIVE)
-    return connection.execute(query.limit(1)).first() is not None
+    return connection.execute(_DELETED, {"tenant": tenant, "job_id": job_id}).first() is not None
 
 
 def erase_answers(connection: Connection, tenant: str, job_ids: Sequence[str]) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, case, delete, func, insert, or_, select, true, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, case, delete, func, insert, or_, select, true, update
 
 from ragqueue.records import documents
 from ragqueue.records.schema import answers, events, idempotency, jobs, quotes
@@ -19,6 +19,13 @@ DEAD_LETTER = "dead_letter"
 _FIELDS = [name for name in Job.__dataclass_fields__ if name in jobs.c]
 _JOBS = select(*(jobs.c[name] for name in _FIELDS))
 _QUEUED, _RUNNING = jobs.c.state == "queued", jobs.c.state == "running"
+_CLAIM = (  # built once, as it is run for each job: to build it takes as long as to run it
+    update(jobs)
+    .where(jobs.c.id == bindparam("wanted"), _QUEUED, jobs.c.run_at <= now())
+    .values(state="running", attempt=jobs.c.attempt + 1, owner=bindparam("new_owner"), lease_until=now() + bindparam("lease"))
+    .values(claimed_stamp=bindparam("stamp"), started_at=func.coalesce(jobs.c.started_at, now()))
+    .returning(*_JOBS.selected_columns)
+)
 _REQUEUED = {"state": "queued", "place": 0.0, "rung_at": None, "owner": None, "lease_until": None}
 
 
@@ -97,12 +104,8 @@ def due(connection: Connection, lane: str, limit: int) -> list[str]:
 
 def claim(connection: Connection, job_id: str, owner: str, stamp: float, lease: float) -> Job | None:
     """Take a queued and due job for a new attempt; None when another was faster, or it is not due."""
-    values = {
-        "state": "running", "attempt": jobs.c.attempt + 1, "owner": owner, "lease_until": now() + lease, "claimed_stamp": stamp or None,
-        "started_at": func.coalesce(jobs.c.started_at, now()),
-    }  # fmt: skip
-    query = update(jobs).where(jobs.c.id == job_id, _QUEUED, jobs.c.run_at <= now()).values(values)
-    row = connection.execute(query.returning(*_JOBS.selected_columns)).first()
+    given = {"wanted": job_id, "new_owner": owner, "stamp": stamp or None, "lease": lease}
+    row = connection.execute(_CLAIM, given).first()
     return _job(row) if row else None
 
 

@@ -7,8 +7,9 @@ import sqlite3
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -55,13 +56,42 @@ def sqlite_is_safe(version: tuple[int, ...] = sqlite_module.sqlite_version_info)
     return version >= (3, 51, 3) or any(version[:2] == v[:2] and version >= v for v in PATCHED_SQLITE)
 
 
+class Replies:
+    """Hands results of threads to an event loop, many with one wake-up: each costs a system call and a change of threads."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._waiting: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()
+        self._told = False
+
+    def give(self, future: asyncio.Future[Any], value: Any, error: BaseException | None = None) -> None:
+        """End a future of the loop, from any thread."""
+        self._waiting.append((future, value, error))
+        if not self._told:
+            self._told = True
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                self.loop.call_soon_threadsafe(self._settle)
+
+    def _settle(self) -> None:
+        self._told = False
+        while self._waiting:
+            future, value, error = self._waiting.popleft()
+            if future.done():  # cancelled
+                continue
+            if error is None:
+                future.set_result(value)
+            else:
+                future.set_exception(error)
+
+
 class Work(NamedTuple):
-    """One function that waits for the write thread."""
+    """One function that waits for a thread, and the future of its caller."""
 
     function: Callable[..., Any]
     args: tuple[Any, ...]
     durable: bool
-    future: Future[Any]
+    future: asyncio.Future[Any]
+    replies: Replies
 
 
 class Records:
@@ -74,37 +104,42 @@ class Records:
     def __init__(self, url: str, *, readers: int = 3) -> None:
         self.url = url
         self.engine = open_engine(url, pool_size=readers + 8)
-        self._readers = ThreadPoolExecutor(readers, thread_name_prefix="records-read")
-        self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
-        self._writer: threading.Thread | None = None
+        self._reads: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
+        self._writes: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
+        self._threads = [threading.Thread(target=self._read_loop, name="records-read", daemon=True) for _ in range(readers)]
+        self._threads.append(threading.Thread(target=self._write_loop, name="records-write", daemon=True))
         self._starting = threading.Lock()
-        self._closed = False
-        self._local = threading.local()
-        self._connections: list[Connection] = []
+        self._started = self._closed = False
+        self._replies: Replies | None = None
 
     async def read(self, function: Callable[..., T], *args: Any) -> T:
         """Run `function(connection, *args)` in a read transaction. Raises Unavailable."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, function, args)
+        return await self._submit(self._reads, function, args, False)
 
     async def write(self, function: Callable[..., T], *args: Any) -> T:
         """Run `function(connection, *args)` and commit durably. Raises StoreFull, Unavailable: nothing was kept."""
-        return await asyncio.wrap_future(self.submit(function, *args))
+        return await self._submit(self._writes, function, args, True)
 
     async def note(self, function: Callable[..., T], *args: Any) -> T:
         """Like `write`, but a power cut may undo it."""
-        return await asyncio.wrap_future(self.submit(function, *args, durable=False))
+        return await self._submit(self._writes, function, args, False)
 
-    def submit(self, function: Callable[..., T], *args: Any, durable: bool = True) -> "Future[T]":
-        """Queue a write from any thread; the future ends after its commit."""
+    def _submit(
+        self, to: "queue.SimpleQueue[Work | None]", function: Callable[..., T], args: tuple[Any, ...], durable: bool
+    ) -> "asyncio.Future[T]":
         if self._closed:
             raise Unavailable("the records are closed")
-        work = Work(function, args, durable, Future())
-        with self._starting:  # at the first write: a process that forks must not have the thread
-            if self._writer is None:
-                self._writer = threading.Thread(target=self._write_loop, name="records-write", daemon=True)
-                self._writer.start()
-        self._queue.put(work)
-        return work.future
+        with self._starting:  # at the first use: a process that forks must not have threads
+            if not self._started:
+                self._started = True
+                for thread in self._threads:
+                    thread.start()
+        loop = asyncio.get_running_loop()
+        if self._replies is None or self._replies.loop is not loop:
+            self._replies = Replies(loop)
+        future: asyncio.Future[T] = loop.create_future()
+        to.put(Work(function, args, durable, future, self._replies))
+        return future
 
     async def checkpoint(self) -> None:
         """Move the write-ahead log into the file and empty it, so that nothing deleted stands in it. Raises Unavailable."""
@@ -127,36 +162,33 @@ class Records:
     def close(self) -> None:
         """Finish what is queued and close every connection."""
         self._closed = True
-        if self._writer is not None:
-            self._queue.put(None)
-            self._writer.join()
-        self._readers.shutdown()
-        for connection in self._connections:
-            connection.close()
+        for _ in self._threads[:-1]:
+            self._reads.put(None)
+        self._writes.put(None)
+        for thread in self._threads if self._started else ():
+            thread.join()
         self.engine.dispose()
 
-    def _read(self, function: Callable[..., T], args: tuple[Any, ...]) -> T:
-        # A connection a thread: taking one out of the pool for each read costs more than most reads.
-        connection: Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._local.connection = self.engine.connect()
-            self._connections.append(connection)
-        try:
-            run(connection, "BEGIN")
-            return function(connection, *args)
-        except OperationalError as error:
-            raise translate(error) from error
-        finally:
-            if in_transaction(connection):
-                run(connection, "ROLLBACK")
+    def _read_loop(self) -> None:
+        with self.engine.connect() as connection:  # for good: taking one out of the pool for each read costs more than most reads
+            while (work := self._reads.get()) is not None:
+                value, failure = None, None
+                try:
+                    run(connection, "BEGIN")
+                    value = work.function(connection, *work.args)
+                except Exception as error:  # noqa: BLE001 - its waiter is given the error
+                    failure = translate(error)
+                if in_transaction(connection):
+                    run(connection, "ROLLBACK")
+                work.replies.give(work.future, value, failure)
 
     def _write_loop(self) -> None:
         with self.engine.connect() as connection:
             group: list[Work | None] = []
             while None not in group:  # which stands for the end
-                group = [self._queue.get()]
-                while len(group) < GROUP and not self._queue.empty():  # nobody else takes out of it
-                    group.append(self._queue.get())
+                group = [self._writes.get()]
+                while len(group) < GROUP and not self._writes.empty():  # nobody else takes out of it
+                    group.append(self._writes.get())
                 commit_group(connection, [work for work in group if work is not None])
 
 
@@ -199,29 +231,26 @@ def _prepare(connection: Any, _: Any) -> None:
 
 def commit_group(connection: Connection, group: Sequence[Work]) -> None:
     """Run a group in one transaction, each in its savepoint: a failure undoes its own work only."""
-    done: list[tuple[Work, Any]] = []
+    replies: list[tuple[Work, Any, BaseException | None]] = []
     try:
         begin(connection, durable=any(work.durable for work in group))
-        for work in [work for work in group if work.future.set_running_or_notify_cancel()]:
+        for work in [work for work in group if not work.future.cancelled()]:
             run(connection, "SAVEPOINT work")
             try:
-                done.append((work, work.function(connection, *work.args)))
+                replies.append((work, work.function(connection, *work.args), None))
             except OperationalError:
                 raise  # the disk is full or the file is away: the whole group fails
             except Exception as error:  # noqa: BLE001 - its waiter is given the error
                 run(connection, "ROLLBACK TO work")
-                work.future.set_exception(error)
+                replies.append((work, None, error))
             run(connection, "RELEASE work")
         run(connection, "COMMIT")
     except Exception as error:  # noqa: BLE001 - each waiter is given its error
         if in_transaction(connection):
             run(connection, "ROLLBACK")
-        for work in group:
-            if not work.future.done():
-                work.future.set_exception(translate(error))
-        return
-    for work, value in done:
-        work.future.set_result(value)
+        replies = [(work, None, translate(error)) for work in group]
+    for work, value, failure in replies:
+        work.replies.give(work.future, value, failure)
 
 
 def transact(connection: Connection, function: Callable[..., T], *args: Any) -> T:
