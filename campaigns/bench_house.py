@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ragqueue.testing.services import free_port
+from campaigns.services import free_port
 
 SAMPLES = Path(__file__).parent.parent / "src" / "ragqueue" / "samples"
 QUESTION = "How do I declare a query parameter with a default value?"

@@ -12,8 +12,8 @@ from pathlib import Path
 from sqlalchemy import create_engine, text
 
 from campaigns.bench_house import QUESTION, SAMPLES, Bench, bench, clean_environment, machine, quantile
+from campaigns.services import RedisServer
 from ragqueue.embedded import Ragqueue
-from ragqueue.testing.services import RedisServer
 
 JOBS = 3000
 SLOTS = 400

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from campaigns.bench_house import QUESTION, SAMPLES, Bench, bench, clean_environment, cpu_seconds, events, machine, quantile, request
-from ragqueue.testing.services import RedisServer
+from campaigns.services import RedisServer
 
 SECONDS = 20  # of streaming
 SPREAD = 4.0  # seconds over which the streams begin

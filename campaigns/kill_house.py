@@ -13,8 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from campaigns.bench_house import SAMPLES, clean_environment
+from campaigns.services import RedisServer, free_port
 from campaigns.witness import Kill, Witness
-from ragqueue.testing.services import RedisServer, free_port
 
 READY_WITHIN = 90.0  # seconds; a loaded machine starts slowly
 

@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ragqueue.testing.services import RedisServer, require_redis
+from campaigns.services import RedisServer, require_redis
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ragqueue.testing.services import RedisServer, free_port
+from campaigns.services import RedisServer, free_port
 
 DOCUMENT = "# Ferries\n\nThe ferry to Hven leaves at nine in the morning.\n"
 
@@ -147,3 +147,17 @@ def test_no_secret_and_no_text_of_a_document_or_question_reaches_a_log(environme
 
     assert done.returncode == 0, done.stderr
     assert "canary" not in done.stdout + done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
+def test_a_server_that_is_told_to_end_signs_its_worker_off(environment: dict[str, str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ragqueue", "serve", "--port", "0"]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        assert server.stdout is not None
+        assert any(line.startswith("Ctrl+C") for line in server.stdout)
+        while not answer(environment, tmp_path, "status")["workers"]:
+            assert server.poll() is None
+        server.terminate()
+        assert server.wait(30) == 0
+
+    assert answer(environment, tmp_path, "status")["workers"] == []

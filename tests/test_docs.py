@@ -10,8 +10,8 @@ from types import ModuleType
 
 import pytest
 
+from campaigns.services import RedisServer
 from ragqueue.errors import RagqueueError
-from ragqueue.testing.services import RedisServer
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("docs/**/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
@@ -57,7 +57,7 @@ def snippets(page: str) -> str:
 
 def test_the_snippets_of_rq_on_redis_run(tmp_path: Path) -> None:
     from campaigns.bench_house import SAMPLES, bench
-    from ragqueue.testing.services import require_redis
+    from campaigns.services import require_redis
 
     require_redis()
     with RedisServer() as server, bench({"RAGQUEUE_QUEUE": "", "REDIS_URL": server.url, "LLM_MODEL": "extractive"}) as house:

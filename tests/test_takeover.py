@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from campaigns.services import RedisServer
 from ragqueue.embedded import Ragqueue
 from ragqueue.records import jobs
-from ragqueue.testing.services import RedisServer
 from ragqueue.types import Event, Job
 
 from .api.conftest import DOCUMENT, QUESTION

@@ -3,20 +3,18 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from ragqueue.errors import NotFound, QueueFull, RagqueueError
-from ragqueue.jobs.views import chat_view
 from ragqueue.parsers.table import known_name
 from ragqueue.records import documents, jobs, workers
 from ragqueue.settings import load
-from ragqueue.types import Citation, Document, Event, Hit, Job
+from ragqueue.types import Citation, Event, Hit, Job
 from ragqueue.wiring import Runtime, open_runtime
-from ragqueue.worker import work
+from ragqueue.worker import Worker, work
 
 _IN_FLIGHT = 64  # files that wait for their jobs at once
 _POLL = 0.05  # seconds between looks at jobs that are waited for
@@ -48,6 +46,9 @@ class Ingested:
         return len(self.ready) + len(self.unchanged) + len(self.failed)
 
 
+Progress = Callable[[Ingested, int], None]  # is given what is done, and how many files there are
+
+
 class Ragqueue:
     """Ingests, asks, streams and searches as one tenant; `async with Ragqueue() as ragqueue: ...`.
 
@@ -68,7 +69,7 @@ class Ragqueue:
             await self._stack.enter_async_context(working(self._runtime))
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
     @property
@@ -81,12 +82,7 @@ class Ragqueue:
         """Return how many worker processes beat."""
         return len(await self.runtime.records.read(workers.alive, self.runtime.settings.lease))
 
-    async def ingest(
-        self,
-        *paths: str | os.PathLike[str],
-        collection: str = "default",
-        progress: Callable[[Ingested, int], None] = lambda done, files: None,
-    ) -> Ingested:
+    async def ingest(self, *paths: str | os.PathLike[str], collection: str = "default", progress: Progress | None = None) -> Ingested:
         """Bring files and folders in and wait until their jobs have ended. Raises NotFound for a path that is not there."""
         files = find_files(paths)
         done = Ingested()
@@ -95,36 +91,35 @@ class Ragqueue:
         async def one(source: str, path: Path) -> None:
             async with gate:
                 await self._ingest_file(source, path, collection, done)
-                progress(done, len(files))
+                if progress is not None:
+                    progress(done, len(files))
 
-        await asyncio.gather(*(one(source, path) for source, path in files))
+        await asyncio.gather(*(one(source, path) for source, path in files.items()))
         return done
 
     async def ask(self, question: str, *, collection: str | None = None, limit: int | None = None) -> Answer:
         """Return the answer to a question. Raises RagqueueError with the job's code when it fails."""
-        job = await self._submit(question, collection, limit)
-        async for _ in self.runtime.follower.follow(job):
-            pass
-        return await self.answer(job.id)
+        view: dict[str, Any] = {}
+        async for event in self.stream(question, collection=collection, limit=limit):
+            view = event.data.get("response", view)
+        written = view.get("answer")
+        if written is None or view["status"] == "failed":
+            error = view.get("error") or {"code": view["status"], "message": f"the question is {view['status']}"}
+            raise RagqueueError(f"{error['message']} ({error['code']})")
+        view.pop("object")  # of the stream alone
+        return Answer(
+            view["id"], view["status"], written["text"], [Citation(**c) for c in written["citations"]], written["grounding"], view
+        )
 
     async def stream(self, question: str, *, collection: str | None = None, limit: int | None = None) -> AsyncIterator[Event]:
-        """Yield the events of an answer as they are written."""
-        job = await self._submit(question, collection, limit)
+        """Yield the events of an answer as they are written. Raises NotFound when there is no such collection."""
+        if collection is not None and await self.runtime.records.read(documents.generation, self._tenant, collection) is None:
+            raise NotFound(f"there is no collection {collection!r}")
+        payload = {"question": question, "collection": collection, "limit": limit}
+        job, _ = await self.runtime.submitter.submit(self._tenant, "chat", {k: v for k, v in payload.items() if v is not None})
         async for batch in self.runtime.follower.follow(job):
             for event in batch:
                 yield event
-
-    async def answer(self, chat_id: str) -> Answer:
-        """Return what became of a question. Raises NotFound, RagqueueError with the reason when it failed."""
-        job = await self.runtime.records.read(jobs.get, self._tenant, chat_id)
-        if job is None:
-            raise NotFound(f"there is no chat {chat_id!r}")
-        found = await self.runtime.records.read(jobs.answer, self._tenant, chat_id)
-        view = chat_view(job, found)
-        if found is None or job.state == "failed":
-            error = view["error"] or {"code": job.state, "message": f"the question is {view['status']}"}
-            raise RagqueueError(f"{error['message']} ({error['code']})")
-        return Answer(job.id, view["status"], found["text"], [Citation(**c) for c in found["citations"]], found["grounding"], view)
 
     async def search(self, question: str, *, collection: str | None = None, limit: int = 10) -> list[Hit]:
         """Return the passages nearest to a question, best first."""
@@ -132,71 +127,58 @@ class Ragqueue:
 
     async def delete(self, document_id: str) -> documents.Receipt:
         """Delete a document and return its receipt once it is erased. Raises NotFound."""
-        job = await self.runtime.eraser.delete(self._tenant, document_id)
-        await self.wait(job)
+        await self._wait(await self.runtime.eraser.delete(self._tenant, document_id))
         receipt = await self.runtime.records.read(documents.receipt, self._tenant, document_id)
         assert receipt is not None
         return receipt
 
-    async def wait(self, job: Job) -> Job:
-        """Return a job once it has ended."""
+    async def _wait(self, job: Job) -> Job:
         while not job.ended:
             await asyncio.sleep(_POLL)
             found = await self.runtime.records.read(jobs.get, job.tenant, job.id)
             job = found or job
         return job
 
-    async def _submit(self, question: str, collection: str | None, limit: int | None) -> Job:
-        if collection is not None and await self.runtime.records.read(documents.generation, self._tenant, collection) is None:
-            raise NotFound(f"there is no collection {collection!r}")
-        payload = {"question": question, "collection": collection, "limit": limit}
-        job, _ = await self.runtime.submitter.submit(self._tenant, "chat", {k: v for k, v in payload.items() if v is not None})
-        return job
-
     async def _ingest_file(self, source: str, path: Path, collection: str, done: Ingested) -> None:
         try:
-            data = await asyncio.to_thread(path.read_bytes)
-            _, job = await self._accept(data, source, collection)
+            job = await self._accept(await asyncio.to_thread(path.read_bytes), source, collection)
         except (RagqueueError, OSError) as error:
             done.failed[source] = str(error)
             return
         if job is None:
             done.unchanged.append(source)
             return
-        job = await self.wait(job)
+        job = await self._wait(job)
         if job.state == "succeeded" and job.result is not None:
             done.ready.append(source)
             done.chunks += job.result["chunks"]
         else:
             done.failed[source] = job.error_message or job.state
 
-    async def _accept(self, data: bytes, source: str, collection: str) -> tuple[Document, Job | None]:
+    async def _accept(self, data: bytes, source: str, collection: str) -> Job | None:
         while True:
             try:
-                return await self.runtime.ingester.accept(self._tenant, data, source=source, collection=collection)
+                return (await self.runtime.ingester.accept(self._tenant, data, source=source, collection=collection))[1]
             except QueueFull as error:
                 await asyncio.sleep(error.retry_after or 1.0)
 
 
-class working:
-    """Runs a worker inside this process for as long as the context lasts."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-        self._worker = runtime.worker()
-
-    async def __aenter__(self) -> None:
-        self._worker.start()
-        self._task = asyncio.create_task(work(self._worker, self._runtime.queue, self._runtime.lanes))
-
-    async def __aexit__(self, *_: object) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-        await self._worker.drain(self._runtime.settings.drain)
+@asynccontextmanager
+async def working(runtime: Runtime, worker: Worker | None = None) -> AsyncIterator[asyncio.Task[None]]:
+    """Run a worker in this process for as long as the context lasts; the task given ends before that when it fails."""
+    worker = worker or runtime.worker()
+    worker.start()
+    task = asyncio.create_task(work(worker, runtime.queue, runtime.lanes))
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await worker.drain(runtime.settings.drain)
 
 
-def find_files(paths: Sequence[str | os.PathLike[str]]) -> list[tuple[str, Path]]:
-    """Return (source, path) of every readable file; a folder gives those with a known ending, hidden ones left out.
+def find_files(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
+    """Return {source: path} of every readable file; a folder gives those with a known ending, hidden ones left out.
 
     Raises NotFound for a path that is not there.
     """
@@ -209,4 +191,4 @@ def find_files(paths: Sequence[str | os.PathLike[str]]) -> list[tuple[str, Path]
             found[given.as_posix()] = given
         else:
             raise NotFound(f"there is no file or folder {str(given)!r}")
-    return list(found.items())
+    return found

@@ -2,21 +2,12 @@
 
 import difflib
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    DotEnvSettingsSource,
-    EnvSettingsSource,
-    PydanticBaseSettingsSource,
-    SecretsSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict, sources
 
 from ragqueue.errors import ConfigError, ModelNotConfigured
 
@@ -26,24 +17,20 @@ OTHER_NAMES = ("RAGQUEUE_ENV_FILE", "RAGQUEUE_CONFIG", "RAGQUEUE_SECRETS", "RAGQ
 NEED_NO_SERVER = ("extractive", "scripted")
 
 
-def _well_known(name: str, default: Any, description: str) -> Any:
-    return Field(default, validation_alias=AliasChoices(name, name.lower()), description=description)
-
-
 class Settings(BaseSettings):
     """Every setting of ragqueue; business code is given values, never this object."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", populate_by_name=True)
 
-    redis_url: str | None = _well_known("REDIS_URL", None, "Redis server; when set, the queue is RQ on it")
-    vector_db_path: Path = _well_known("VECTOR_DB_PATH", Path("./vector_store"), "Folder of this host's vector replicas")
-    llm_model: str = _well_known(
-        "LLM_MODEL",
+    redis_url: str | None = Field(None, alias="REDIS_URL", description="Redis server; when set, the queue is RQ on it")
+    vector_db_path: Path = Field(Path("./vector_store"), alias="VECTOR_DB_PATH", description="Folder of this host's vector replicas")
+    llm_model: str = Field(
         "extractive",
-        "Model that writes the answers: `extractive`, `openai:NAME` or a bare NAME, `scripted:...`, `python:module:Class`",
+        alias="LLM_MODEL",
+        description="Model that writes the answers: `extractive`, `openai:NAME` or a bare NAME, `scripted:...`, `python:module:Class`",
     )
-    openai_api_key: SecretStr | None = _well_known("OPENAI_API_KEY", None, "Key for the OpenAI-compatible server")
-    openai_base_url: str | None = _well_known("OPENAI_BASE_URL", None, "URL of the OpenAI-compatible server, up to /v1")
+    openai_api_key: SecretStr | None = Field(None, alias="OPENAI_API_KEY", description="Key for the OpenAI-compatible server")
+    openai_base_url: str | None = Field(None, alias="OPENAI_BASE_URL", description="URL of the OpenAI-compatible server, up to /v1")
 
     data: Path = Field(Path("./ragqueue-data"), description="Folder of the database")
     queue: str | None = Field(None, description="Queue engine: `sql` or `rq+redis://...`; by default RQ when REDIS_URL is set, else `sql`")
@@ -79,11 +66,9 @@ class Settings(BaseSettings):
     @property
     def queue_url(self) -> str:
         """The queue engine's URL, with the defaults resolved."""
-        if self.queue is not None:
-            if self.queue == "rq":
-                return f"rq+{self.redis_url or 'redis://localhost:6379'}"
-            return self.queue
-        return f"rq+{self.redis_url}" if self.redis_url else "sql"
+        if self.queue == "rq" or (self.queue is None and self.redis_url):
+            return f"rq+{self.redis_url or 'redis://localhost:6379'}"
+        return "sql" if self.queue is None else self.queue
 
     @property
     def events_url(self) -> str:
@@ -100,44 +85,8 @@ class Settings(BaseSettings):
             return kind, name
         return "openai", self.llm_model
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings, *(source for _, source in _sources(settings_cls)))
 
-
-def _sources(settings_cls: type[BaseSettings]) -> list[tuple[str, PydanticBaseSettingsSource]]:
-    env_file = os.environ.get("RAGQUEUE_ENV_FILE", ".env") or None
-    secrets = os.environ.get("RAGQUEUE_SECRETS")
-    toml = os.environ.get("RAGQUEUE_CONFIG", "ragqueue.toml")
-    found: list[tuple[str, PydanticBaseSettingsSource]] = [("environment", EnvSettingsSource(settings_cls))]
-    found.append((env_file or ".env", _DotEnv(settings_cls, env_file=env_file, env_file_encoding="utf-8")))
-    if secrets:
-        found.append((secrets, SecretsSettingsSource(settings_cls, secrets_dir=secrets)))
-    found.append((toml, TomlConfigSettingsSource(settings_cls, toml_file=toml)))
-    return found
-
-
-class _DotEnv(DotEnvSettingsSource):
-    """Reads our names of a `.env` and leaves other programs' alone."""
-
-    def __call__(self) -> dict[str, Any]:
-        known = set(Settings.model_fields) | {alias for field in Settings.model_fields.values() for alias in _aliases(field)}
-        return {name: value for name, value in super().__call__().items() if name in known or name.lower().startswith(PREFIX.lower())}
-
-
-def _aliases(field: Any) -> list[str]:
-    return [str(name) for name in field.validation_alias.choices] if isinstance(field.validation_alias, AliasChoices) else []
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(NamedTuple):
     """The settings, and where each value came from."""
 
     settings: Settings
@@ -146,11 +95,17 @@ class Loaded:
 
 def load(flags: Mapping[str, Any] | None = None) -> Loaded:
     """Read the settings. Raises ConfigError that names the setting, its value and what is allowed."""
-    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    values: dict[str, Any] = {}
+    origins = dict.fromkeys(Settings.model_fields, "default")
+    for name in sorted(os.environ):
+        if name.startswith(PREFIX) and name not in (*map(env_name, Settings.model_fields), *OTHER_NAMES):
+            raise ConfigError(_unknown(name, OTHER_NAMES))
     try:
-        _refuse_unknown()
-        settings = Settings(**given)
-        origins = _origins(given)
+        for origin, given in _sources(flags or {}):
+            for name, value in given.items():
+                if (field := _field(name)) not in values:
+                    values[field], origins[field] = value, origin
+        settings = Settings(**values)
     except ValidationError as error:
         raise ConfigError("; ".join(_explain(item) for item in error.errors())) from error
     except OSError as error:
@@ -160,42 +115,43 @@ def load(flags: Mapping[str, Any] | None = None) -> Loaded:
     return Loaded(settings, origins)
 
 
+def _sources(flags: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield each origin with what it says, the strongest first."""
+    yield "flag", {name: value for name, value in flags.items() if value is not None}
+    yield "environment", sources.EnvSettingsSource(Settings)()
+    if env_file := os.environ.get("RAGQUEUE_ENV_FILE", ".env"):
+        found = sources.DotEnvSettingsSource(Settings, env_file=env_file, env_file_encoding="utf-8")()
+        ours = [name for name in found if name.lower().startswith(PREFIX.lower()) or _field(name) in Settings.model_fields]
+        yield env_file, {name: found[name] for name in ours}  # other programs' names are left alone
+    if secrets := os.environ.get("RAGQUEUE_SECRETS"):
+        yield secrets, sources.SecretsSettingsSource(Settings, secrets_dir=secrets)()
+    toml = os.environ.get("RAGQUEUE_CONFIG", "ragqueue.toml")
+    yield toml, sources.TomlConfigSettingsSource(Settings, toml_file=toml)()
+
+
 def env_name(field: str) -> str:
     """Return the environment variable that sets a field."""
-    aliases = _aliases(Settings.model_fields[field])
-    return aliases[0] if aliases else PREFIX + field.upper()
+    return Settings.model_fields[field].alias or PREFIX + field.upper()
 
 
-def _origins(given: Mapping[str, Any]) -> dict[str, str]:
-    origins = dict.fromkeys(given, "flag")
-    for label, source in _sources(Settings):
-        for name in source():
-            field = name.lower().removeprefix(PREFIX.lower())
-            if field in Settings.model_fields:
-                origins.setdefault(field, label)
-    return {field: origins.get(field, "default") for field in Settings.model_fields}
-
-
-def _refuse_unknown() -> None:
-    known = {env_name(field) for field in Settings.model_fields} | set(OTHER_NAMES)
-    for name in sorted(os.environ):
-        if name.startswith(PREFIX) and name not in known:
-            raise ConfigError(f"unknown setting {name}{_nearest(name, known)}")
-
-
-def _nearest(name: str, known: set[str]) -> str:
-    near = difflib.get_close_matches(name, known, 1)
-    return f": did you mean {near[0]}?" if near else ": `ragqueue config show` lists the settings"
+def _field(name: str) -> str:
+    """Return the field that a name in a source means, else the name."""
+    field = name.lower().removeprefix(PREFIX.lower())
+    return field if field in Settings.model_fields else name
 
 
 def _explain(item: Any) -> str:
-    field = str(item["loc"][0]) if item["loc"] else "settings"
-    plain = field.lower().removeprefix(PREFIX.lower())
+    name = str(item["loc"][0]) if item["loc"] else "settings"
     if item["type"] == "extra_forbidden":
-        return f"unknown setting {field.upper()}{_nearest(field.upper(), {env_name(name) for name in Settings.model_fields})}"
-    name = env_name(plain) if plain in Settings.model_fields else field
-    shown = "****" if "key" in plain else repr(item.get("input"))
-    return f"{name} is {shown}: {item['msg'][0].lower()}{item['msg'][1:]}"
+        return _unknown(name.upper())
+    field = _field(name)
+    shown = "****" if "key" in field else repr(item.get("input"))
+    return f"{env_name(field) if field in Settings.model_fields else name} is {shown}: {item['msg'][0].lower()}{item['msg'][1:]}"
+
+
+def _unknown(name: str, others: Sequence[str] = ()) -> str:
+    near = difflib.get_close_matches(name, [*map(env_name, Settings.model_fields), *others], 1)
+    return f"unknown setting {name}: " + (f"did you mean {near[0]}?" if near else "`ragqueue config show` lists the settings")
 
 
 def check_model(settings: Settings) -> None:

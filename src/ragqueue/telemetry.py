@@ -6,22 +6,21 @@ What workers count is added up in the records (`Tally`), so that /metrics of any
 import json
 import logging
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
 from prometheus_client.registry import Collector
 
+Sample = tuple[str, dict[str, str], float]  # name, labels, value
 _SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)
+_TO_FIRST = "From the submit of a question to its first text"
 
 WORK = CollectorRegistry()
 JOBS = Counter("ragqueue_jobs_ended_total", "Jobs that ended", ["kind", "state"], registry=WORK)
 RETRIES = Counter("ragqueue_job_retries_total", "Tries of jobs that failed and are tried again", ["kind", "code"], registry=WORK)
 RUN_SECONDS = Histogram("ragqueue_run_seconds", "Time of one run of a job", ["kind"], buckets=_SECONDS, registry=WORK)
 TOKENS = Counter("ragqueue_tokens_total", "Pieces of text that generators streamed", registry=WORK)
-FIRST_TOKEN = Histogram(
-    "ragqueue_time_to_first_token_seconds", "From the submit of a question to its first text", buckets=_SECONDS, registry=WORK
-)
-CITATIONS = Counter("ragqueue_citations_total", "Citations in answers, by verdict", ["verdict"], registry=WORK)
+FIRST_TOKEN = Histogram("ragqueue_time_to_first_token_seconds", _TO_FIRST, buckets=_SECONDS, registry=WORK)
 
 STREAMS = Gauge("ragqueue_streams_active", "Event streams that this process serves")
 REFUSED = Counter("ragqueue_refused_total", "Requests that this process refused, by error code", ["code"])
@@ -45,41 +44,31 @@ class Tally:
 
     def deltas(self) -> dict[tuple[str, str], float]:
         """Return the growth of each sample of WORK, by (name, labels as JSON)."""
-        now = {
-            (sample.name, json.dumps(sample.labels, sort_keys=True)): sample.value
-            for metric in WORK.collect()
-            for sample in metric.samples
-            if not sample.name.endswith("_created")
-        }
-        grown = {key: value - self._before.get(key, 0.0) for key, value in now.items()}
-        self._before = now
-        return {key: value for key, value in grown.items() if value}
+        samples = (sample for metric in WORK.collect() for sample in metric.samples if not sample.name.endswith("_created"))
+        now = {(sample.name, json.dumps(sample.labels, sort_keys=True)): sample.value for sample in samples}
+        before, self._before = self._before, now
+        return {key: value - before.get(key, 0.0) for key, value in now.items() if value != before.get(key, 0.0)}
 
 
-class _Sums(Collector):
-    """Shows the sums of all workers under the names and types that each of them counts with."""
+class _Shared(Collector):
+    """Shows samples under the names and types that the workers count with, and those of the gauges."""
 
-    def __init__(self, sums: Mapping[tuple[str, str], float]) -> None:
-        self._sums = sums
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self._samples = samples
 
-    def collect(self) -> Iterable[Metric]:
-        for metric in WORK.collect():
+    def collect(self) -> Iterator[Metric]:
+        for metric in (*WORK.collect(), *(Metric(name, text, "gauge") for name, text in GAUGES.items())):
             shown = Metric(metric.name, metric.documentation, metric.type)
-            for (name, labels), value in sorted(self._sums.items()):
-                if name == metric.name or name.removeprefix(metric.name) in ("_total", "_bucket", "_count", "_sum"):
-                    shown.add_sample(name, json.loads(labels), value)
+            for sample in self._samples:
+                if sample[0].removeprefix(metric.name) in ("", "_total", "_bucket", "_count", "_sum"):
+                    shown.add_sample(*sample)
             yield shown
 
 
-def exposition(sums: Mapping[tuple[str, str], float], gauges: Iterable[tuple[str, Mapping[str, str], float]]) -> bytes:
+def exposition(sums: Mapping[tuple[str, str], float], gauges: Iterable[Sample]) -> bytes:
     """Return the text of /metrics: this process's own, the sums of the workers, and gauges of the records."""
     registry = CollectorRegistry()
-    registry.register(_Sums(sums))
-    shown: dict[str, Gauge] = {}
-    for name, labels, value in gauges:
-        if name not in shown:
-            shown[name] = Gauge(name, GAUGES[name], list(labels), registry=registry)
-        (shown[name].labels(**labels) if labels else shown[name]).set(value)
+    registry.register(_Shared([*((name, json.loads(labels), value) for (name, labels), value in sorted(sums.items())), *gauges]))
     return generate_latest(REGISTRY) + generate_latest(registry)
 
 
@@ -95,11 +84,9 @@ class _JsonFormatter(logging.Formatter):
 
 def configure_logging(level: str, form: str) -> None:
     """Send logs to standard error, as text or as JSON."""
+    as_json = form == "json" or (form == "auto" and not sys.stderr.isatty())
     handler = logging.StreamHandler(sys.stderr)
-    if form == "json" or (form == "auto" and not sys.stderr.isatty()):
-        handler.setFormatter(_JsonFormatter())
-    else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(_JsonFormatter() if as_json else logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for noisy in ("alembic", "asyncio", "httpx2", "openai", "rq.worker"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -25,8 +25,8 @@ from ragqueue.jobs.ring import Ringer
 from ragqueue.jobs.submit import Bounds, Submitter
 from ragqueue.parsers.pool import ParserPool
 from ragqueue.queues.base import JobQueue
-from ragqueue.records.migrate import check_folder, migrate
-from ragqueue.records.store import Records, sqlite_url
+from ragqueue.records.migrate import migrate, open_records
+from ragqueue.records.store import Records
 from ragqueue.retrieval.base import Retriever
 from ragqueue.retrieval.fused import FusedRetriever
 from ragqueue.settings import Settings, check_model
@@ -61,11 +61,8 @@ class Runtime:
         """How many jobs of each lane a worker of this runtime runs at once."""
         return {"chat": self.settings.concurrency, "background": self.settings.background_concurrency}
 
-    def worker(
-        self, *, owner: str | None = None, lanes: Mapping[str, int] | None = None, pulse: Callable[[], None] = lambda: None
-    ) -> Worker:
+    def worker(self, *, owner: str | None = None, lanes: Mapping[str, int] | None = None) -> Worker:
         """Return a worker that has not begun to beat."""
-        pulse()
         kinds = {"chat": self.answerer.run, "ingest": self.ingester.run, "delete": self.eraser.run}
         return Worker(
             self.records, self.batcher, self.ringer, kinds,
@@ -91,7 +88,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
 
 
 async def _build(settings: Settings, stack: AsyncExitStack) -> Runtime:
-    records = open_records(settings)
+    records = open_records(settings.data)
     stack.callback(records.close)
     database = await asyncio.to_thread(migrate, records.engine)
     queue, log = build_queue(settings, records), _log(settings, records)
@@ -126,12 +123,6 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Runtime:
         ingester=Ingester(records, submitter, pool, embedder, index, max_upload=settings.max_upload),
         eraser=Eraser(records, submitter, log, index),
     )  # fmt: skip
-
-
-def open_records(settings: Settings) -> Records:
-    """Open the database of the data folder. Raises ConfigError when the folder cannot be written."""
-    check_folder(settings.data)
-    return Records(sqlite_url(settings.data))
 
 
 def _bounds(settings: Settings) -> Bounds:
@@ -190,9 +181,14 @@ def _generator(settings: Settings, embedder: Embedder | None) -> Generator:
     return other
 
 
+def is_private(settings: Settings) -> bool:
+    """Say whether only this host can reach what `serve` binds."""
+    return settings.host in ("127.0.0.1", "::1", "localhost")
+
+
 def refuse_public(settings: Settings, *, keys: bool) -> None:
     """Refuse to serve others than this host without keys. Raises ConfigError."""
-    if not keys and settings.host not in ("127.0.0.1", "::1", "localhost"):
+    if not keys and not is_private(settings):
         raise ConfigError(
             f"RAGQUEUE_HOST is {settings.host!r}, but there is no API key: anybody could read every document. "
             "Make one with `ragqueue keys create NAME`, or bind 127.0.0.1"

@@ -37,23 +37,20 @@ def hits_with(cosine: float | None, keyword: float = 0.0, text: str = "The lease
 
 @pytest.mark.parametrize(("cosine", "grounding"), [(0.5, "grounded"), (0.4, "weak"), (0.05, "weak"), (-0.05, "abstained")])
 async def test_the_cosines_of_passage_and_best_sentence_decide(cosine: float, grounding: str) -> None:
-    judgement = await judge(QUESTION, hits_with(cosine), FixedEmbedder())
-
-    assert judgement.grounding == grounding
-    assert judgement.score == pytest.approx(cosine + 0.6)
+    assert await judge(QUESTION, hits_with(cosine), FixedEmbedder()) == grounding
 
 
 async def test_the_best_of_the_first_passages_counts() -> None:
     hits = [*hits_with(0.0, text="Rings may arrive twice."), *hits_with(0.5)]
 
-    assert (await judge(QUESTION, hits, FixedEmbedder())).grounding == "grounded"
+    assert await judge(QUESTION, hits, FixedEmbedder()) == "grounded"
 
 
 @pytest.mark.parametrize(
     ("keyword", "grounding"), [(KEYWORD_WEAK, "grounded"), (KEYWORD_ABSTAIN, "weak"), (KEYWORD_ABSTAIN - 0.01, "abstained")]
 )
 async def test_keywords_decide_without_an_embedder(keyword: float, grounding: str) -> None:
-    assert (await judge(QUESTION, hits_with(None, keyword), None)).grounding == grounding
+    assert await judge(QUESTION, hits_with(None, keyword), None) == grounding
 
 
 async def test_keywords_decide_in_a_language_that_the_embedder_does_not_speak() -> None:
@@ -61,22 +58,22 @@ async def test_keywords_decide_in_a_language_that_the_embedder_does_not_speak() 
     embedder.languages = frozenset({"en"})
     german = "Der Mieter zahlt am Anfang eines jeden Monats die vereinbarte Miete an den Vermieter."
 
-    assert (await judge("Wann zahlt der Mieter?", hits_with(0.0, 0.5, german), embedder)).grounding == "grounded"
+    assert await judge("Wann zahlt der Mieter?", hits_with(0.0, 0.5, german), embedder) == "grounded"
 
 
 async def test_keywords_decide_when_no_hit_has_a_vector() -> None:
-    assert (await judge(QUESTION, hits_with(None, 0.5), FixedEmbedder())).grounding == "grounded"
+    assert await judge(QUESTION, hits_with(None, 0.5), FixedEmbedder()) == "grounded"
 
 
 async def test_a_sentence_of_another_passage_does_not_speak_for_the_best() -> None:
     hits = [*hits_with(0.5, text="Rings may arrive twice."), *hits_with(0.1)]
 
-    assert (await judge(QUESTION, hits, FixedEmbedder())).score == pytest.approx(0.5)
+    assert await judge(QUESTION, hits, FixedEmbedder()) == "abstained"  # 0.5, and not 1.1
 
 
 @pytest.mark.parametrize("embedder", [None, FixedEmbedder()])
 async def test_no_hits_hold_no_answer(embedder: Embedder | None) -> None:
-    assert (await judge(QUESTION, [], embedder)).grounding == "abstained"
+    assert await judge(QUESTION, [], embedder) == "abstained"
 
 
 async def test_judging_and_answering_embed_each_text_once() -> None:

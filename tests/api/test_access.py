@@ -1,10 +1,12 @@
 """Keys and tenants: nothing of another tenant can be seen, on any route."""
 
 import re
+from dataclasses import replace
 
+import httpx2
 import pytest
 
-from ragqueue.api.access import PUBLIC
+from ragqueue.api.app import PUBLIC, create_app
 from ragqueue.errors import ConfigError
 from ragqueue.settings import load
 from ragqueue.wiring import refuse_public
@@ -36,6 +38,15 @@ async def test_a_wrong_or_revoked_key_is_refused(server: Server) -> None:
     assert (await server.client.get("/jobs", headers=good)).status_code == 200
     await server.ragqueue.runtime.records.write(keys.revoke, key_id)
     assert (await server.client.get("/jobs", headers=good)).status_code == 401
+
+
+async def test_the_end_of_the_last_key_does_not_open_a_public_server(server: Server) -> None:
+    settings = server.ragqueue.runtime.settings.model_copy(update={"host": "0.0.0.0"})
+    public = create_app(replace(server.ragqueue.runtime, settings=settings))
+
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=public), base_url="http://public") as client:
+        assert (await client.get("/jobs")).status_code == 401
+        assert (await client.get("/livez")).status_code == 200
 
 
 async def test_what_belongs_to_another_tenant_is_the_same_404_on_every_route(server: Server) -> None:

@@ -126,7 +126,8 @@ async def test_a_repeated_idempotency_key_gives_the_same_chat(server: Server) ->
     [
         {}, {"question": ""}, {"question": "   "}, {"question": "x" * 1_000_000}, {"question": 7}, {"question": "?", "limit": 0},
         {"question": "?", "limit": 51}, {"question": "?", "surprise": 1}, {"question": "?", "model": "gpt-none"},
-        {"question": "?", "metadata": {str(n): "v" for n in range(17)}}, [], "?",
+        {"question": "?", "metadata": {str(n): "v" for n in range(17)}}, {"question": "?", "metadata": {"n" * 65: "v"}},
+        {"question": "?", "metadata": {"n": "v" * 513}}, [], "?",
     ],
 )  # fmt: skip
 async def test_a_bad_body_is_a_clear_422_and_makes_no_job(server: Server, body: object) -> None:

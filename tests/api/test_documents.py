@@ -144,6 +144,13 @@ async def test_a_question_limited_to_a_collection_sees_only_that(server: Server)
     assert all("nine" not in hit["text"] for hit in hits)
 
 
+@pytest.mark.parametrize("query", ["q=%00", "q=ferry&collection=%00", "q=ferry&limit=0", "q=%20", ""])
+async def test_a_search_for_what_is_no_text_is_a_clear_422(server: Server, query: str) -> None:
+    response = await server.client.get(f"/search?{query}")
+
+    assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
+
+
 async def test_health_and_metrics_tell_of_the_system(server: Server) -> None:
     await server.upload()
     await server.ask()

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 import pytest
 import redis
 
+from campaigns.services import RedisServer, require_redis
 from ragqueue.errors import Unavailable
 from ragqueue.events.redis import RedisEventLog
 from ragqueue.testing.contracts.events import LIMIT, EventLogContract, event, everything, write
-from ragqueue.testing.services import RedisServer, require_redis
 
 
 @pytest.fixture(params=[2, 3], ids=["RESP2", "RESP3"])

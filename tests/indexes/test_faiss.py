@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from ragqueue.errors import ConfigError
-from ragqueue.indexes import faiss, segments, snapshots
+from ragqueue.indexes import faiss, views
 from ragqueue.indexes.base import Index, Space
 from ragqueue.indexes.faiss import FaissIndex
 from ragqueue.records import chunks
-from ragqueue.records.vectors import Added, RecordsFeed
+from ragqueue.records.vectors import News, RecordsFeed
 from ragqueue.testing.contracts.indexes import DIMENSIONS, HERE, IndexContract, vectors
 from tests.library import add, open_records
 
@@ -33,21 +33,14 @@ class MemoryFeed:
         del self.vectors[number]
         self.gone.append((len(self.gone) + 1, number))
 
-    async def added(self, tenant: str, collection: str, generation: str, after: int, limit: int) -> Added:
-        here = (tenant, collection, generation) == (HERE.tenant, HERE.collection, HERE.generation)
-        numbers = sorted(number for number in self.vectors if number > after)[:limit] if here else []
+    async def news(self, space: Sequence[str], after: int, removal: int, limit: int) -> News:
+        numbers = sorted(number for number in self.vectors if number > after)[:limit] if space == HERE else []
         found = np.stack([self.vectors[number] for number in numbers]) if numbers else np.empty((0, DIMENSIONS), np.float16)
-        return Added(np.array(numbers, np.int64), found)
+        gone = [number for seq, number in self.gone if seq > removal]
+        return News(np.array(numbers, np.int64), found, np.array(gone, np.int64), len(self.gone))
 
-    async def removed(self, tenant: str, collection: str, generation: str, after: int) -> list[tuple[int, int]]:
-        return [pair for pair in self.gone if pair[0] > after]
-
-    async def last_removal(self, tenant: str, collection: str, generation: str) -> int:
-        return len(self.gone)
-
-    async def living(self, tenant: str, collection: str, generation: str) -> np.ndarray:  # type: ignore[type-arg]
-        here = (tenant, collection, generation) == (HERE.tenant, HERE.collection, HERE.generation)
-        return np.array(sorted(self.vectors) if here else [], np.int64)
+    async def living(self, space: Sequence[str]) -> tuple[np.ndarray, int]:  # type: ignore[type-arg]
+        return np.array(sorted(self.vectors) if space == HERE else [], np.int64), len(self.gone)
 
 
 class SlowFeed(MemoryFeed):
@@ -58,12 +51,12 @@ class SlowFeed(MemoryFeed):
         self.read, self.go_on = asyncio.Event(), asyncio.Event()
         self.slow = False
 
-    async def added(self, tenant: str, collection: str, generation: str, after: int, limit: int) -> Added:
-        part = await super().added(tenant, collection, generation, after, limit)
-        if self.slow and not len(part.numbers):
+    async def news(self, space: Sequence[str], after: int, removal: int, limit: int) -> News:
+        news = await super().news(space, after, removal, limit)
+        if self.slow and not len(news.numbers):
             self.read.set()
             await asyncio.wait_for(self.go_on.wait(), 5)
-        return part
+        return news
 
 
 class Recorded(FaissIndex):
@@ -147,7 +140,7 @@ async def test_every_flipped_bit_of_a_snapshot_is_noticed(tmp_path: Path, feed: 
         bad = bytearray(good)
         bad[place // 8] ^= 1 << place % 8
         path.write_bytes(bad)
-        assert snapshots.load(path) is None
+        assert views.load(path, np.arange(1, 51), 0) is None
     assert await nearest(FaissIndex(tmp_path, feed), feed, 20) == 20
 
 
@@ -299,27 +292,27 @@ async def test_another_vector_size_is_refused_and_named(tmp_path: Path, feed: Me
 async def test_a_loose_replica_is_compacted_by_one_process_and_taken_over_by_the_next(
     tmp_path: Path, feed: MemoryFeed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(segments, "LOOSE_LEAST", 10)
+    monkeypatch.setattr(views, "LOOSE_LEAST", 10)
     feed.put(1, 100)
     first, second = FaissIndex(tmp_path, feed), FaissIndex(tmp_path, feed)
-    monkeypatch.setattr(segments, "LOOSE_LEAST", 1000)
+    monkeypatch.setattr(views, "LOOSE_LEAST", 1000)
     await second.count(HERE)
-    monkeypatch.setattr(segments, "LOOSE_LEAST", 10)
+    monkeypatch.setattr(views, "LOOSE_LEAST", 10)
     for index in (first, second):
         await index.search(HERE, vectors(1)[0], 1)
         (task,) = [replica.compacting for replica in index._replicas.values()]
         assert task is not None
         await asyncio.wait_for(task, 5)
 
-    views = [replica.view for index in (first, second) for replica in index._replicas.values()]
-    assert [view.base for view in views if view] == [100, 100]
+    held = [replica.view for index in (first, second) for replica in index._replicas.values()]
+    assert [view.base for view in held if view] == [100, 100]
     assert len(snapshots_in(tmp_path)) == 1
 
 
 async def test_inverted_lists_find_nearly_all_and_all_of_a_selective_filter(
     tmp_path: Path, feed: MemoryFeed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(segments, "EXACT_UP_TO", 1000)
+    monkeypatch.setattr(views, "EXACT_UP_TO", 1000)
     feed.put(1, 6000)
     await FaissIndex(tmp_path, feed).compact(HERE)
     index = FaissIndex(tmp_path, feed)

@@ -23,7 +23,7 @@ def test_a_sentence_tells_its_language(text: str, language: str) -> None:
     assert detect(text) == language
 
 
-@pytest.mark.parametrize("text", ["", "12345", "pip install", "Qué"[:2], "???"])
+@pytest.mark.parametrize("text", ["", "12345", "pip install", "Qué"[:2], "???", "→ 123"])
 def test_what_is_too_short_to_tell_is_english(text: str) -> None:
     assert detect(text) == DEFAULT
 

@@ -7,8 +7,11 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
+
 from ragqueue.errors import UnreadableDocument
 from ragqueue.parsers.base import Parser
+from ragqueue.parsers.child import Answer
 from ragqueue.types import Block, Parsed
 
 
@@ -92,7 +95,7 @@ class Nonsense(Parser):
 
 
 class Forges(Nonsense):
-    frame = b'{"id": "00", "parsed": {"text": "lies", "blocks": [{"kind": "paragraph", "start": 0, "end": 4}]}}'
+    frame = msgspec.msgpack.encode(Answer("00", Parsed("lies", [Block("paragraph", 0, 4)])))
 
 
 class Chatty(Parser):

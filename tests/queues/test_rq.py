@@ -22,11 +22,11 @@ from rq.serializers import JSONSerializer
 from rq.suspension import resume, suspend
 from rq.worker import BaseWorker, Worker
 
+from campaigns.services import RedisServer, require_redis
 from ragqueue.errors import ConfigError, DatabaseMismatch, InvalidRequest, Unavailable
 from ragqueue.queues.rq import RQQueue
 from ragqueue.queues.rq_worker import HANDLER, RETRIES, RingJob, ring_of
 from ragqueue.testing.contracts.queues import LIMIT, Handled, QueueContract, rings, until, working
-from ragqueue.testing.services import RedisServer, require_redis
 from ragqueue.types import Ring
 
 CHAT = "rq:queue:ragqueue-chat"

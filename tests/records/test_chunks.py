@@ -2,12 +2,10 @@
 
 from collections import Counter
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection
 
-from ragqueue.errors import NotFound
 from ragqueue.language.tokens import tokenize
 from ragqueue.records import chunks
 from ragqueue.records.chunks import ChunkRow, Space
@@ -65,16 +63,6 @@ def test_only_the_current_version_is_shown(connection: Connection) -> None:
     assert [chunk.text for chunk in chunks.load(connection, "acme", old + new)] == ["new words"]
 
 
-def test_removing_keeps_the_version_to_keep(connection: Connection) -> None:
-    add(connection, "d", "old\nwords")
-    kept = add(connection, "d", "new words", version=2)
-
-    removed = chunks.remove(connection, "acme", "d", keep_version=2)
-
-    assert removed == 2
-    assert [chunk.number for chunk in chunks.load(connection, "acme", kept)] == kept
-
-
 def test_numbers_are_never_used_again(connection: Connection) -> None:
     first = add(connection, "d", "one")
     chunks.remove(connection, "acme", "d")
@@ -93,26 +81,6 @@ def test_a_removed_vector_is_left_for_replicas_to_forget(connection: Connection)
     left = connection.execute(removals.select()).all()
     assert [(row.tenant, row.collection, row.generation, row.number) for row in left] == [("acme", "default", "g", numbers[0])]
     assert left[0].at > 0
-
-
-def test_tokens_made_by_the_caller_are_stored_as_they_are(connection: Connection) -> None:
-    add(connection, "d", "")
-    numbers = chunks.insert(
-        connection, "acme", "default", GENERATION, "d", 1, "en", [ChunkRow(Passage("x", 0, 1), "cats", None, tokens=["dog", "dog"])]
-    )
-
-    found = chunks.features(connection, "acme", DEFAULT, numbers)
-
-    assert (found[0].tokens.split()[1:], found[0].length) == (["dog", "dog"], 2)
-
-
-def test_a_tenant_has_only_its_own_collections(connection: Connection) -> None:
-    add(connection, "d", "a", collection="mine")
-    add(connection, "d", "b", tenant="other", collection="theirs")
-
-    assert chunks.spaces_of(connection, "acme", None) == [Space("mine", GENERATION)]
-    with pytest.raises(NotFound, match="'theirs'"):
-        chunks.spaces_of(connection, "acme", ["mine", "theirs"])
 
 
 WORDS = st.lists(st.sampled_from(["cat", "dog", "cats", "running", "the", "猫咪", "x1"]), max_size=8).map(" ".join)

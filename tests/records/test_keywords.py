@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection
 
+from ragqueue.errors import NotFound
 from ragqueue.language.tokens import tokenize
 from ragqueue.records import chunks, keywords
 from ragqueue.records.chunks import Space
@@ -17,8 +18,8 @@ from tests.library import GENERATION, add, hide
 DEFAULT = [Space("default", GENERATION)]
 
 
-def found(connection: Connection, question: str, *, tenant: str = "acme", spaces: list[Space] = DEFAULT) -> list[int]:
-    weights = keywords.weigh(connection, tenant, spaces, question)
+def found(connection: Connection, question: str, *, tenant: str = "acme", names: list[str] | None = None) -> list[int]:
+    weights = keywords.weigh(connection, tenant, names, question)
     return [one.chunk.number for one in keywords.search(connection, weights, 10)]
 
 
@@ -49,7 +50,7 @@ def test_the_ranking_is_that_of_exact_bm25(connection: Connection, texts: list[s
     chunks.remove(connection, "acme", "d")
     numbers = add(connection, "d", "\n".join(texts))
 
-    weights = keywords.weigh(connection, "acme", DEFAULT, question)
+    weights = keywords.weigh(connection, "acme", ["default"], question)
     results = {one.chunk.number: one.bm25 for one in keywords.search(connection, weights, 50)}
 
     assert results == pytest.approx(exact(dict(zip(numbers, texts, strict=True)), question))
@@ -69,13 +70,23 @@ def test_collections_and_generations_are_apart(connection: Connection) -> None:
     kept = add(connection, "b", "zebra", collection="two")
     add(connection, "c", "zebra", collection="two", generation="building")
 
-    assert found(connection, "zebra", spaces=[Space("two", GENERATION)]) == kept
+    assert found(connection, "zebra", names=["two"]) == kept
+
+
+def test_a_tenant_has_only_its_own_collections(connection: Connection) -> None:
+    add(connection, "d", "a", collection="mine")
+    add(connection, "d", "b", tenant="other", collection="theirs")
+
+    assert list(keywords.weigh(connection, "acme", None, "a").spaces) == [Space("mine", GENERATION)]
+    assert list(keywords.weigh(connection, "acme", [], "a").spaces) == []
+    with pytest.raises(NotFound, match="'theirs'"):
+        keywords.weigh(connection, "acme", ["mine", "theirs"], "a")
 
 
 def test_several_collections_are_searched_as_one(connection: Connection) -> None:
     numbers = add(connection, "a", "zebra", collection="one") + add(connection, "b", "zebra zebra", collection="two")
 
-    results = found(connection, "zebra", spaces=[Space("one", GENERATION), Space("two", GENERATION)])
+    results = found(connection, "zebra", names=["one", "two"])
 
     assert sorted(results) == numbers
 
@@ -168,25 +179,25 @@ def test_no_question_breaks_the_query(connection: Connection, question: str) -> 
 
 def test_the_rarest_terms_are_looked_up_within_the_budget(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     add(connection, "d", "\n".join(["alpha beta gamma delta", "beta gamma delta", "gamma delta", "delta"]))
-    weights = keywords.weigh(connection, "acme", DEFAULT, "alpha beta gamma delta")
-
     monkeypatch.setattr(keywords, "BUDGET", 6)
 
-    assert list(keywords.chosen(weights)) == ["alpha", "beta", "gamma"]
+    weights = keywords.weigh(connection, "acme", ["default"], "alpha beta gamma delta")
+
+    assert list(weights.picked) == ["alpha", "beta", "gamma"]
 
 
 def test_two_terms_are_looked_up_however_frequent(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     add(connection, "d", "alpha beta gamma")
-    weights = keywords.weigh(connection, "acme", DEFAULT, "alpha beta gamma")
-
     monkeypatch.setattr(keywords, "BUDGET", 0)
 
-    assert len(keywords.chosen(weights)) == keywords.FEWEST_TERMS
+    weights = keywords.weigh(connection, "acme", ["default"], "alpha beta gamma")
+
+    assert len(weights.picked) == keywords.FEWEST_TERMS
 
 
 def test_a_part_says_how_much_of_the_question_a_chunk_covers(connection: Connection) -> None:
     numbers = add(connection, "d", "zebra zebra zebra zebra\nhorse")
-    weights = keywords.weigh(connection, "acme", DEFAULT, "zebra")
+    weights = keywords.weigh(connection, "acme", ["default"], "zebra")
 
     scored = weights.scored(chunks.features(connection, "acme", DEFAULT, numbers))
     parts = {one.chunk.number: one.part for one in scored}

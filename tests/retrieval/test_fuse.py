@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from ragqueue.records.chunks import Features
-from ragqueue.retrieval.dense import Nearest
-from ragqueue.retrieval.fused import Floats, cosines_of, fuse, standardised
+from ragqueue.retrieval.fused import Floats, Nearest, cosines_of, fuse, standardised
 
 NAN = float("nan")
 

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from ragqueue.language.detect import detect
 from ragqueue.language.sentences import split
@@ -31,51 +30,47 @@ class CitationScanner:
     """Reads an answer in pieces of any size; where it is split makes no difference to what is found."""
 
     def __init__(self, hits: Sequence[Hit]) -> None:
-        self._passages = [_Passage(hit) for hit in hits]
-        self._seen: list[str] = []  # all text before `_held`
-        self._held = ""
+        self._hits = hits
+        self._passages: dict[int, _Passage] = {}  # those that were cited
+        self._seen = self._held = self._claim = ""  # all text that was shown, then what is held back; the last claim
         self._after = 0  # where the last marker ended, in the text seen
-        self._claim = ""
         self.citations: list[Citation] = []
         self.invalid: list[int] = []  # numbers in the text that name no passage
 
     def feed(self, text: str) -> list[Piece]:
         """Return what can be shown now; a marker that is not complete is held back."""
-        if not self._held and "[" not in text:
-            self._seen.append(text)
-            return [Piece(text)] if text else []
-        return self._scan(self._held + text, last=False)
+        text = self._held + text
+        begun = _BEGUN.search(text)
+        self._held = text[begun.start() :] if begun else ""
+        return self._scan(text[: len(text) - len(self._held)])
 
     def close(self) -> list[Piece]:
         """Return what was held back: call it when the answer has ended."""
-        return self._scan(self._held, last=True)
+        held, self._held = self._held, ""
+        return self._scan(held)
 
-    def _scan(self, text: str, *, last: bool) -> list[Piece]:
-        begun = None if last else _BEGUN.search(text)
-        ready = text[: begun.start()] if begun else text
-        self._held = text[len(ready) :]
+    def _scan(self, text: str) -> list[Piece]:
         pieces, at = [], 0
-        for marker in _MARKER.finditer(ready):
-            before = "".join(self._seen) + ready[at : marker.start()]
-            self._seen = [before]
-            citations = self._resolve(before, marker[1])
-            self._seen.append(marker[0])
-            pieces.append(Piece(ready[at : marker.end()], citations))
+        for marker in _MARKER.finditer(text):
+            self._seen += text[at : marker.start()]
+            pieces.append(Piece(text[at : marker.end()], self._resolve(marker[1])))
+            self._seen += marker[0]
             at = marker.end()
-        if rest := ready[at:]:
-            self._seen.append(rest)
+        if rest := text[at:]:
+            self._seen += rest
             pieces.append(Piece(rest))
         return pieces
 
-    def _resolve(self, before: str, numbers: str) -> tuple[Citation, ...]:
-        if before.endswith("\\") or _is_code(before):
+    def _resolve(self, numbers: str) -> tuple[Citation, ...]:
+        if self._seen.endswith("\\") or _is_code(self._seen):
             return ()
-        claim = _claim(before[max(self._after, len(before) - LOOK_BACK) :]) or self._claim
-        self._claim, self._after = claim, len(before) + len(numbers) + 2
+        self._claim = _claim(self._seen[max(self._after, len(self._seen) - LOOK_BACK) :]) or self._claim
+        self._after = len(self._seen) + len(numbers) + 2
         found = []
         for n in dict.fromkeys(map(int, re.findall(r"\d+", numbers))):
-            if 1 <= n <= len(self._passages):
-                found.append(self._passages[n - 1].cite(n, claim))
+            if 1 <= n <= len(self._hits):
+                passage = self._passages.get(n) or self._passages.setdefault(n, _Passage(self._hits[n - 1]))
+                found.append(passage.cite(n, self._claim))
             else:
                 self.invalid.append(n)
         self.citations += found
@@ -100,24 +95,14 @@ def _is_code(before: str) -> bool:
 
 
 class _Passage:
-    """A hit's sentences with their words, worked out when it is first cited."""
+    """A hit's sentences with their words."""
 
     def __init__(self, hit: Hit) -> None:
-        self._chunk = hit.chunk
-
-    @cached_property
-    def _language(self) -> str:
-        return self._chunk.language or detect(self._chunk.text)
-
-    @cached_property
-    def _sentences(self) -> list[tuple[int, int, frozenset[str]]]:
-        text = self._chunk.text
-        return [(start, end, self._words(text[start:end])) for start, end in split(text)] or [(0, len(text), frozenset())]
-
-    @cached_property
-    def _all(self) -> frozenset[str]:
-        chunk = self._chunk
-        return self._words(" ".join((chunk.title, *chunk.heading_path))).union(*(words for _, _, words in self._sentences))
+        self._chunk, text = hit.chunk, hit.chunk.text
+        self._language = hit.chunk.language or detect(text)
+        self._sentences = [(start, end, self._words(text[start:end])) for start, end in split(text) or [(0, len(text))]]
+        about = self._words(" ".join((hit.chunk.title, *hit.chunk.heading_path)))
+        self._all = about.union(*(words for _, _, words in self._sentences))
 
     def _words(self, text: str) -> frozenset[str]:
         return frozenset(tokenize(_GROUPED.sub("", text), self._language))
@@ -125,19 +110,11 @@ class _Passage:
     def cite(self, n: int, claim: str) -> Citation:
         """Return a citation of the sentence that shares most words with the claim."""
         chunk, words = self._chunk, self._words(claim)
-        shared = [len(words & held) for _, _, held in self._sentences]
         # Of two that share as much, the one that says less besides; then the first.
-        best = max(range(len(shared)), key=lambda at: (shared[at], -len(self._sentences[at][2]), -at))
-        start, end, _ = self._sentences[best]
+        start, end, held = max(self._sentences, key=lambda sentence: (len(words & sentence[2]), -len(sentence[2])))
         numbers = {word for word in words if any(map(str.isdigit, word))}
-        carried = shared[best] >= SENTENCE_SHARE * len(words) or len(words & self._all) >= PASSAGE_SHARE * len(words)
+        carried = len(words & held) >= SENTENCE_SHARE * len(words) or len(words & self._all) >= PASSAGE_SHARE * len(words)
         return Citation(
-            n=n,
-            document_id=chunk.document_id,
-            version=chunk.version,
-            start=chunk.start + start,
-            end=chunk.start + end,
-            page=chunk.page,
-            quote=chunk.text[start:end],
+            n, chunk.document_id, chunk.version, chunk.start + start, chunk.start + end, chunk.page, quote=chunk.text[start:end],
             supported=bool(words) and carried and numbers <= self._all,
-        )
+        )  # fmt: skip

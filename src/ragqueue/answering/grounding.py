@@ -1,8 +1,6 @@
 """Decide before a word is written whether the sources hold an answer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,47 +15,32 @@ KEYWORD_ABSTAIN = 0.15  # refuses 94 % of the questions on another subject and l
 KEYWORD_WEAK = 0.25  # keeps 95 % of the questions that the sources answer
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """How well the sources carry an answer, and the figure that says so, in the scale of the embedder or of keywords."""
+async def judge(question: str, hits: Sequence[Hit], embedder: Embedder | None, *, sentences: bool = True) -> str:
+    """Return "grounded", "weak" or "abstained". Raises Unavailable.
 
-    grounding: Literal["grounded", "weak", "abstained"]
-    score: float
-
-
-async def judge(question: str, hits: Sequence[Hit], embedder: Embedder | None, *, sentences: bool = True) -> Judgement:
-    """Judge the best hits by the cosine of the best passage + that of its best sentence, else by keywords. Raises Unavailable.
-
-    Without `sentences` the passage counts twice (AUC 0.88 instead of 0.91): embedding sentences costs 0.1 s of CPU, which
-    only an extractive answer, that needs them anyway, has for nothing.
+    The best hits are judged by the cosine of the best passage + that of its best sentence, else by keywords. Without
+    `sentences` the passage counts twice (AUC 0.88 instead of 0.91): embedding sentences costs 0.1 s of CPU, which only
+    an extractive answer, that needs them anyway, has for nothing.
     """
     near = await _nearness(question, hits[:PASSAGES], embedder, sentences) if embedder else None
     if embedder is None or near is None:
-        return _judged(max((hit.keyword for hit in hits), default=0.0), KEYWORD_ABSTAIN, KEYWORD_WEAK)
-    return _judged(near, embedder.abstain_below, embedder.weak_below)
-
-
-def _judged(score: float, abstain_below: float, weak_below: float) -> Judgement:
-    return Judgement("abstained" if score < abstain_below else "weak" if score < weak_below else "grounded", score)
+        near, abstain_below, weak_below = max((hit.keyword for hit in hits), default=0.0), KEYWORD_ABSTAIN, KEYWORD_WEAK
+    else:
+        abstain_below, weak_below = embedder.abstain_below, embedder.weak_below
+    return "abstained" if near < abstain_below else "weak" if near < weak_below else "grounded"
 
 
 async def _nearness(question: str, hits: Sequence[Hit], embedder: Embedder, sentences: bool) -> float | None:
     """Return the sum of the two cosines; None when there are none that mean anything."""
-    cosines = [-1.0 if hit.cosine is None else hit.cosine for hit in hits]
-    if all(hit.cosine is None for hit in hits):
+    best = max(hits, key=lambda hit: -1.0 if hit.cosine is None else hit.cosine, default=None)
+    if best is None or best.cosine is None:
         return None
-    best = cosines.index(max(cosines))
     if not sentences:
-        return (
-            None
-            if embedder.languages is not None and (hits[best].chunk.language or detect(hits[best].chunk.text)) not in embedder.languages
-            else 2 * cosines[best]
-        )
+        spoken = embedder.languages is None or (best.chunk.language or detect(best.chunk.text)) in embedder.languages
+        return 2 * best.cosine if spoken else None
     weighed = await weigh(question, [hit.chunk.text for hit in hits], embedder.embed, embedder.languages)
-    spoken = [(sentence.passage, sentence.cosine) for sentence in weighed if sentence.cosine is not None]
-    if not spoken:
-        return None
-    return cosines[best] + max((cosine for passage, cosine in spoken if passage == best), default=cosines[best])
+    cosines = [(hits[sentence.passage], sentence.cosine) for sentence in weighed if sentence.cosine is not None]
+    return best.cosine + max((cosine for hit, cosine in cosines if hit is best), default=best.cosine) if cosines else None
 
 
 class RememberingEmbedder(Embedder):
@@ -70,10 +53,8 @@ class RememberingEmbedder(Embedder):
         self._vectors: dict[str, NDArray[np.float32]] = {}
 
     async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return one unit vector a text, in order. Raises Unavailable."""
         known = {text: self._vectors[text] for text in texts if text in self._vectors}
-        missing = list(dict.fromkeys(text for text in texts if text not in known))
-        if missing:
+        if missing := list(dict.fromkeys(text for text in texts if text not in known)):
             known.update(zip(missing, await self._embedder.embed(missing), strict=True))
         for text in known:  # what was used last is forgotten last
             self._vectors.pop(text, None)

@@ -47,8 +47,8 @@ def build(question: str, hits: Sequence[Hit], *, system: str = SYSTEM, budget_to
     kept: list[str] = []
     for n, hit in enumerate(hits, 1):
         text = clean(hit.chunk.text, nonce)
-        if not kept:
-            text = _cut(text, room - FENCE_TOKENS)
+        if not kept and (size := estimate(text)) > room - FENCE_TOKENS:
+            text = text[: max(1, len(text) * max(0, room - FENCE_TOKENS) // size)]
         passage = _fenced(n, hit, text, nonce)
         room -= estimate(passage)
         if kept and room < 0:
@@ -69,12 +69,6 @@ def estimate(text: str) -> int:
     size = len(text.encode("utf-8", "replace"))
     plain = len(text.encode("ascii", "ignore"))
     return int(plain / CHARS_PER_TOKEN + (size - plain) / WIDE_BYTES_PER_TOKEN) + 1
-
-
-def _cut(text: str, tokens: int) -> str:
-    if estimate(text) <= tokens:
-        return text
-    return text[: max(1, len(text) * max(0, tokens) // estimate(text))]
 
 
 def _fenced(n: int, hit: Hit, text: str, nonce: str) -> str:

@@ -1,92 +1,22 @@
-"""Who is asking: one place turns a request into a principal, before its body is read."""
+"""What a route is given: who asks, the objects of this process, and texts that a store can hold."""
 
-from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple, TypeVar
 
-from fastapi import Depends, Request
-from pydantic import AfterValidator
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from fastapi import Depends, Query, Request
+from pydantic import AfterValidator, Field
 
-from ragqueue.api.problems import problem
-from ragqueue.errors import RagqueueError, TooLarge, Unauthorised
-from ragqueue.records import keys
+from ragqueue.errors import InvalidRequest, NotFound
+from ragqueue.records import documents
 from ragqueue.wiring import Runtime
 
-PUBLIC = frozenset({"/", "/livez", "/readyz", "/metrics", "/openapi.json"})
-LOCAL_TENANT = "default"
-_BODY_LIMIT = 4_000_000  # bytes of any body that is not an upload
+T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Principal:
+class Principal(NamedTuple):
     """Who asks, and whose data that may touch."""
 
     tenant: str
     caller: str
-
-
-class Gate:
-    """Lets requests of valid keys through; without any key in use, those to a loopback address."""
-
-    def __init__(self, app: ASGIApp, runtime: Runtime) -> None:
-        self._app, self._runtime = app, runtime
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        try:
-            if not (scope["path"] in PUBLIC or scope["path"].startswith("/static/")):
-                scope.setdefault("state", {})["principal"] = await self._principal(Headers(scope=scope))
-            limit = self._limit(scope)
-            if int(Headers(scope=scope).get("content-length") or 0) > limit:
-                raise TooLarge(f"the body is larger than {limit:,} bytes")
-            await self._app(scope, _Limited(receive, limit), send)
-        except RagqueueError as error:
-            await problem(error, scope["path"])(scope, receive, send)
-
-    async def _principal(self, headers: Headers) -> Principal:
-        scheme, _, key = headers.get("authorization", "").partition(" ")
-        if key and scheme.lower() == "bearer":
-            found = await self._runtime.records.read(keys.verify, key.strip())
-            if found is None:
-                raise Unauthorised("the API key is not valid: `ragqueue keys list` shows which are")
-            return Principal(*found)
-        if await self._runtime.records.read(keys.any_valid):
-            raise Unauthorised("an API key is needed: send `Authorization: Bearer KEY`")
-        return Principal(LOCAL_TENANT, "local")
-
-    def _limit(self, scope: Scope) -> int:
-        is_upload = scope["path"] == "/documents" and scope["method"] == "POST"
-        return self._runtime.settings.max_upload + 100_000 if is_upload else _BODY_LIMIT
-
-
-class _Limited:
-    """Counts a body that does not say its length."""
-
-    def __init__(self, receive: Receive, limit: int) -> None:
-        self._receive, self._left, self._limit = receive, limit, limit
-
-    async def __call__(self) -> Message:
-        message = await self._receive()
-        if message["type"] == "http.request":
-            self._left -= len(message.get("body", b""))
-            if self._left < 0:
-                raise TooLarge(f"the body is larger than {self._limit:,} bytes")
-        return message
-
-
-def principal_of(request: Request) -> Principal:
-    """Return who asks."""
-    principal: Principal = request.state.principal
-    return principal
-
-
-def runtime_of(request: Request) -> Runtime:
-    """Return the process's runtime."""
-    runtime: Runtime = request.app.state.runtime
-    return runtime
 
 
 def _encodable(text: str) -> str:
@@ -96,6 +26,32 @@ def _encodable(text: str) -> str:
     return text
 
 
-Words = Annotated[str, AfterValidator(_encodable)]
-Caller = Annotated[Principal, Depends(principal_of)]
-Parts = Annotated[Runtime, Depends(runtime_of)]
+def _state(name: str) -> Any:
+    async def get(request: Request) -> Any:
+        return getattr(request.state, name)  # the gate has put it there
+
+    return Depends(get)
+
+
+EncodableText = AfterValidator(_encodable)
+Words = Annotated[str, EncodableText]
+Collection = Annotated[str, Field(max_length=200), EncodableText]
+Limit = Annotated[int, Query(ge=1, le=500)]  # rows of a list
+Caller = Annotated[Principal, _state("principal")]
+Parts = Annotated[Runtime, _state("runtime")]
+
+
+def found(thing: T | None, what: str) -> T:
+    """Return the thing. Raises NotFound when there is none, or none that the caller may see."""
+    if thing is None:
+        raise NotFound(f"there is no {what}")
+    return thing
+
+
+async def check_question(parts: Runtime, tenant: str, question: str, collection: str | None) -> None:
+    """Raise InvalidRequest for an empty or too long question, NotFound for a collection that the tenant does not have."""
+    most = parts.settings.max_question
+    if not question.strip() or len(question) > most:
+        raise InvalidRequest(f"question has {len(question):,} characters: 1 to {most:,} are allowed (RAGQUEUE_MAX_QUESTION)")
+    if collection is not None:
+        found(await parts.records.read(documents.generation, tenant, collection), f"collection {collection!r}")

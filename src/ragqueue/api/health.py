@@ -1,7 +1,7 @@
 """Whether the process lives, whether it can accept work, and what there is to measure."""
 
-from collections.abc import Awaitable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, get_args
 
 from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
@@ -10,7 +10,7 @@ from ragqueue import telemetry
 from ragqueue.api.access import Parts
 from ragqueue.errors import RagqueueError
 from ragqueue.records import workers
-from ragqueue.types import LANES
+from ragqueue.types import LANES, State
 
 router = APIRouter(tags=["operation"])
 
@@ -24,13 +24,16 @@ async def live() -> dict[str, str]:
 @router.get("/readyz")
 async def ready(parts: Parts) -> Response:
     """Say whether records, event log and queue can be used; workers are reported, not needed."""
-    checks = {
-        "records": await _said(parts.records.read(workers.alive, 2 * parts.settings.lease)),
-        "events": await _said(parts.log.read({"-": 0})),
-        "queue": await _said(parts.queue.depth("chat")),
-    }
-    ok = all(said == "ok" for said in checks.values())
-    count = len(await parts.records.read(workers.alive, 2 * parts.settings.lease)) if checks["records"] == "ok" else 0
+    beating = parts.records.read(workers.alive, 2 * parts.settings.lease)
+    found: dict[str, Any] = {}
+    checks: dict[str, str] = {}
+    for name, use in {"records": beating, "events": parts.log.read({"-": 0}), "queue": parts.queue.depth("chat")}.items():
+        try:
+            found[name] = await use
+            checks[name] = "ok"
+        except RagqueueError as error:
+            checks[name] = error.message
+    ok, count = len(found) == len(checks), len(found.get("records", ()))
     body: dict[str, Any] = {"status": "ready" if ok else "not ready", "checks": checks, "workers": count}
     if ok and not count:
         body["note"] = "no worker is running: questions wait until one is (`ragqueue worker`)"
@@ -45,19 +48,11 @@ async def metrics(parts: Parts) -> Response:
     return Response(telemetry.exposition(sums, _gauges(gauge)), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-async def _said(check: Awaitable[Any]) -> str:
-    try:
-        await check
-    except RagqueueError as error:
-        return error.message
-    return "ok"
-
-
-def _gauges(gauge: workers.Gauge) -> Iterator[tuple[str, Mapping[str, str], float]]:
+def _gauges(gauge: workers.Gauge) -> Iterator[telemetry.Sample]:
     for lane in LANES:
         yield "ragqueue_queue_depth", {"lane": lane}, gauge.states.get((lane, "queued"), 0)
         yield "ragqueue_queue_oldest_seconds", {"lane": lane}, gauge.oldest.get(lane, 0.0)
-        for state in ("queued", "running", "succeeded", "failed", "cancelled"):
+        for state in get_args(State):
             yield "ragqueue_jobs", {"lane": lane, "state": state}, gauge.states.get((lane, state), 0)
     yield "ragqueue_job_deaths", {}, gauge.deaths
     yield "ragqueue_job_tries", {}, gauge.tries

@@ -1,45 +1,35 @@
 """Jobs of every kind: list, look at, cancel, try again."""
 
-from typing import Annotated, Any, Literal
+from functools import partial
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 
-from ragqueue.api.access import Caller, Parts
-from ragqueue.errors import NotFound
+from ragqueue.api.access import Caller, Limit, Parts, found
 from ragqueue.jobs.reconcile import cancel
 from ragqueue.jobs.views import job_view
 from ragqueue.records import jobs
-from ragqueue.types import Job
+from ragqueue.types import Job, State
 
 router = APIRouter(tags=["jobs"])
 
 
 async def job_of(job_id: str, caller: Caller, parts: Parts) -> Job:
     """Return the caller's job. Raises NotFound, also for what is another tenant's."""
-    job = await parts.records.read(jobs.get, caller.tenant, job_id)
-    if job is None:
-        raise NotFound(f"there is no job {job_id!r}")
-    return job
+    return found(await parts.records.read(jobs.get, caller.tenant, job_id), f"job {job_id!r}")
 
 
 Known = Annotated[Job, Depends(job_of)]
+Kind = Annotated[str | None, Query(max_length=40)]
 
 
 @router.get("/jobs")
 async def listing(
-    caller: Caller,
-    parts: Parts,
-    state: Literal["queued", "running", "succeeded", "failed", "cancelled"] | None = None,
-    kind: Annotated[str | None, Query(max_length=40)] = None,
-    before: float | None = None,
-    limit: Annotated[int, Query(ge=1, le=500)] = 100,
+    caller: Caller, parts: Parts, state: State | None = None, kind: Kind = None, before: float | None = None, limit: Limit = 100
 ) -> dict[str, Any]:
     """List jobs, newest first; `before` (a created_at) continues the list."""
-
-    def read(connection: Any) -> list[Job]:
-        return jobs.listed(connection, caller.tenant, state=state, kind=kind, before=before, limit=limit)
-
-    return {"jobs": [job_view(job) for job in await parts.records.read(read)]}
+    query = partial(jobs.listed, tenant=caller.tenant, state=state, kind=kind, before=before, limit=limit)
+    return {"jobs": [job_view(job) for job in await parts.records.read(query)]}
 
 
 @router.get("/jobs/{job_id}")

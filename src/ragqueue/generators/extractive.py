@@ -33,14 +33,12 @@ class ExtractiveGenerator(Generator):
 
 
 def _in_reading_order(sentences: Sequence[Sentence], hits: Sequence[Hit]) -> list[Sentence]:
-    rank: dict[str, int] = {}
-    for at, hit in enumerate(hits):
-        rank.setdefault(hit.chunk.document_id, at)
+    documents = [hit.chunk.document_id for hit in hits]
     once = {sentence.text: sentence for sentence in reversed(sentences)}.values()
 
     def place(sentence: Sentence) -> tuple[int, int]:
         chunk = hits[sentence.passage].chunk
-        return rank[chunk.document_id], chunk.start + sentence.start
+        return documents.index(chunk.document_id), chunk.start + sentence.start
 
     return sorted(once, key=place)
 
@@ -56,15 +54,17 @@ def _pieces(sentences: Sequence[Sentence], prefix: str) -> list[str]:
     at = said = 0
     while prefix:
         likely = [*(index for index in chosen if index >= at), *range(at, len(sentences))]
-        at, text = _spoken(sentences, likely, prefix, " " if said else "")
-        if len(text) > len(prefix):
-            pieces.append(text[len(prefix) :])
+        for at in likely:  # the next is the first that the prefix begins with, or is the beginning of
+            text = _quoted(sentences[at], said)
+            if prefix.startswith(text) or text.startswith(prefix):
+                break
+        else:
+            raise GenerationFailed("the text so far was not written by this generator from these passages: it cannot be continued")
+        at, said = at + 1, said + 1
+        pieces += [text[len(prefix) :]] if len(text) > len(prefix) else []
         prefix = prefix[len(text) :]
-        said, at = said + 1, at + 1
-    for next_at in _best(sentences, at, SENTENCES - said):
-        pieces.append((" " if said else "") + _quoted(sentences[next_at]))
-        said += 1
-    return pieces
+    best = _best(sentences, at, SENTENCES - said)
+    return pieces + [_quoted(sentences[index], said + n) for n, index in enumerate(best)]
 
 
 def _best(sentences: Sequence[Sentence], after: int, limit: int) -> list[int]:
@@ -72,16 +72,7 @@ def _best(sentences: Sequence[Sentence], after: int, limit: int) -> list[int]:
     return sorted(ranked[: max(0, limit)])
 
 
-def _spoken(sentences: Sequence[Sentence], likely: Sequence[int], prefix: str, lead: str) -> tuple[int, str]:
-    """Return the first of the likely sentences that the prefix begins with, or is the beginning of."""
-    for at in likely:
-        text = lead + _quoted(sentences[at])
-        if prefix.startswith(text) or text.startswith(prefix):
-            return at, text
-    raise GenerationFailed("the text so far was not written by this generator from these passages: it cannot be continued")
-
-
-def _quoted(sentence: Sentence) -> str:
+def _quoted(sentence: Sentence, said: int) -> str:
     # The source's own [3] must not be read as a citation of ours: Markdown shows \[3] as [3].
     text = _MARKER_LIKE.sub(r"\\[", sentence.text)
-    return f"{text} [{sentence.passage + 1}]"
+    return f"{' ' if said else ''}{text} [{sentence.passage + 1}]"

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack
 from email.utils import parsedate_to_datetime
 from time import time
-from typing import Any, Literal
+from typing import Any
 
 import aiohttp
 import httpx2
@@ -18,15 +18,13 @@ from ragqueue.generators.base import Generator
 from ragqueue.types import Delta, Prompt
 
 AFTER_FINISH = 1.0  # seconds that are waited for usage and the end of the stream once the answer is complete
-CONTINUE = {"extra_body": {"continue_final_message": True, "add_generation_prompt": False}}
+USAGE = {"stream_options": {"include_usage": True}}
+CONTINUE = {"extra_body": {"continue_final_message": True, "add_generation_prompt": False}}  # for vLLM and SGLang; others ignore it
 LENGTH = frozenset({"length", "max_tokens", "model_length"})
-REFUSED = {
-    "content_filter": "held back the answer (content filter)",
-    "tool_calls": "asked for a tool instead of answering",
-    "function_call": "asked for a tool instead of answering",
-}
-BROKEN = frozenset({"abort", "error", "cancelled"})
-RETRYABLE = frozenset({408, 409, 425, 429})  # and all from 500 on
+TOOL = "asked for a tool instead of answering"
+REFUSED = {"content_filter": "held back the answer (content filter)", "tool_calls": TOOL, "function_call": TOOL}
+BROKEN = frozenset({"", "abort", "error", "cancelled"})
+RETRYABLE = frozenset({408, 409, 425, 429, *range(500, 600)})
 FAULTS = (openai.APIError, httpx2.HTTPError, aiohttp.ClientError, ConnectionError)
 
 _CONTEXT = re.compile(r"context.{0,20}(length|size|window)|maximum.{0,20}tokens|too (long|large)", re.IGNORECASE)
@@ -45,9 +43,9 @@ class _Choice(msgspec.Struct):
     finish_reason: str | None = None
 
 
-class _Usage(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+class _Usage(msgspec.Struct, rename={"input_tokens": "prompt_tokens", "output_tokens": "completion_tokens"}):
+    input_tokens: int | None = None
+    output_tokens: int | None = None
 
 
 class _Chunk(msgspec.Struct):
@@ -56,43 +54,30 @@ class _Chunk(msgspec.Struct):
     error: Any = None
 
 
-_decode = msgspec.json.Decoder(_Chunk).decode
+_decode = msgspec.json.Decoder(_Chunk).decode  # reading the SDK's own typed chunks costs three times the CPU
 
 
 class OpenAIGenerator(Generator):
     """Streams from `base_url`; makes one try, for the job's tries are the only retries.
 
     With `continues`, an answer that broke off is sent as the last assistant message for the model to go on with.
-    Its `prefill` is "vllm" (adds `continue_final_message`, which vLLM and SGLang need and llama.cpp and Ollama
-    ignore) or "plain" (the message alone, for servers that refuse unknown fields).
     """
 
     def __init__(
-        self,
-        model: str,
-        *,
-        base_url: str,
-        api_key: str | None,
-        continues: bool = False,
-        prefill: Literal["vllm", "plain"] = "vllm",
-        connect_timeout: float = 5.0,
-        first_token_timeout: float = 30.0,
-        gap_timeout: float = 15.0,
-        max_connections: int = 512,
-        usage: bool = True,
-    ) -> None:
-        """Timeouts are in seconds; `usage` asks for token counts, which old servers refuse. Raises ConfigError."""
+        self, model: str, *, base_url: str, api_key: str | None, continues: bool = False,
+        first_token_timeout: float = 30.0, gap_timeout: float = 15.0, max_connections: int = 512,
+    ) -> None:  # fmt: skip
+        """Timeouts are in seconds. Raises ConfigError."""
         if not base_url.startswith(("http://", "https://")):
             raise ConfigError(f"OPENAI_BASE_URL is {base_url!r}: it must start with http:// or https:// (and usually ends in /v1)")
         self.model, self.continues, self._base_url = model, continues, base_url
-        self._prefill, self._first, self._gap = prefill, first_token_timeout, gap_timeout
-        self._options: dict[str, Any] = {"stream_options": {"include_usage": True}} if usage else {}
+        self._first, self._gap = first_token_timeout, gap_timeout
         self._client = openai.AsyncOpenAI(
             base_url=base_url,
             api_key=api_key or "none",  # the SDK insists on one; local servers ask for none
             max_retries=0,
             # Our own limits cover the waiting. `pool` also bounds connecting, by aiohttp's meaning of it.
-            timeout=httpx2.Timeout(connect=connect_timeout, read=None, write=None, pool=first_token_timeout),
+            timeout=httpx2.Timeout(connect=5.0, read=None, write=None, pool=first_token_timeout),
             # None would mean aiohttp's 100, not "no limit".
             http_client=openai.DefaultAioHttpClient(limits=httpx2.Limits(max_connections=max_connections)),
         )
@@ -101,38 +86,35 @@ class OpenAIGenerator(Generator):
         """Yield what each network read holds. Raises GenerationFailed, Unavailable."""
         loop = asyncio.get_running_loop()
         limit = loop.time() + self._first
-        goes_on = bool(self.continues and prompt.prefix)
-        answer, events = _Answer(), _Events()
+        prefix = prompt.prefix if self.continues else ""
+        answer = _Answer()
         async with AsyncExitStack() as stack:
-            chunks = await self._open(prompt, stack, limit, goes_on)
+            chunks = await self._open(prompt, prefix, stack, limit)
             data: bytes | None = b""
             while data is not None:
                 data = await self._next(chunks, limit, answer)
                 # Some servers leave out the empty line that ends the last event.
-                text = answer.take(events.feed(b"\n\n" if data is None else data))
-                if text:
+                if text := answer.take(b"\n\n" if data is None else data):
                     yield Delta(text)
                 if answer.error:
                     raise answer.error
                 if answer.alive:
                     limit = loop.time() + (AFTER_FINISH if answer.finish else self._gap)
-        yield answer.conclude(self.model, goes_on)
+        yield answer.conclude(self.model, goes_on=bool(prefix))
 
     async def close(self) -> None:
-        """Close every connection."""
         await self._client.close()
 
-    async def _open(self, prompt: Prompt, stack: AsyncExitStack, limit: float, goes_on: bool) -> AsyncIterator[bytes]:
+    async def _open(self, prompt: Prompt, prefix: str, stack: AsyncExitStack, limit: float) -> AsyncIterator[bytes]:
         messages: Any = [{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.user}]
-        options = self._options
-        if goes_on:
-            messages.append({"role": "assistant", "content": prompt.prefix})
-            options = options | (CONTINUE if self._prefill == "vllm" else {})
+        options: dict[str, Any] = USAGE
+        if prefix:
+            messages.append({"role": "assistant", "content": prefix})
+            options = USAGE | CONTINUE
         create = self._client.chat.completions.with_streaming_response.create
-        request = create(model=self.model, messages=messages, stream=True, **options)
         try:
             async with asyncio.timeout_at(limit):
-                response = await stack.enter_async_context(request)
+                response = await stack.enter_async_context(create(model=self.model, messages=messages, stream=True, **options))
         except TimeoutError as error:
             raise GenerationFailed(f"the model {self.model!r} at {self._base_url} sent no answer within {self._first:g} s") from error
         except FAULTS as error:
@@ -159,44 +141,26 @@ class OpenAIGenerator(Generator):
 
     def _explained(self, error: Exception) -> RagqueueError:
         """Return our error for one of the SDK's. What the server wrote stays out: it may quote the prompt or the key."""
+        server = f"the model server at {self._base_url}"
         if not isinstance(error, openai.APIStatusError):
-            return Unavailable(f"the model server at {self._base_url} cannot be reached, or closed the connection: is it running?")
-        status, name = error.status_code, _name(error)
-        if status in RETRYABLE or status >= 500:
-            if name == "insufficient_quota":
-                return GenerationFailed(f"the account at {self._base_url} has no quota left: see its billing", retryable=False)
-            told = f"the model server at {self._base_url} is overloaded or failing (HTTP {status}{name and ', ' + name})"
-            return GenerationFailed(told, retry_after=_retry_after(error.response.headers.get("retry-after", "")))
-        return GenerationFailed(f"{self._advice(status, error)} (HTTP {status}{name and ', ' + name})", retryable=False)
-
-    def _advice(self, status: int, error: openai.APIStatusError) -> str:
+            return Unavailable(f"{server} cannot be reached, or closed the connection: is it running?")
+        status = error.status_code
+        name = next((name for name in (str(error.code or ""), str(error.type or "")) if _SHORT_NAME.fullmatch(name)), "")
+        shown = f"(HTTP {status}{name and ', ' + name})"
+        if status in RETRYABLE and name == "insufficient_quota":
+            return GenerationFailed(f"the account at {self._base_url} has no quota left: see its billing", retryable=False)
+        if status in RETRYABLE:
+            wait = _retry_after(error.response.headers.get("retry-after", ""))
+            return GenerationFailed(f"{server} is overloaded or failing {shown}", retry_after=wait)
         if status in (401, 403):
-            return f"the model server at {self._base_url} refused the API key: check OPENAI_API_KEY"
-        if status == 404:
-            return f"{self._base_url} does not know {self.model!r}: check LLM_MODEL and OPENAI_BASE_URL (it usually ends in /v1)"
-        if status == 413 or _CONTEXT.search(str(error)):
-            return f"the prompt is longer than {self.model!r} can read: lower RAGQUEUE_CONTEXT"
-        return f"the model server at {self._base_url} refused the request for {self.model!r}: check that it serves this model for chat"
-
-
-class _Events:
-    """Splits server-sent events into their data."""
-
-    def __init__(self) -> None:
-        self._rest = b""
-        self._data: list[bytes] = []
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """Return the data of each event that is complete."""
-        found = []
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        for line in lines:
-            if line.startswith(b"data:"):
-                self._data.append(line[5:].strip())
-            elif not line.rstrip() and self._data:
-                found.append(b"\n".join(self._data))
-                self._data.clear()
-        return found
+            told = f"{server} refused the API key: check OPENAI_API_KEY"
+        elif status == 404:
+            told = f"{self._base_url} does not know {self.model!r}: check LLM_MODEL and OPENAI_BASE_URL (it usually ends in /v1)"
+        elif status == 413 or _CONTEXT.search(str(error)):
+            told = f"the prompt is longer than {self.model!r} can read: lower RAGQUEUE_CONTEXT"
+        else:
+            told = f"{server} refused the request for {self.model!r}: check that it serves this model for chat"
+        return GenerationFailed(f"{told} {shown}", retryable=False)
 
 
 class _Answer:
@@ -206,44 +170,45 @@ class _Answer:
         self.finish = ""
         self.alive = self.begun = False  # in the last read; ever
         self.error: GenerationFailed | None = None  # to be raised once the text before it was passed on
-        self._empty = True
+        self._rest, self._empty = b"", True
         self._usage: dict[str, int] = {}
 
-    def take(self, events: list[bytes]) -> str:
-        """Read events and return the text that they add."""
-        said: list[str] = []
+    def take(self, data: bytes) -> str:
+        """Read what the network brought and return the text that it adds."""
         self.alive = False
-        for data in events:
-            if data and data != b"[DONE]" and not self.error:
-                self._read(data, said)
-        text = "".join(said)
+        events, self._rest = _events(self._rest + data)
+        text = "".join([self._read(event) for event in events if event != b"[DONE]" and not self.error])
         self._empty = self._empty and not text.strip()
         self.begun = self.begun or self.alive
         return text
 
-    def _read(self, data: bytes, said: list[str]) -> None:
+    def _read(self, data: bytes) -> str:
         try:
             chunk = _decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError):
             self.error = GenerationFailed("the model server sent an event that is no chunk of a chat completion")
-            return
+            return ""
         if chunk.error:
-            self.error = _in_stream(chunk.error)
+            code = chunk.error.get("code") if isinstance(chunk.error, dict) else None
+            final = isinstance(code, int) and 400 <= code < 500 and code not in RETRYABLE
+            self.error = GenerationFailed(
+                "the model server reported an error in the middle of the answer: see its log", retryable=not final
+            )
         if chunk.usage:
-            counts = {"input_tokens": chunk.usage.prompt_tokens, "output_tokens": chunk.usage.completion_tokens}
-            self._usage = {name: count for name, count in counts.items() if count is not None}
+            self._usage = {name: count for name, count in msgspec.structs.asdict(chunk.usage).items() if count is not None}
+        text = ""
         for choice in chunk.choices or ():
-            delta = choice.delta
-            if choice.index == 0 and delta is not None:
-                said.append(delta.content or "")
+            if choice.index == 0:
+                said = choice.delta or _Said()
+                text += said.content or ""
+                self.finish = choice.finish_reason or self.finish
                 # Thinking is not part of the answer, but a sign of life. A comment or an empty delta is none.
-                self.alive = self.alive or bool(delta.content or delta.reasoning or delta.reasoning_content)
-            if choice.index == 0 and choice.finish_reason:
-                self.finish, self.alive = choice.finish_reason, True
+                self.alive = self.alive or bool(said.content or said.reasoning or said.reasoning_content or choice.finish_reason)
+        return text
 
-    def conclude(self, model: str, goes_on: bool) -> Delta:
+    def conclude(self, model: str, *, goes_on: bool) -> Delta:
         """Return the last Delta. Raises GenerationFailed when the answer is not whole."""
-        if not self.finish or self.finish in BROKEN:
+        if self.finish in BROKEN:
             raise GenerationFailed(f"the model {model!r} ended its answer without a finish reason: the server broke it off")
         if self.finish in REFUSED:
             raise GenerationFailed(f"the model {model!r} {REFUSED[self.finish]}", retryable=False)
@@ -254,16 +219,11 @@ class _Answer:
         return Delta(finish=finish, usage=self._usage)
 
 
-def _in_stream(error: Any) -> GenerationFailed:
-    code = error.get("code") if isinstance(error, dict) else None
-    final = isinstance(code, int) and 400 <= code < 500 and code not in RETRYABLE
-    return GenerationFailed("the model server reported an error in the middle of the answer: see its log", retryable=not final)
-
-
-def _name(error: openai.APIStatusError) -> str:
-    """Return the error's short name, if it has one that can quote nothing."""
-    names = (str(name) for name in (error.code, error.type) if name)
-    return next((name for name in names if _SHORT_NAME.fullmatch(name)), "")
+def _events(raw: bytes) -> tuple[list[bytes], bytes]:
+    """Split server-sent events: return the data of each that is complete, and the bytes after them."""
+    *blocks, rest = raw.replace(b"\r", b"").split(b"\n\n")
+    found = [b"\n".join([line[5:].strip() for line in block.split(b"\n") if line.startswith(b"data:")]) for block in blocks]
+    return [data for data in found if data], rest
 
 
 def _retry_after(given: str) -> float | None:

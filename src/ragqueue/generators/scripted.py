@@ -4,8 +4,9 @@ import asyncio
 import time
 import zlib
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Annotated, Any, Self
+
+import msgspec
 
 from ragqueue.errors import ConfigError, GenerationFailed
 from ragqueue.generators.base import Generator
@@ -17,14 +18,14 @@ WORDS = (
 )  # fmt: skip
 SENTENCE = 12  # words
 CITED = 3  # the first passages are cited in turn
+_RANGE = msgspec.Meta(ge=0, lt=10**9)
 
 
-@dataclass(frozen=True, slots=True)
-class Script:
+class Script(msgspec.Struct, frozen=True):
     """What to say and how fast."""
 
-    rate: float = 0.0  # tokens a second; 0: as fast as possible
-    tokens: int = 100
+    rate: Annotated[float, _RANGE] = 0.0  # tokens a second; 0: as fast as possible
+    tokens: Annotated[int, _RANGE] = 100
     stamp: bool = False  # each token ends with ` @SECONDS.MICROS`, the time it was emitted
     continues: bool = True
     cite: bool = True  # each sentence ends with a marker, when there are passages
@@ -35,8 +36,7 @@ class Script:
         word = WORDS[((mixed ^ mixed >> 15) * 0x2C1B3C6D >> 8) % len(WORDS)]
         word = word.capitalize() if at % SENTENCE == 0 else word
         if at % SENTENCE == SENTENCE - 1 or at == self.tokens - 1:
-            number = at // SENTENCE % min(CITED, passages) + 1 if self.cite and passages else 0
-            word += f" [{number}]." if number else "."
+            word += f" [{at // SENTENCE % min(CITED, passages) + 1}]." if self.cite and passages else "."
         return " " + word if at else word
 
     def stamped(self, token: str, now: float) -> str:
@@ -60,27 +60,17 @@ class Script:
 def parse(options: str) -> Script:
     """Read `rate=20&tokens=100`, with or without `scripted:` before it. Raises ConfigError that names what is wrong."""
     values: dict[str, Any] = {}
-    known = {field.name: field.type for field in fields(Script)}
+    known = {field.name: field.type for field in msgspec.structs.fields(Script)}
     for part in filter(None, options.removeprefix("scripted").removeprefix(":").split("&")):
         name, _, value = part.partition("=")
         if name not in known:
             raise ConfigError(f"unknown option {name!r} of the scripted model: use {', '.join(known)}")
-        values[name] = _value(name, value, known[name])
+        try:
+            values[name] = msgspec.convert(value, known[name], strict=False)
+        except msgspec.ValidationError as error:
+            wanted = "0 or 1" if known[name] is bool else "a number from 0 on"
+            raise ConfigError(f"the scripted model's {name} is {value!r}: use {wanted}") from error
     return Script(**values)
-
-
-def _value(name: str, value: str, kind: Any) -> Any:
-    if kind is bool:
-        if value not in ("0", "1"):
-            raise ConfigError(f"the scripted model's {name} is {value!r}: use 0 or 1")
-        return value == "1"
-    try:
-        number = kind(value)
-    except ValueError:
-        number = -1
-    if not 0 <= number < 1e9:
-        raise ConfigError(f"the scripted model's {name} is {value!r}: use a number from 0 on")
-    return number
 
 
 def seed_of(question: str) -> int:

@@ -5,6 +5,7 @@ import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 from ragqueue.language.sentences import split
 from ragqueue.types import Block, Parsed, Passage
@@ -15,6 +16,7 @@ _TOKEN = re.compile(rf"[A-Za-z]{{1,7}}|\d{{1,3}}|[{_WIDE}]|[^\W\d_A-Za-z{_WIDE}]
 _WORD = re.compile(rf"[{_WIDE}]|[^\s{_WIDE}]{{1,200}}")  # 200: an encoded picture is one word without end
 _EMPTY_LINE = re.compile(r"\n[^\S\n]*\n")
 _ROW_ENDS = {"table": re.compile(r"\n"), "code": re.compile(r"\n"), "list": re.compile(r"\n(?=[ \t]*(?:[-*+•]|\d{1,9}[.)])[ \t])")}
+_BODY = re.compile(r"\S(?:.*\S)?", re.S)  # a stretch without the space around it
 _MARKUP = re.compile(r"</?[A-Za-z][^<>]*>")
 _WORDS = 3  # the depth at which a stretch falls into words: empty lines, rows, sentences, words
 
@@ -65,31 +67,28 @@ def count(text: str) -> int:
 
 
 def _sections(parsed: Parsed) -> Iterator[_Section]:
-    blocks: list[Block] = []
-    apart = False
+    groups: list[tuple[bool, list[Block]]] = []
+    end = 0
     for block in parsed.blocks:
-        hidden = bool(blocks) and re.search(r"\w", _MARKUP.sub("", parsed.text[blocks[-1].end : block.start])) is not None
-        if blocks and (hidden or block.kind == "heading" or block.heading_path != blocks[0].heading_path):
-            yield _Section(tuple(blocks), count(parsed.text[blocks[0].start : blocks[-1].end]), apart)
-            blocks, apart = [], hidden
-        blocks.append(block)
-    if blocks:
+        hidden = bool(groups) and re.search(r"\w", _MARKUP.sub("", parsed.text[end : block.start])) is not None
+        if groups and not hidden and block.kind != "heading" and block.heading_path == groups[-1][1][0].heading_path:
+            groups[-1][1].append(block)
+        else:
+            groups.append((hidden, [block]))
+        end = block.end
+    for apart, blocks in groups:
         yield _Section(tuple(blocks), count(parsed.text[blocks[0].start : blocks[-1].end]), apart)
 
 
-def _merged(sections: Iterator[_Section], target: int, smallest: int) -> Iterator[_Section]:
-    """Yield sections, small ones joined with those that follow under the same heading."""
-    last: _Section | None = None
+def _merged(sections: Iterator[_Section], target: int, smallest: int) -> list[_Section]:
+    """Return sections, small ones joined with those that follow under the same heading."""
+    merged: list[_Section] = []
     for section in sections:
-        if last is None:
-            last = section
-        elif last.size < smallest and not section.apart and _belong(last, section, target):
-            last = _Section(last.blocks + section.blocks, last.size + section.size, last.apart)
+        if merged and (last := merged[-1]).size < smallest and not section.apart and _belong(last, section, target):
+            merged[-1] = _Section(last.blocks + section.blocks, last.size + section.size, last.apart)
         else:
-            yield last
-            last = section
-    if last is not None:
-        yield last
+            merged.append(section)
+    return merged
 
 
 def _belong(first: _Section, second: _Section, target: int) -> bool:
@@ -105,7 +104,7 @@ def _pieces(text: str, blocks: Sequence[Block], largest: int) -> Iterator[_Piece
     for block in blocks:
         room = largest - headings if headings < largest // 2 else largest
         for piece in _split(text, block, block.start, block.end, 0, room):
-            yield _Piece(block, piece.start, piece.end, piece.size, piece.depth, gap=count(text[end : piece.start]))
+            yield replace(piece, gap=count(text[end : piece.start]))
             end = piece.end
         headings = headings + count(text[block.start : block.end]) if block.kind == "heading" else 0
 
@@ -128,16 +127,9 @@ def _finer(text: str, block: Block, start: int, end: int, depth: int) -> Iterato
     else:
         cuts = _EMPTY_LINE if depth == 0 else _ROW_ENDS.get(block.kind)
         for cut in cuts.finditer(text, start, end) if cuts else ():
-            yield from _trimmed(text, start, cut.start())
+            yield from (body.span() for body in _BODY.finditer(text, start, cut.start()))
             start = cut.end()
-        yield from _trimmed(text, start, end)
-
-
-def _trimmed(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    piece = text[start:end]
-    if body := piece.strip():
-        begin = start + len(piece) - len(piece.lstrip())
-        yield begin, begin + len(body)
+        yield from (body.span() for body in _BODY.finditer(text, start, end))
 
 
 def _packed(text: str, pieces: Iterator[_Piece], target: int, smallest: int, largest: int) -> Iterator[list[_Piece]]:
@@ -168,8 +160,5 @@ def _packed(text: str, pieces: Iterator[_Piece], target: int, smallest: int, lar
 
 def _carried(run: Sequence[_Piece], room: int) -> list[_Piece]:
     """Return the headings at the end of a run that go over to the next one."""
-    first = len(run)
-    while first > 1 and run[first - 1].block.kind == "heading":
-        first -= 1
-    carried = list(run[first:])
+    carried = list(takewhile(lambda piece: piece.block.kind == "heading", reversed(run[1:])))[::-1]
     return carried if sum(heading.size + heading.gap for heading in carried) <= room else []

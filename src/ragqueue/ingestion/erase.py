@@ -39,8 +39,13 @@ class Eraser:
         tenant, document_id = run.job.tenant, str(run.job.payload["document_id"])
         space = await self._records.read(documents.space_of, tenant, document_id)
         job_ids = await self._records.read(documents.quoting, tenant, document_id)
-        answers = await self._erase_answers(tenant, job_ids)
-        counts = await self._records.write(_erase_rows, tenant, document_id)
+        for job_id in job_ids:  # a question that is being answered from the document is asked to end
+            await self._end(tenant, job_id)
+        await self._log.drop(job_ids)
+        answers = await self._records.write(documents.erase_answers, tenant, job_ids)
+        counts = await self._records.write(
+            lambda connection: {"chunks": chunks.remove(connection, tenant, document_id)} | documents.erase(connection, tenant, document_id)
+        )
         compact = getattr(self._index, "compact", None)  # an index that keeps files of its own
         if compact is not None and space is not None:
             await compact(Space(tenant, *space), erase=True)
@@ -49,16 +54,9 @@ class Eraser:
         await self._records.write(documents.note_erased, tenant, document_id, counts)
         return Outcome("succeeded", result={"document_id": document_id, "counts": counts})
 
-    async def _erase_answers(self, tenant: str, job_ids: list[str]) -> int:
-        """Erase what quotes the document; a question that is being answered from it is asked to end."""
-        for job_id in job_ids:
-            await self._end(tenant, job_id)
-        await self._log.drop(job_ids)
-        return await self._records.write(documents.erase_answers, tenant, job_ids)
-
     async def _end(self, tenant: str, job_id: str) -> None:
-        job = await self._records.read(jobs.get, tenant, job_id)
-        if job is None or job.ended:
+        """Cancel a job and wait until it has ended. Raises Unavailable."""
+        if (job := await self._records.read(jobs.get, tenant, job_id)) is None or job.ended:
             return
         await cancel(self._records, self._log, tenant, job_id)
         end = time.monotonic() + _END_WAIT
@@ -66,8 +64,3 @@ class Eraser:
             if time.monotonic() > end:
                 raise Unavailable(f"job {job_id} still answers from the document: the erasure is tried again")
             await asyncio.sleep(0.1)
-
-
-def _erase_rows(connection: Connection, tenant: str, document_id: str) -> dict[str, int]:
-    removed = chunks.remove(connection, tenant, document_id)
-    return {"chunks": removed} | documents.erase(connection, tenant, document_id)

@@ -3,6 +3,7 @@
 import hashlib
 import uuid
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -40,11 +41,7 @@ class Ingester:
     ) -> None:
         self._records, self._submitter, self._pool = records, submitter, pool
         self._embedder, self._index, self._max_upload = embedder, index, max_upload
-
-    @property
-    def generation(self) -> str:
-        """The generation that new collections are built with."""
-        return self._embedder.name if self._embedder else KEYWORDS_ONLY
+        self.generation = embedder.name if embedder else KEYWORDS_ONLY  # that new collections are built with
 
     async def accept(
         self, tenant: str, data: bytes, *, source: str, collection: str = "default", media_type: str | None = None
@@ -66,11 +63,8 @@ class Ingester:
         document_id, upload_id = known.id if known else uuid.uuid4().hex, uuid.uuid4().hex
         upload = documents.Upload(tenant, collection, source, known_type, data, sha256)
         payload = {"document_id": document_id, "upload_id": upload_id, "source": source, "media_type": known_type, "sha256": sha256}
-
-        def first(connection: Connection) -> None:
-            documents.add_upload(connection, upload, document_id, upload_id, self.generation)
-
-        job, _ = await self._submitter.submit(tenant, "ingest", payload, first=first)
+        add = partial(documents.add_upload, upload=upload, document_id=document_id, upload_id=upload_id, generation=self.generation)
+        job, _ = await self._submitter.submit(tenant, "ingest", payload, first=add)
         document = await self._records.read(documents.get, tenant, document_id)
         if document is None:
             raise NotFound(f"document {document_id!r} was deleted while it came in")
@@ -82,40 +76,34 @@ class Ingester:
         document = await self._records.read(documents.get, job.tenant, payload["document_id"])
         data = await self._records.read(documents.upload_data, job.tenant, payload["upload_id"])
         if document is None or data is None:
-            return Outcome(
-                "failed",
-                error_code="not_found",
-                error_message="the document was deleted, or replaced by a newer upload, before it was read",
-            )
+            gone = "the document was deleted, or replaced by a newer upload, before it was read"
+            return Outcome("failed", error_code="not_found", error_message=gone)
         await self._check_generation(job.tenant, document.collection)
         try:
             parsed = await self._pool.parse(data, payload["source"], payload["media_type"])
-            passages = chunk(parsed)
-            if not passages:
-                raise UnreadableDocument(f"{payload['source']!r} holds no text that could be answered from")
-        except ParserDied as error:
-            if job.tries + 1 < QUARANTINED_AFTER:
-                raise  # the child may have died of something else
-            reason = f"{error.message}; it broke its parser {QUARANTINED_AFTER} times and is not tried again"
+            passages = _passages(parsed, payload["source"])
+        except UnreadableDocument as error:
+            reason = error.message
+            if isinstance(error, ParserDied):
+                if job.tries + 1 < QUARANTINED_AFTER:
+                    raise  # the child may have died of something else
+                reason += f"; it broke its parser {QUARANTINED_AFTER} times and is not tried again"
             await self._records.write(_refuse, job.tenant, document.id, reason, payload["upload_id"])
             return Outcome("failed", error_code=error.code, error_message=reason)
-        except UnreadableDocument as error:
-            await self._records.write(_refuse, job.tenant, document.id, error.message, payload["upload_id"])
-            return Outcome("failed", error_code=error.code, error_message=error.message)
         count = await self._store(document, payload, parsed, passages)
         return Outcome("succeeded", result={"document_id": document.id, "chunks": count})
 
     async def store(self, tenant: str, parsed: Parsed, *, source: str, collection: str, media_type: str) -> Document:
         """Store a text that is parsed already, without a job. Raises UnreadableDocument when nothing of it can be indexed."""
-        passages = chunk(parsed)
-        if not passages:
-            raise UnreadableDocument(f"{source!r} holds no text that could be answered from")
-        sha256, ids = hashlib.sha256(parsed.text.encode()).hexdigest(), (uuid.uuid4().hex, uuid.uuid4().hex)
+        passages = _passages(parsed, source)
+        sha256, upload_id = hashlib.sha256(parsed.text.encode()).hexdigest(), uuid.uuid4().hex
         upload = documents.Upload(tenant, collection, source, media_type, b"", sha256)
-        await self._records.note(documents.add_upload, upload, *ids, self.generation)
+        await self._records.note(documents.add_upload, upload, uuid.uuid4().hex, upload_id, self.generation)
         document = await self._records.read(documents.by_source, tenant, collection, source)
         assert document is not None
-        await self._store(document, {"source": source, "media_type": media_type, "sha256": sha256, "upload_id": ids[1]}, parsed, passages)
+        await self._store(
+            document, {"source": source, "media_type": media_type, "sha256": sha256, "upload_id": upload_id}, parsed, passages
+        )
         return document
 
     async def _store(self, document: Document, payload: Mapping[str, Any], parsed: Parsed, passages: Sequence[Passage]) -> int:
@@ -127,7 +115,6 @@ class Ingester:
             chunks.ChunkRow(passage, text, None if vectors is None else vectors[i].astype("<f2").tobytes())
             for i, (passage, text) in enumerate(zip(passages, texts, strict=True))
         ]
-        generation = self.generation
 
         def write(connection: Connection) -> list[int]:
             version = document.version + 1
@@ -139,29 +126,32 @@ class Ingester:
                 raise Unavailable(f"{payload['source']!r} was changed or deleted while it was read: it is read again")
             documents.add_version(connection, document, parsed, version=version, sha256=payload["sha256"])
             chunks.remove(connection, document.tenant, document.id)
-            numbers = chunks.insert(connection, document.tenant, document.collection, generation, document.id, version, language, rows)
+            numbers = chunks.insert(connection, document.tenant, document.collection, self.generation, document.id, version, language, rows)
             documents.drop_older_uploads(connection, document.tenant, document.id, payload["upload_id"])
             return numbers
 
         numbers = await self._records.write(write)
         if vectors is not None and self._index is not None:
-            await self._index.upsert(Space(document.tenant, document.collection, generation), numbers, vectors)
+            await self._index.upsert(Space(document.tenant, document.collection, self.generation), numbers, vectors)
         return len(numbers)
 
     async def _check_generation(self, tenant: str, collection: str) -> None:
         """Refuse to mix embedders: search reads a collection's active generation alone. Raises Conflict."""
         active = await self._records.read(documents.generation, tenant, collection)
         if active not in (None, self.generation):
-            raise Conflict(
-                f"collection {collection!r} was built as {active!r}, this process builds {self.generation!r}: "
-                "set RAGQUEUE_EMBEDDER as it was, or use another collection"
-            )
+            built = f"collection {collection!r} was built as {active!r}, this process builds {self.generation!r}"
+            raise Conflict(f"{built}: set RAGQUEUE_EMBEDDER as it was, or use another collection")
 
     async def _embed(self, texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]] | None:
         if self._embedder is None:
             return None
-        parts = [await self._embedder.embed(texts[i : i + _EMBED_AT_ONCE]) for i in range(0, len(texts), _EMBED_AT_ONCE)]
-        return np.concatenate(parts)
+        return np.concatenate([await self._embedder.embed(texts[i : i + _EMBED_AT_ONCE]) for i in range(0, len(texts), _EMBED_AT_ONCE)])
+
+
+def _passages(parsed: Parsed, source: str) -> Sequence[Passage]:
+    if passages := chunk(parsed):
+        return passages
+    raise UnreadableDocument(f"{source!r} holds no text that could be answered from")
 
 
 def indexed_text(title: str, passage: Passage) -> str:

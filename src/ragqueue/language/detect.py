@@ -19,24 +19,15 @@ def detect(text: str) -> str:
     """Return the ISO 639-1 code of the text's language; English for what is too short to tell in plain ASCII."""
     sample = text[:SAMPLE]
     letters = sum(map(str.isalpha, sample))
-    script = _script(sample, letters)
-    if script is not None:
-        return script
     if letters == 0 or (letters < SHORT and sample.isascii()):
         return DEFAULT
+    counts = {code: len(pattern.findall(sample)) for code, pattern in _SCRIPTS.items()}
+    if _DENSE * sum(counts.values()) >= letters:
+        if counts["ja"] * 10 > counts["zh"]:  # Japanese writes Han too, but never long without Kana
+            counts["zh"] = 0
+        return max(counts, key=lambda code: counts[code])
     language: str = _identifier().classify(sample)[0]
     return language
-
-
-def _script(sample: str, letters: int) -> str | None:
-    if sample.isascii():
-        return None
-    counts = {code: len(pattern.findall(sample)) for code, pattern in _SCRIPTS.items()}
-    if _DENSE * sum(counts.values()) < letters:
-        return None
-    if counts["ja"] * 10 > counts["zh"]:  # Japanese writes Han too, but never long without Kana
-        counts["zh"] = 0
-    return max(counts, key=lambda code: counts[code])
 
 
 @cache

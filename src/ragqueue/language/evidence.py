@@ -32,7 +32,6 @@ class Sentence:
 
     passage: int  # which one of them
     start: int
-    end: int
     text: str
     language: str
     keyword: float = 0.0  # BM25 over its bound, 0..1
@@ -49,9 +48,8 @@ async def weigh(question: str, passages: Sequence[str], embed: Embed | None, lan
     `languages` are those that `embed` speaks (None: all); with a passage in another one there are no cosines.
     """
     sentences = _by_keywords(question, [sentence for at, text in enumerate(passages[:PASSAGES]) for sentence in candidates(at, text)])
-    if embed is None or not sentences:
-        return sentences
-    if languages is not None and any(sentence.language not in languages for sentence in sentences):
+    foreign = languages is not None and any(sentence.language not in languages for sentence in sentences)
+    if embed is None or not sentences or foreign:
         return sentences
     vectors = await embed([question, *(sentence.text[:LONGEST] for sentence in sentences)])
     cosines = vectors[1:] @ vectors[0]
@@ -66,9 +64,8 @@ def candidates(passage: int, text: str) -> list[Sentence]:
     for start, end in split(text):
         bullet = _BULLET.match(text, start, end)
         start = bullet.end() if bullet else start
-        sentence = Sentence(passage, start, end, text[start:end], language)
-        fenced = any(low <= start < high for low, high in fences)
-        if not fenced and _is_prose(sentence.text):
+        sentence = Sentence(passage, start, text[start:end], language)
+        if _is_prose(sentence.text) and not any(low <= start < high for low, high in fences):
             prose.append(sentence)
         elif any(map(str.isalpha, sentence.text)):
             rest.append(sentence)
@@ -86,16 +83,19 @@ def _is_prose(text: str) -> bool:
 
 
 def _by_keywords(question: str, sentences: list[Sentence]) -> list[Sentence]:
-    asked = {language: tokenize(question, language) for language in {sentence.language for sentence in sentences}}
+    """Return the `SENTENCES` nearest by their words, in order, with their keyword scores."""
     tokens = [tokenize(sentence.text, sentence.language) for sentence in sentences]
     frequencies = Counter(token for words in tokens for token in set(words))
-    weights = {lang: {term: bm25.idf(len(tokens), frequencies[term]) for term in terms} for lang, terms in asked.items()}
     average = sum(map(len, tokens)) / max(1, len(tokens))
-    scored = []
-    for sentence, words in zip(sentences, tokens, strict=True):
+    weights = {
+        language: {term: bm25.idf(len(tokens), frequencies[term]) for term in tokenize(question, language)}
+        for language in {sentence.language for sentence in sentences}
+    }
+
+    def keyword(sentence: Sentence, words: list[str]) -> float:
         terms = weights[sentence.language]
-        most = bm25.bound(terms)
-        value = bm25.score(terms, words, length=len(words), average=average) / most if most else 0.0
-        scored.append(replace(sentence, keyword=value))
+        return bm25.score(terms, words, length=len(words), average=average) / bm25.bound(terms) if terms else 0.0
+
+    scored = [replace(sentence, keyword=keyword(sentence, words)) for sentence, words in zip(sentences, tokens, strict=True)]
     best = sorted(range(len(scored)), key=lambda at: -scored[at].keyword)[:SENTENCES]
     return [scored[at] for at in sorted(best)]

@@ -59,7 +59,6 @@ def _ends(text: str, start: int, stop: re.Match[str], end: int) -> bool:
 
 
 def _trimmed(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    piece = text[start:end]
-    if body := piece.strip():
-        begin = start + len(piece) - len(piece.lstrip())
+    if body := text[start:end].strip():
+        begin = text.index(body, start)
         yield begin, begin + len(body)

@@ -5,6 +5,7 @@ import threading
 import unicodedata
 from functools import cache
 from importlib.resources import files
+from itertools import pairwise
 
 import Stemmer
 
@@ -44,12 +45,8 @@ def tokenize(text: str, language: str) -> list[str]:
     text = unicodedata.normalize("NFKC", text.lower().replace("\u00ad", ""))
     tokens: list[str] = []
     for at, piece in enumerate(SPACELESS.split(text)):
-        tokens += _grams(piece) if at % 2 else _stemmed(_WORD.findall(piece), language)
+        tokens += [*piece, *map("".join, pairwise(piece))] if at % 2 else _stemmed(_WORD.findall(piece), language)
     return tokens
-
-
-def _grams(run: str) -> list[str]:
-    return [*run, *(run[at : at + 2] for at in range(len(run) - 1))]
 
 
 def _stemmed(words: list[str], language: str) -> list[str]:
@@ -57,11 +54,10 @@ def _stemmed(words: list[str], language: str) -> list[str]:
     kept = [word[:LONGEST] for word in words if word not in stops]
     stemmer = _stemmer(language)
     stems = stemmer.stemWords(kept) if stemmer is not None else kept
-    return [stem if stem.isascii() else fold(stem) for stem in stems if stem]
+    return [stem if stem.isascii() else _without_accents(stem) for stem in stems if stem]
 
 
-def fold(word: str) -> str:
-    """Return the word without accents."""
+def _without_accents(word: str) -> str:
     return unicodedata.normalize("NFD", word).translate(_FOLDED)
 
 
@@ -69,12 +65,11 @@ def _stemmer(language: str) -> Stemmer.Stemmer | None:
     """Return this thread's stemmer of a language: two threads in one stemmer corrupt its state."""
     known: dict[str, Stemmer.Stemmer | None] = _local.__dict__.setdefault("stemmers", {})
     if language not in known:
-        name = STEMMERS.get(language)
-        known[language] = Stemmer.Stemmer(name) if name in Stemmer.algorithms() else None
+        known[language] = Stemmer.Stemmer(STEMMERS[language]) if language in STEMMERS else None
     return known[language]
 
 
 @cache
 def _stopwords() -> dict[str, frozenset[str]]:
     lines = files(__package__).joinpath("stopwords.txt").read_text(encoding="utf-8").splitlines()
-    return {words[0]: frozenset(words[1:]) | {fold(word) for word in words[1:]} for words in map(str.split, lines)}
+    return {words[0]: frozenset(words[1:]) | {_without_accents(word) for word in words[1:]} for words in map(str.split, lines)}

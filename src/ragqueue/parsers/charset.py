@@ -7,13 +7,10 @@ from ragqueue.errors import UnreadableDocument
 from ragqueue.parsers.table import magic
 
 _BOMS = (  # UTF-32 first: its mark begins with that of UTF-16
-    (codecs.BOM_UTF32_LE, "utf-32-le"),
-    (codecs.BOM_UTF32_BE, "utf-32-be"),
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"), (codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
-)
-_META = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w.:-]{2,40})|<\?xml[^>]{0,100}?encoding\s*=\s*[\"']([\w.:-]{2,40})", re.I)
+)  # fmt: skip
+_META = re.compile(rb"""(?:<meta[^>]{0,200}?charset\s*=\s*["']?\s*|<\?xml[^>]{0,100}?encoding\s*=\s*["'])([\w.:-]{2,40})""", re.I)
 _CONTROL = re.compile("[\x01-\x08\x0e-\x1a\x1c-\x1f\x7f\ufffe\uffff]")  # not \x1b: logs with colours are text
 # A text that has few characters beyond ASCII, and hardly others than these, is in cp1252: the guess takes French for Lithuanian.
 _WESTERN = frozenset("äöüßÄÖÜéèêëàâçñáíóúãåæøôîïùœÉÈÀÇÑÁÍÓÚÅÆØŒ¿¡«»“”„‘’–—…€°§£©®·ºª´•½¼²\xa0")
@@ -44,38 +41,28 @@ def blank(text: str) -> bool:
 
 
 def _decode(data: bytes, name: str, markup: bool) -> str:
-    for mark, encoding in _BOMS:
-        if data.startswith(mark):
-            try:
-                return data[len(mark) :].decode(encoding)
-            except UnicodeDecodeError as error:
-                raise UnreadableDocument(
-                    f"{name!r} begins as {encoding.upper()} but is damaged or cut off: {error.reason} at byte {error.start}"
-                ) from error
+    mark, encoding = next(((mark, encoding) for mark, encoding in _BOMS if data.startswith(mark)), (b"", "utf-8"))
+    if not mark and b"\x00" in data:
+        where = f"it has a NUL byte at position {data.index(0)}; it is binary data, or UTF-16 without its byte order mark"
+        raise UnreadableDocument(f"{name!r} is not text: {where}")
     try:
-        if b"\x00" not in data:
-            return data.decode("utf-8")
+        return data[len(mark) :].decode(encoding)
     except UnicodeDecodeError as error:
-        if (text := _nearly_utf8(data, name, error)) is not None:
-            return text
-    return (_declared(data) if markup else None) or _guessed(data, name)
-
-
-def _nearly_utf8(data: bytes, name: str, error: UnicodeDecodeError) -> str | None:
-    """Return a UTF-8 text with a few bad bytes, each shown as U+FFFD; None when it is in another charset."""
-    text = data.decode("utf-8", "replace")
-    bad = text.count("\ufffd")
-    good = sum(character > "\x7f" for character in text) - bad
-    if good < 20 * bad:
-        return None
-    if error.reason == "unexpected end of data":
-        raise UnreadableDocument(f"{name!r} is cut off: it ends in the middle of a UTF-8 character; give the whole file") from error
-    return text
+        if mark:
+            where = f"{error.reason} at byte {error.start}"
+            raise UnreadableDocument(f"{name!r} begins as {encoding.upper()} but is damaged or cut off: {where}") from error
+        text = data.decode("utf-8", "replace")
+        bad = text.count("\ufffd")
+        if sum(character > "\x7f" for character in text) < 21 * bad:  # more than a few bad bytes: it is in another charset
+            return (_declared(data) if markup else None) or _guessed(data, name)
+        if error.reason == "unexpected end of data":
+            raise UnreadableDocument(f"{name!r} is cut off: it ends in the middle of a UTF-8 character; give the whole file") from error
+        return text
 
 
 def _declared(data: bytes) -> str | None:
     match = _META.search(data[:4096])
-    charset = (match[1] or match[2]).decode("ascii", "replace") if match else "utf-8"
+    charset = match[1].decode("ascii", "replace") if match else "utf-8"
     if charset.lower().startswith("utf"):
         return None  # UTF-8 was tried, and UTF-16 could not have been read up to here
     try:
@@ -87,10 +74,6 @@ def _declared(data: bytes) -> str | None:
 
 
 def _guessed(data: bytes, name: str) -> str:
-    if b"\x00" in data:
-        raise UnreadableDocument(
-            f"{name!r} is not text: it has a NUL byte at position {data.index(0)}; it is binary data, or UTF-16 without its byte order mark"
-        )
     western = data.decode("cp1252", "replace")
     marked = [character for character in western if character > "\x7f"]
     if len(marked) * 4 < len(western) and sum(character in _WESTERN for character in marked) * 10 >= 9 * len(marked):

@@ -1,11 +1,12 @@
 """Parse documents in a process of its own, limited and without network; started and killed by the pool only.
 
-A frame is a length (8 bytes, big endian) and that many bytes: a hello, then for each request and file one answer.
+A frame is a length (8 bytes, big endian) and that much MessagePack: an Answer that says what bounds the child, then one for each Request.
 """
 
 import ctypes
-import importlib
+import functools
 import os
+import pkgutil
 import signal
 import sys
 import threading
@@ -14,11 +15,31 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from ragqueue.errors import RagqueueError, TooLarge
+from ragqueue.errors import RagqueueError, TooLarge, UnreadableDocument
+from ragqueue.types import Parsed
+
+if sys.platform != "win32":
+    import resource
 
 MEMORY_EXIT = 77  # exit status that the pool reads
 _NEW_USER, _NEW_NET, _NO_NEW_PRIVILEGES = 0x10000000, 0x40000000, 38  # of unshare and prctl
 _LOOK = 0.2  # seconds between two looks of the watchdog
+
+
+class Request(msgspec.Struct):
+    id: str
+    target: str  # "module:Class" of the parser
+    name: str
+    data: bytes
+    seconds: float
+    max_text: int  # characters
+
+
+class Answer(msgspec.Struct):
+    id: str = ""  # of the request: what a document left in the pipe answers no other one
+    parsed: Parsed | None = None
+    code: str = ""  # of the error
+    message: str = ""
 
 
 def main() -> None:
@@ -30,45 +51,47 @@ def main() -> None:
     for signal_number in (signal.SIGINT, signal.SIGTERM):  # for the parent, which decides what happens to its children
         signal.signal(signal_number, signal.SIG_IGN)
     network = _leave_network()  # before the watchdog: a process with threads cannot leave its user namespace
-    _send(answers, {"isolation": f"{_limit_memory(int(sys.argv[1]))}; {network}"})
+    _send(answers, msgspec.msgpack.encode(Answer(message=f"{_limit_memory(int(sys.argv[1]))}; {network}")))
     os.dup2(nothing, 2)  # until here an error could be seen; a document shall not write into logs
-    parsers: dict[str, Any] = {}
-    while (frame := _receive(requests)) is not None and (data := _receive(requests)) is not None:
-        request = msgspec.json.decode(frame)
-        _limit_time(request["seconds"])
-        try:
-            _send(answers, {"id": request["id"], **_answer(request, data, parsers)})
-        except MemoryError:
-            os._exit(MEMORY_EXIT)  # what is half done cannot be trusted
+    while frame := _receive(requests):
+        request = msgspec.msgpack.decode(frame, type=Request)
+        del frame  # a second copy of the document, which its parser may need the room of
+        _limit_time(request.seconds)
+        _send(answers, _answer(request))
         _limit_time(None)
 
 
-def _answer(request: dict[str, Any], data: bytes, parsers: dict[str, Any]) -> dict[str, Any]:
-    target, name, most = request["target"], request["name"], request["max_text"]
+def _answer(request: Request) -> bytes:
     try:
-        if target not in parsers:
-            module, _, class_name = target.partition(":")
-            parsers[target] = getattr(importlib.import_module(module), class_name)()
-        parsed = parsers[target].parse(data, name)
-        if len(parsed.text) > most:
-            raise TooLarge(f"the text of {name!r} has {len(parsed.text):,} characters, the limit is {most:,}: split it")
-        return {"parsed": parsed}
+        parsed = _parser(request.target).parse(request.data, request.name)
+        if len(parsed.text) > request.max_text:
+            raise TooLarge(f"the text of {request.name!r} has {len(parsed.text):,} characters, the limit is {request.max_text:,}: split it")
+        if not parsed.blocks:
+            raise UnreadableDocument(f"{request.name!r} is empty: it holds no text that can be read")
+        return msgspec.msgpack.encode(Answer(request.id, parsed))
     except RagqueueError as error:
-        return {"code": error.code, "message": error.message}
+        code, message = error.code, error.message
     except MemoryError:
-        raise
+        os._exit(MEMORY_EXIT)  # what is half done cannot be trusted
     except Exception as error:  # noqa: BLE001 - the edge of a process: the pool raises it again
-        return {"code": "failed", "message": f"{type(error).__name__}: {str(error)[:300]}"}
+        cause = f"{type(error).__name__}: {str(error)[:300]}"
+        code, message = UnreadableDocument.code, f"{request.name!r} cannot be read: its parser failed ({cause})"
+    return msgspec.msgpack.encode(Answer(request.id, code=code, message=message))
 
 
-def _receive(pipe: BinaryIO) -> bytes | None:
-    head = pipe.read(8)
-    body = pipe.read(int.from_bytes(head, "big"))
-    return body if len(head) == 8 and len(body) == int.from_bytes(head, "big") else None
+@functools.cache
+def _parser(target: str) -> Any:
+    return pkgutil.resolve_name(target)()
 
 
-def _send(pipe: BinaryIO, message: object) -> None:
-    body = msgspec.json.encode(message)
+def _receive(pipe: BinaryIO) -> bytes:
+    """Return the next frame; nothing when the pipe ends."""
+    size = int.from_bytes(pipe.read(8), "big")
+    body = pipe.read(size)
+    return body if len(body) == size else b""
+
+
+def _send(pipe: BinaryIO, body: bytes) -> None:
     pipe.writelines((len(body).to_bytes(8, "big"), body))
     pipe.flush()
 
@@ -84,35 +107,28 @@ def _leave_network() -> str:
 
 def _limit_memory(memory: int) -> str:
     """Allow so many bytes above what is in use; return in words who sees to it."""
-    words = f"memory limit {memory // 1_000_000:,} MB by "
+    by, most = "the kernel" if sys.platform == "linux" else "a watchdog", _memory_used() + memory
     if sys.platform == "linux":
-        import resource
-
-        with open("/proc/self/statm") as sizes:
-            _limit("AS", int(sizes.read().split()[0]) * resource.getpagesize() + memory)
-        words += "the kernel"
+        _limit(resource.RLIMIT_AS, most)
     else:
-        threading.Thread(target=_watch, args=(_memory_used() + memory,), daemon=True).start()
-        words += "a watchdog"
+        threading.Thread(target=_watch, args=(most,), daemon=True).start()
+    words = f"memory limit {memory // 1_000_000:,} MB by {by}; time limit by "
     if sys.platform == "win32":
-        return f"{words}; time limit by the pool"
-    _limit("CORE", 0)  # a core file would hold the document
-    _limit("FSIZE", 0)
-    return f"{words}; time limit by the kernel; no writing of files"
+        return f"{words}the pool"
+    _limit(resource.RLIMIT_CORE, 0)  # a core file would hold the document
+    _limit(resource.RLIMIT_FSIZE, 0)
+    return f"{words}the kernel; no writing of files"
 
 
 def _limit_time(seconds: float | None) -> None:
     """Start the clock of a document, or stop it; the pool's own is faster, this one works when the pool is gone."""
     if sys.platform != "win32":
         if seconds is not None:
-            _limit("CPU", int(sum(os.times()[:2]) + seconds) + 2)
+            _limit(resource.RLIMIT_CPU, int(sum(os.times()[:2]) + seconds) + 2)
         signal.alarm(0 if seconds is None else int(2 * seconds) + 1)
 
 
-def _limit(what: str, most: int) -> None:
-    import resource
-
-    kind = getattr(resource, f"RLIMIT_{what}")
+def _limit(kind: int, most: int) -> None:
     hard = resource.getrlimit(kind)[1]
     resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
@@ -124,14 +140,15 @@ def _watch(most: int) -> None:
 
 
 def _memory_used() -> int:
-    """Return the bytes that this process uses (macOS, Windows)."""
+    """Return bytes: of addresses on Linux, the most so far on macOS, committed on Windows."""
     if sys.platform == "win32":
         counters = (ctypes.c_size_t * 9)(72)  # PROCESS_MEMORY_COUNTERS on 64 bits: its own size, 8 counters
         ctypes.windll.kernel32.K32GetProcessMemoryInfo(ctypes.c_void_p(-1), ctypes.byref(counters), 72)
-        return int(counters[7])  # PagefileUsage: what it has committed
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+        return int(counters[7])  # PagefileUsage
+    if sys.platform == "darwin":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with open("/proc/self/statm") as sizes:
+        return int(sizes.read().split()[0]) * resource.getpagesize()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """Read HTML: what a reader of the page sees, block by block."""
 
 import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from itertools import count, repeat
 from typing import Any
 
 from selectolax.lexbor import LexborHTMLParser
@@ -44,7 +47,10 @@ class HtmlParser(Parser):
         if blank(text):
             raise UnreadableDocument(f"{name!r} is empty: the page shows no text")
         title = page.head.css_first("title") if page.head is not None else None
-        return Parsed(text, walker.blocks, title=" ".join(title.text().split()) if title is not None else walker.first_heading)
+        if title is not None:
+            return Parsed(text, walker.blocks, title=" ".join(title.text().split()))
+        headings = (text[block.start : block.end] for block in walker.blocks if block.kind == "heading")
+        return Parsed(text, walker.blocks, title=next(headings, ""))
 
 
 class _Walker:
@@ -53,16 +59,14 @@ class _Walker:
     def __init__(self, *, menus: bool) -> None:
         self.pieces: list[str] = []
         self.blocks: list[Block] = []
-        self.first_heading = ""
-        self._menus = menus
+        self._menus, self._outline = menus, Outline()
         self._length = 0  # of the pieces, each with two line ends behind it
-        self._outline = Outline()
+        self._open = Counter[str]()  # block elements by tag
         self._inline: list[str] = []
         self._lines: list[str] = []  # of the list or table that is open
         self._row: list[str] = []
-        self._counters: list[int | None] = []  # of the open lists: the number of the next item, None for bullets
+        self._markers: list[Iterator[str]] = []  # of the open lists: those of the items to come
         self._marker = ""
-        self._tables = self._pres = self._quotes = 0
 
     def walk(self, body: Any) -> None:
         """Visit every node that can be seen; without recursion, for pages nest a hundred thousand deep."""
@@ -73,115 +77,87 @@ class _Walker:
                 self._leave(node)
             elif node.is_text_node:
                 text = node.text_content or ""
-                self._inline.append(text if self._pres else _SPACE.sub(" ", text))
-            elif node.is_element_node and self._seen(node):
-                tag = self._enter(node)
-                stack.append(tag)
-                stack.extend(reversed(list(node.iter(include_text=True))))
+                self._inline.append(text if self._open["pre"] else _SPACE.sub(" ", text))
+            elif node.is_element_node and self._seen(node.tag, node.attributes):
+                stack += (self._enter(node), *reversed(list(node.iter(include_text=True))))
         self._flush()
 
-    def _seen(self, node: Any) -> bool:
-        tag, attributes = node.tag, node.attributes
-        if tag in _UNSEEN or "hidden" in attributes or (tag == "dialog" and "open" not in attributes):
+    def _seen(self, tag: str, attributes: Mapping[str, str | None]) -> bool:
+        if tag in _UNSEEN or "hidden" in attributes or _UNSEEN_STYLE.search(attributes.get("style") or ""):
             return False
-        if tag == "nav" and not self._menus:
-            return False
-        return not _UNSEEN_STYLE.search(attributes.get("style") or "")
+        return "open" in attributes if tag == "dialog" else tag != "nav" or self._menus
 
     def _enter(self, node: Any) -> str:
         """Open an element and return the tag to leave it by."""
         tag: str = node.tag
         if tag == "br":
-            self._inline.append("\n" if not self._tables else " ")
+            self._inline.append(" " if self._open["table"] else "\n")
         if tag not in _BLOCKS:
             return tag
-        if tag in _TABLE_PARTS and not self._tables and (tag != "table" or _is_layout(node)):
+        if tag in _TABLE_PARTS and not self._open["table"] and (tag != "table" or _is_layout(node)):
             tag = "div"
         self._flush()
-        if tag in _LISTS:
-            start = str(node.attributes.get("start") or "1")
-            self._counters.append((int(start) if start.isdecimal() and len(start) < 10 else 1) if tag == "ol" else None)
+        self._open[tag] += 1
+        if tag == "ol":
+            start = node.attributes.get("start") or ""
+            self._markers.append(map("{}. ".format, count(int(start) if start.isdecimal() and len(start) < 10 else 1)))
+        elif tag in _LISTS:
+            self._markers.append(repeat("- "))
         elif tag == "li":
-            self._marker = self._next_marker()
-        self._tables += tag == "table"
-        self._pres += tag == "pre"
-        self._quotes += tag == "blockquote"
+            self._marker = next(self._markers[-1]) if self._markers else "- "
         return tag
 
     def _leave(self, tag: str) -> None:
         if tag not in _BLOCKS:
             return
-        if tag in _TABLE_PARTS and self._tables:
+        if tag in _TABLE_PARTS and self._open["table"]:
             self._leave_table(tag)
-            return
-        if tag in _HEADINGS and not self._compound:
-            self._heading(int(tag[1]))
-        self._flush()
-        self._pres -= tag == "pre"
-        self._quotes -= tag == "blockquote"
+        elif tag in _HEADINGS and not (self._open["table"] or self._markers):
+            if text := self._take():
+                self._outline.enter(int(tag[1]), text)
+                self._emit("heading", text)
+        else:
+            self._flush()
+        self._open[tag] -= 1
         if tag in _LISTS:
-            self._counters.pop()
-            self._close("list")
-
-    @property
-    def _compound(self) -> bool:
-        return bool(self._tables or self._counters)
+            self._markers.pop()
+        if self._lines and (tag in _LISTS or tag == "table") and not (self._open["table"] or self._markers):
+            self._emit("table" if tag == "table" else "list", "\n".join(self._lines))
+            self._lines = []
 
     def _leave_table(self, tag: str) -> None:
         if tag in ("td", "th"):
             self._row.append(self._take())
         elif tag == "caption" and (caption := self._take()):
             self._lines.append(caption)
-        if tag in ("tr", "table") and any(self._row):
-            self._lines.append("| " + " | ".join(self._row) + " |")
-        if tag in ("tr", "table"):
+        elif tag in ("tr", "table"):
+            if any(self._row):
+                self._lines.append("| " + " | ".join(self._row) + " |")
             self._row = []
-        if tag == "table":
-            self._tables -= 1
-            self._close("table")
-
-    def _close(self, kind: Kind) -> None:
-        if not self._compound and self._lines:
-            self._emit(kind, "\n".join(self._lines))
-            self._lines = []
-
-    def _heading(self, level: int) -> None:
-        if text := self._take():
-            self._outline.enter(level, text)
-            self.first_heading = self.first_heading or text
-            self._emit("heading", text)
 
     def _flush(self) -> None:
         """End the run of text that is open; inside a cell it only gets a space."""
-        if self._tables:
+        if self._open["table"]:
             self._inline.append(" ")
-        elif self._pres:
-            self._emit_or_add("code", "".join(self._inline).strip("\n").rstrip())
+        elif self._open["pre"]:
+            self._add("code", "".join(self._inline).strip("\n").rstrip())
             self._inline = []
         else:
-            self._emit_or_add("quote" if self._quotes else "paragraph", self._take())
-
-    def _emit_or_add(self, kind: Kind, text: str) -> None:
-        if not text.strip():
-            return
-        if not self._counters:
-            self._emit(kind, text)
-            return
-        indent = "  " * (min(len(self._counters), _DEEPEST) - 1)
-        rest = indent + " " * len(self._marker or "- ")
-        self._lines += [(indent + self._marker if self._marker and not at else rest) + line for at, line in enumerate(text.split("\n"))]
-        self._marker = ""
-
-    def _next_marker(self) -> str:
-        if not self._counters or self._counters[-1] is None:
-            return "- "
-        self._counters[-1] += 1
-        return f"{self._counters[-1] - 1}. "
+            self._add("quote" if self._open["blockquote"] else "paragraph", self._take())
 
     def _take(self) -> str:
         lines = (" ".join(line.split()) for line in "".join(self._inline).split("\n"))
         self._inline = []
-        return "\n".join(line for line in lines if line) if not self._tables else " ".join(line for line in lines if line)
+        return (" " if self._open["table"] else "\n").join(line for line in lines if line)
+
+    def _add(self, kind: Kind, text: str) -> None:
+        """Make a block of a text, or lines of the list that is open."""
+        if text.strip() and self._markers:
+            first = "  " * (min(len(self._markers), _DEEPEST) - 1) + (self._marker or "  ")
+            self._lines.append(first + text.replace("\n", "\n" + " " * len(first)))
+            self._marker = ""
+        elif text.strip():
+            self._emit(kind, text)
 
     def _emit(self, kind: Kind, text: str) -> None:
         self.pieces.append(text)
@@ -191,4 +167,4 @@ class _Walker:
 
 def _is_layout(table: Any) -> bool:
     """Say whether a table only places things on the page: it holds headings or other tables."""
-    return any(node.mem_id != table.mem_id for node in table.css("table, h1, h2, h3, h4, h5, h6"))
+    return any(node.mem_id != table.mem_id for node in table.css(", ".join(("table", *_HEADINGS))))

@@ -13,16 +13,9 @@ from ragqueue.parsers.outline import Kind, Outline
 from ragqueue.types import Block, Parsed
 
 _KINDS: dict[str, Kind] = {
-    "heading_open": "heading",
-    "paragraph_open": "paragraph",
-    "bullet_list_open": "list",
-    "ordered_list_open": "list",
-    "table_open": "table",
-    "fence": "code",
-    "code_block": "code",
-    "blockquote_open": "quote",
-    "html_block": "paragraph",
-}
+    "heading_open": "heading", "paragraph_open": "paragraph", "bullet_list_open": "list", "ordered_list_open": "list", "table_open": "table",
+    "fence": "code", "code_block": "code", "blockquote_open": "quote", "html_block": "paragraph",
+}  # fmt: skip
 _FRONT_KEY = re.compile(r"[\w.\"'-]+[ \t]*[:=]")
 _FRONT_REST = re.compile(r"\s*\Z|\s+\S|[#\])}-]")  # empty, continued or listed values, comments
 _FRONT_TITLE = re.compile(r"^title[ \t]*[:=][ \t]*[\"']?(.+?)[\"']?[ \t]*$", re.M)
@@ -64,25 +57,21 @@ class MarkdownParser(Parser):
     def _plain(self, inline: Token) -> str:
         children: list[Token] = []
         self._markdown.inline.parse(_ATTRIBUTES.sub("", inline.content), self._markdown, {}, children)
-        return " ".join(
-            "".join(" " if child.type == "softbreak" else child.content for child in children if child.type != "html_inline").split()
-        )
+        shown = (" " if child.type == "softbreak" else child.content for child in children if child.type != "html_inline")
+        return " ".join("".join(shown).split())
 
 
 def _front_matter(text: str) -> int:
     """Return where the front matter (YAML or TOML) ends; 0 when what stands between the rules is none."""
-    fence = text.partition("\n")[0].rstrip()
-    if fence not in ("---", "+++"):
-        return 0
-    end, keys = len(text.partition("\n")[0]) + 1, 0
-    for line in text[end:].split("\n"):
+    first, *rest = text.split("\n")
+    fence, end, keys = first.rstrip(), len(first) + 1, False
+    for line in rest if fence in ("---", "+++") else ():
         end += len(line) + 1
         if line.rstrip() in (fence, "..."):
             return min(end, len(text)) if keys else 0
-        if _FRONT_KEY.match(line):
-            keys += 1
-        elif not _FRONT_REST.match(line):
+        if not (_FRONT_KEY.match(line) or _FRONT_REST.match(line)):
             break
+        keys = keys or _FRONT_KEY.match(line) is not None
     return 0
 
 

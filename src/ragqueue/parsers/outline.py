@@ -4,20 +4,18 @@ from typing import Literal
 
 Kind = Literal["heading", "paragraph", "list", "table", "code", "quote"]  # of a block
 
-_LONGEST = 200  # characters of a heading in a path: every block below it carries the path
-
 
 class Outline:
     """Turns headings, as they come, into the path of what follows them."""
 
+    path: tuple[str, ...] = ()
+
     def __init__(self) -> None:
-        self._open: list[tuple[int, str]] = []
-        self.path: tuple[str, ...] = ()
+        self._open: dict[int, str] = {}  # by level
 
     def enter(self, level: int, heading: str) -> None:
-        """Close every heading of this level and below; open this one unless it is blank."""
-        while self._open and self._open[-1][0] >= level:
-            self._open.pop()
-        if title := " ".join(heading.split())[:_LONGEST]:
-            self._open.append((level, title))
-        self.path = tuple(title for _, title in self._open)
+        """Close every heading of this level and below; open this one, cut to 200 characters, unless it is blank."""
+        self._open = {above: title for above, title in self._open.items() if above < level}
+        if title := " ".join(heading.split())[:200]:
+            self._open[level] = title
+        self.path = tuple(self._open.values())

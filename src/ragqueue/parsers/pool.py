@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
 import secrets
 import signal
@@ -12,29 +13,20 @@ from collections.abc import Mapping
 import msgspec
 
 from ragqueue.errors import TooLarge, Unavailable, UnreadableDocument, UnsupportedMedia
+from ragqueue.parsers.child import MEMORY_EXIT, Answer, Request
 from ragqueue.parsers.table import PARSERS
-from ragqueue.types import Parsed
+from ragqueue.types import Block, Parsed
 
 _START = 30.0  # seconds that a child may take to say hello on a busy machine
 _DOCUMENTS = 200  # after so many a child is replaced: native libraries keep what they once took
-_REASONS = {77: "memory limit", -24: "time limit", -14: "time limit"}  # child.MEMORY_EXIT, SIGXCPU, SIGALRM
+_CRASHES = {-known: f"crash, signal {known:d} {known.name}" for known in signal.Signals if known.name.startswith("SIG")}
+_REASONS = _CRASHES | {MEMORY_EXIT: "memory limit", -24: "time limit", -14: "time limit", None: "it answered nonsense"}  # SIGXCPU, SIGALRM
 
 
 class ParserDied(UnreadableDocument):
     """The process of a parser died on a document; the document's owner counts, and quarantines it after the third time."""
 
     retryable = True
-
-
-class _Hello(msgspec.Struct):
-    isolation: str
-
-
-class _Answer(msgspec.Struct):
-    id: str  # of the request: what a document left in the pipe answers no other one
-    parsed: Parsed | None = None
-    code: str = "failed"
-    message: str = ""
 
 
 class ParserPool:
@@ -44,15 +36,9 @@ class ParserPool:
     """
 
     def __init__(
-        self,
-        *,
-        processes: int = 1,
-        memory: int = 1_200_000_000,
-        seconds: float = 60.0,
-        max_bytes: int = 50_000_000,
-        max_text: int = 10_000_000,
-        table: Mapping[str, str] = PARSERS,
-    ) -> None:
+        self, *, processes: int = 1, memory: int = 1_200_000_000, seconds: float = 60.0, max_bytes: int = 50_000_000,
+        max_text: int = 10_000_000, table: Mapping[str, str] = PARSERS,
+    ) -> None:  # fmt: skip
         self._memory, self._seconds, self._max_bytes, self._max_text, self._table = memory, seconds, max_bytes, max_text, table
         self._slots = asyncio.Semaphore(processes)
         self._idle: list[_Child] = []
@@ -69,75 +55,45 @@ class ParserPool:
         if len(data) > self._max_bytes:
             raise TooLarge(f"{name!r} has {len(data):,} bytes, the limit is {self._max_bytes:,}")
         async with self._slots:
-            answer = await self._answer(data, name, self._table[media_type])
-        if answer.parsed is not None and answer.parsed.blocks:
-            return answer.parsed
-        if answer.code == TooLarge.code:
-            raise TooLarge(answer.message)
-        if answer.code == UnreadableDocument.code:
-            raise UnreadableDocument(answer.message)
-        failed = answer.parsed is None
-        raise UnreadableDocument(
-            f"{name!r} cannot be read: its parser failed ({answer.message})"
-            if failed
-            else f"{name!r} is empty: it holds no text that can be read"
-        )
+            answer = await self._ask(Request(secrets.token_hex(8), self._table[media_type], name, data, self._seconds, self._max_text))
+        if answer.parsed is None:
+            raise (TooLarge if answer.code == TooLarge.code else UnreadableDocument)(answer.message)
+        return answer.parsed
 
     async def close(self) -> None:
         """Kill every child; a parse that is under way fails."""
         self._closed = True
         await asyncio.gather(*(child.kill() for child in self._alive))
 
-    async def _answer(self, data: bytes, name: str, target: str) -> _Answer:
-        request = {"id": secrets.token_hex(8), "name": name, "target": target, "seconds": self._seconds, "max_text": self._max_text}
-        while True:
-            if self._closed:
-                raise Unavailable("the parser pool is closed")
-            child = self._idle.pop() if self._idle else await self._start()
+    async def _ask(self, request: Request) -> Answer:
+        unread = f"{request.name!r} cannot be read: "
+        while not self._closed:
+            child = self._idle.pop() if self._idle else await _launch(self._memory)
+            self._alive.add(child)
             used = child.answered
             try:
+                if not used:
+                    await child.greet()
                 async with asyncio.timeout(self._seconds):
-                    body = await child.ask(msgspec.json.encode(request), data, most=1_000_000 + 16 * self._max_text)
-                answer = await asyncio.to_thread(_read, body, request["id"])
+                    body = await child.ask(msgspec.msgpack.encode(request), most=1_000_000 + 16 * self._max_text)
+                answer = await asyncio.to_thread(_read, body, request.id)
                 child.answered += 1
                 return answer
             except TimeoutError:
-                raise ParserDied(f"{name!r} cannot be read: the parser died (time limit of {self._seconds:g} s)") from None
+                raise ParserDied(f"{unread}the parser died (time limit of {self._seconds:g} s)") from None
             except msgspec.MsgspecError as error:
-                raise UnreadableDocument(f"{name!r} cannot be read: its parser answered nonsense ({error})") from error
+                raise UnreadableDocument(f"{unread}its parser answered nonsense ({error})") from error
             except (EOFError, ConnectionError):
                 reason = await child.reason()
                 if not used and not self._closed:  # a used child may have died of the documents before: this one gets a new child
-                    raise ParserDied(f"{name!r} cannot be read: the parser died ({reason})") from None
+                    raise ParserDied(f"{unread}the parser died ({reason})") from None
             finally:
-                await self._put_back(child, child.answered > used)
-
-    async def _put_back(self, child: "_Child", answered: bool) -> None:
-        if answered and child.answered < _DOCUMENTS and not self._closed:
-            self._idle.append(child)
-        else:
-            await child.kill()
-            self._alive.discard(child)
-
-    async def _start(self) -> "_Child":
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *_command(self._memory), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment(), limit=2**20
-            )
-        except OSError as error:
-            raise Unavailable(f"no parser process can be started: {error}") from error
-        child = _Child(process)
-        self._alive.add(child)
-        greeted = False
-        try:
-            async with asyncio.timeout(_START):
-                greeted = bool(msgspec.json.decode(await child.receive(10_000), type=_Hello).isolation)
-        except (EOFError, OSError, msgspec.MsgspecError) as error:
-            raise Unavailable(f"no parser process can be started ({await child.reason()}): standard error says why") from error
-        finally:
-            if not greeted:
-                await self._put_back(child, False)
-        return child
+                if used < child.answered < _DOCUMENTS and not self._closed:
+                    self._idle.append(child)
+                else:
+                    await child.kill()
+                    self._alive.discard(child)
+        raise Unavailable("the parser pool is closed")
 
 
 class _Child:
@@ -149,15 +105,22 @@ class _Child:
         self._process, self._stdin, self._stdout = process, process.stdin, process.stdout
         self.answered = 0  # documents
 
-    async def ask(self, request: bytes, data: bytes, *, most: int) -> bytes:
-        """Return the answer to a document. Raises EOFError or ConnectionError when the child died."""
-        for part in (request, data):
-            self._stdin.write(len(part).to_bytes(8, "big"))
-            self._stdin.write(part)
-        await self._stdin.drain()
-        return await self.receive(most)
+    async def greet(self) -> None:
+        """Wait for the hello. Raises Unavailable."""
+        try:
+            async with asyncio.timeout(_START):
+                await self._receive(10_000)
+        except (EOFError, OSError) as error:
+            raise Unavailable(f"no parser process can be started ({await self.reason()}): standard error says why") from error
 
-    async def receive(self, most: int) -> bytes:
+    async def ask(self, request: bytes, *, most: int) -> bytes:
+        """Return the answer to a document. Raises EOFError or ConnectionError when the child died."""
+        self._stdin.write(len(request).to_bytes(8, "big"))
+        self._stdin.write(request)
+        await self._stdin.drain()
+        return await self._receive(most)
+
+    async def _receive(self, most: int) -> bytes:
         size = int.from_bytes(await self._stdout.readexactly(8), "big")
         if size > most:
             raise EOFError  # no answer of ours: as good as dead
@@ -170,51 +133,49 @@ class _Child:
         return _reason(self._process.returncode)
 
     async def kill(self) -> None:
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
         self._stdin.close()
         await self._process.wait()
         with contextlib.suppress(ConnectionError):
             await self._stdin.wait_closed()
 
 
+async def _launch(memory: int) -> _Child:
+    (command, environment), pipe = _start_of(memory), subprocess.PIPE
+    try:
+        return _Child(await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, env=environment, limit=2**20))
+    except OSError as error:
+        raise Unavailable(f"no parser process can be started: {error}") from error
+
+
 def isolation(*, memory: int = 1_200_000_000) -> str:
     """Start a child and return in words what bounds it on this machine; blocks for a moment."""
-    child = subprocess.run(_command(memory), input=b"", capture_output=True, timeout=_START, env=_environment(), check=False)
+    command, environment = _start_of(memory)
+    child = subprocess.run(command, input=b"", capture_output=True, timeout=_START, env=environment, check=False)
     if child.returncode:
         return f"parsers cannot start ({_reason(child.returncode)}): {child.stderr.decode(errors='replace').strip()[-300:]}"
-    return msgspec.json.decode(child.stdout[8:], type=_Hello).isolation
+    return msgspec.msgpack.decode(child.stdout[8:], type=Answer).message
 
 
-def _command(memory: int) -> list[str]:
+def _start_of(memory: int) -> tuple[list[str], dict[str, str] | None]:
+    """Return command and environment, which finds the same modules but holds no keys; None (all of it) where Python needs more to start."""
     # -P: what lies in the working directory is no module of ours; -B: a child may write no files
-    return [sys.executable, "-P", "-B", "-m", "ragqueue.parsers.child", str(memory)]
-
-
-def _environment() -> dict[str, str] | None:
-    """Return an environment that finds the same modules but holds no keys; None (all of it) where Python needs more to start."""
-    return {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))} if os.name == "posix" else None
+    command = [sys.executable, "-P", "-B", "-m", "ragqueue.parsers.child", str(memory)]
+    return command, {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))} if os.name == "posix" else None
 
 
 def _reason(status: int | None) -> str:
-    if status is None:
-        return "it answered nonsense"
-    if status >= 0 or status in _REASONS:
-        return _REASONS.get(status, f"exit status {status}")
-    named = {number.value: number.name for number in signal.Signals}
-    return f"crash, signal {-status} {named.get(-status, '')}".rstrip()
+    return _REASONS.get(status, f"exit status {status}")
 
 
-def _read(body: bytes, request_id: object) -> _Answer:
+def _read(body: bytes, request_id: str) -> Answer:
     """Return an answer that holds together: a file may have taken its child over. Raises MsgspecError."""
-    answer = msgspec.json.decode(body, type=_Answer)
+    answer = msgspec.msgpack.decode(body, type=Answer)
     if answer.id != request_id:
         raise msgspec.ValidationError("it answers another document")
-    if answer.parsed is not None:
-        end = 0
-        for block in answer.parsed.blocks:
-            if not end <= block.start < block.end <= len(answer.parsed.text):
-                raise msgspec.ValidationError(f"block {block.start}-{block.end} does not stand in order in the text")
-            end = block.end
+    text, blocks = (answer.parsed.text, answer.parsed.blocks) if answer.parsed is not None else ("", ())
+    for before, block in itertools.pairwise([Block("paragraph", 0, 0), *blocks]):
+        if not before.end <= block.start < block.end <= len(text):
+            raise msgspec.ValidationError(f"block {block.start}-{block.end} does not stand in order in the text")
     return answer

@@ -2,21 +2,20 @@
 
 import re
 from collections.abc import Mapping
-from types import MappingProxyType
 
 from ragqueue.errors import UnreadableDocument, UnsupportedMedia
 
-PARSERS: Mapping[str, str] = MappingProxyType({  # media type -> "module:Class", imported in the child only
+PARSERS: Mapping[str, str] = {  # media type -> "module:Class", imported in the child only
     "text/plain": "ragqueue.parsers.text:TextParser",
     "text/markdown": "ragqueue.parsers.markdown:MarkdownParser",
     "text/html": "ragqueue.parsers.html:HtmlParser",
     "application/pdf": "ragqueue.parsers.pdf:PdfParser",
-})  # fmt: skip
-EXTENSIONS: Mapping[str, str] = MappingProxyType({
+}  # fmt: skip
+EXTENSIONS: Mapping[str, str] = {
     ".txt": "text/plain", ".text": "text/plain", ".log": "text/plain", ".rst": "text/plain", ".adoc": "text/plain",
     ".md": "text/markdown", ".markdown": "text/markdown", ".mdown": "text/markdown", ".mkd": "text/markdown",
     ".html": "text/html", ".htm": "text/html", ".xhtml": "text/html", ".pdf": "application/pdf",
-})  # fmt: skip
+}  # fmt: skip
 _ALIASES = {"text/x-markdown": "text/markdown", "application/xhtml+xml": "text/html", "application/x-pdf": "application/pdf"}
 _MAGIC = {  # what is not caught as binary data by its NUL bytes, or deserves a better word
     b"%PDF-": "a PDF", b"PK\x03\x04": "a ZIP archive or an Office document", b"PK\x05\x06": "an empty ZIP archive", b"{\\rtf": "an RTF document",
@@ -32,25 +31,22 @@ def media_type_of(name: str, data: bytes, declared: str | None = None) -> str:
 
     Raises UnsupportedMedia when no parser reads it, UnreadableDocument when name and bytes contradict each other.
     """
-    found = magic(data)
-    suffix = _suffix(name)
-    by_name = EXTENSIONS.get(suffix)
-    if by_name is not None:
-        if found is not None and (by_name, found) != ("application/pdf", "a PDF"):
+    found, suffix = magic(data), _suffix(name)
+    if by_name := EXTENSIONS.get(suffix):
+        if found and (by_name, found) != ("application/pdf", "a PDF"):
             raise UnreadableDocument(f"{name!r} is named {suffix}, but its bytes are {found}: give it its right name, or another file")
         return by_name
-    stated = (declared or "").partition(";")[0].strip().lower()
-    stated = _ALIASES.get(stated, stated)
     if found == "a PDF":
         return "application/pdf"
-    if found is None and stated in PARSERS:
+    stated = (declared or "").partition(";")[0].strip().lower()
+    stated = _ALIASES.get(stated, stated)
+    if not found and stated in PARSERS:
         return stated
-    if found is None and not suffix and b"\x00" not in data[:1024]:
+    if not (found or suffix or b"\x00" in data[:1024]):
         return "text/html" if _HTML.match(data[:1024]) else "text/plain"
     what = found or (f"of type {stated!r}" if stated else f"named {suffix}" if suffix else "binary data")
-    raise UnsupportedMedia(
-        f"no parser reads {name!r}, which is {what}: allowed are {', '.join(EXTENSIONS)}, or a text declared as text/plain"
-    )
+    allowed = f"allowed are {', '.join(EXTENSIONS)}, or a text declared as text/plain"
+    raise UnsupportedMedia(f"no parser reads {name!r}, which is {what}: {allowed}")
 
 
 def known_name(name: str) -> bool:

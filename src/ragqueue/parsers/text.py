@@ -1,8 +1,12 @@
 """Read plain text: paragraphs between empty lines."""
 
+import re
+
 from ragqueue.parsers.base import Parser
 from ragqueue.parsers.charset import decode
 from ragqueue.types import Block, Parsed
+
+_PARAGRAPH = re.compile(r"\S(?:.*\S)?(?:[^\S\n]*\n.*\S)*+")  # possessive: a log is one paragraph of a million lines
 
 
 class TextParser(Parser):
@@ -12,20 +16,4 @@ class TextParser(Parser):
 
     def parse(self, data: bytes, name: str) -> Parsed:
         text = decode(data, name)
-        return Parsed(text, [Block("paragraph", start, end) for start, end in paragraphs(text, 0, len(text))])
-
-
-def paragraphs(text: str, start: int, end: int) -> list[tuple[int, int]]:
-    """Return the spans of the paragraphs of `text[start:end]`, trimmed."""
-    spans: list[tuple[int, int]] = []
-    first = last = -1  # of the paragraph that is open
-    at = start
-    for line in text[start:end].split("\n"):
-        if body := line.strip():
-            begin = at + len(line) - len(line.lstrip())
-            first, last = (begin if first < 0 else first), begin + len(body)
-        elif first >= 0:
-            spans.append((first, last))
-            first = -1
-        at += len(line) + 1
-    return [*spans, (first, last)] if first >= 0 else spans
+        return Parsed(text, [Block("paragraph", *match.span()) for match in _PARAGRAPH.finditer(text)])

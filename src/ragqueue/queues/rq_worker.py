@@ -166,7 +166,7 @@ class ConcurrentWorker(worker.BaseWorker):  # type: ignore[misc]
                 pipeline.hgetall(RingJob.key_for(raw.decode(errors="replace")))
             pipeline.llen(self.queues[0].key)
             *found, self._backlog = pipeline.execute(raise_on_error=False)
-        deliveries = []
+        begun, deliveries = [], []
         with self.connection.pipeline() as pipeline:
             for raw, data in zip(taken, found, strict=True):
                 try:
@@ -178,16 +178,18 @@ class ConcurrentWorker(worker.BaseWorker):  # type: ignore[misc]
                     continue
                 rq_job.origin = self.queues[0].name
                 execution = executions.Execution.create(rq_job, self.get_heartbeat_ttl(rq_job), pipeline, self.name)
-                self.executions[execution.id] = execution
                 rq_job.prepare_for_execution(self.name, pipeline)
                 pipeline.persist(rq_job.key)
                 pipeline.lrem(self.queues[0].intermediate_queue_key, 1, raw)
-                try:
-                    deliveries.append((rq_job, execution, rq_job.ring()))
-                except (InvalidRequest, exceptions.DeserializationError) as error:
-                    rq_job.retries_left, rq_job.failure_ttl = 0, FAILED_FOR
-                    self._ended.put((rq_job, execution, error))
+                begun.append((rq_job, execution))
             pipeline.execute()
+        for rq_job, execution in begun:
+            self.executions[execution.id] = execution
+            try:
+                deliveries.append((rq_job, execution, rq_job.ring()))
+            except (InvalidRequest, exceptions.DeserializationError) as error:
+                rq_job.retries_left, rq_job.failure_ttl = 0, FAILED_FOR
+                self._ended.put((rq_job, execution, error))
         return deliveries
 
     async def _deliver(self, delivery: Delivery, handle: Handle, slots: threading.Semaphore) -> None:

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, Engine, inspect, select, text
 
 from ragqueue.errors import ConfigError, DatabaseTooNew
 from ragqueue.records.schema import facts
-from ragqueue.records.store import begin
+from ragqueue.records.store import Records, begin, sqlite_url
 
 HEAD = "0001"
 _FOLDER = Path(__file__).with_name("migrations")
@@ -65,8 +65,8 @@ def _upgrade(connection: Connection) -> None:
         environment.run_migrations()
 
 
-def check_folder(folder: Path) -> None:
-    """Make the data folder. Raises ConfigError when it cannot be written."""
+def open_records(folder: Path) -> Records:
+    """Open the database of a data folder, which is made. Raises ConfigError when it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".probe"
@@ -74,3 +74,4 @@ def check_folder(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise ConfigError(f"the data folder {str(folder)!r} cannot be written ({error.strerror}): set RAGQUEUE_DATA to another") from error
+    return Records(sqlite_url(folder))

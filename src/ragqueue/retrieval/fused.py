@@ -1,20 +1,20 @@
 """Hybrid retrieval: both scores of every candidate, standardised and added. Better than fusing ranks on every set we measured."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from ragqueue.embedders.base import Embedder
-from ragqueue.indexes.base import Index
+from ragqueue.indexes.base import Index, Space
 from ragqueue.records import chunks, keywords
-from ragqueue.records.chunks import Features, Space
+from ragqueue.records.chunks import Features
 from ragqueue.records.keywords import Scored, Weights
 from ragqueue.records.store import Records
 from ragqueue.retrieval.base import Retriever
-from ragqueue.retrieval.dense import DenseRetriever, Nearest
 from ragqueue.types import Hit
 
 DENSE_WEIGHT = 0.4
@@ -25,42 +25,60 @@ FLAT = 1e-6  # a deviation below it: this list does not tell the candidates apar
 Floats = NDArray[np.float64]
 
 
+class Nearest(NamedTuple):
+    """What a search by vector found."""
+
+    vector: NDArray[np.float32] | None = None  # the question's; None when no space fits the embedder
+    numbers: Collection[int] = ()
+    generations: Collection[str] = ()  # whose vectors are comparable with the question's
+
+
 class FusedRetriever(Retriever):
     """Ranks by 0.4 cosine + 0.6 BM25; by BM25 alone without an embedder, or where the vectors are another's."""
 
     def __init__(self, records: Records, embedder: Embedder | None, index: Index | None) -> None:
-        self._records = records
-        self._dense = DenseRetriever(records, embedder, index) if embedder is not None and index is not None else None
+        self._records, self._embedder, self._index = records, embedder, index
 
     async def retrieve(self, tenant: str, question: str, *, collections: Sequence[str] | None = None, limit: int = 10) -> list[Hit]:
-        spaces = await self._records.read(chunks.spaces_of, tenant, collections)
         pool = max(POOL, limit)
+        if self._embedder is None or self._index is None:
+            return await self._records.read(_by_words, tenant, question, collections, pool, limit)
+        weights = await self._records.read(keywords.weigh, tenant, collections, question)
         # What is found by words is scored while the vectors are searched: most of the work of both is over at once.
-        near, (weights, worded) = await asyncio.gather(
-            self._nearest(tenant, question, spaces, pool), self._records.read(_worded, tenant, spaces, question, pool)
+        near, worded = await asyncio.gather(
+            _nearest(self._embedder, self._index, weights, question, pool), self._records.read(keywords.search, weights, pool)
         )
-        return await self._records.read(_rank, near, weights, worded, limit)
-
-    async def _nearest(self, tenant: str, question: str, spaces: Sequence[Space], pool: int) -> Nearest:
-        return await self._dense.nearest(tenant, question, spaces, pool) if self._dense is not None else Nearest()
+        return await self._records.read(_rank, weights, worded, near, limit)
 
 
-def _worded(connection: Connection, tenant: str, spaces: Sequence[Space], question: str, pool: int) -> tuple[Weights, list[Scored]]:
-    weights = keywords.weigh(connection, tenant, spaces, question)
-    return weights, keywords.search(connection, weights, pool)
+async def _nearest(embedder: Embedder, index: Index, weights: Weights, question: str, limit: int) -> Nearest:
+    """Search the spaces whose vectors are this embedder's: their generation is "<embedder>" or "<embedder>/<chunking>"."""
+    spoken = [space for space in weights.spaces if f"{space.generation}/".startswith(f"{embedder.name}/")]
+    if not spoken:
+        return Nearest()
+    vector = (await embedder.embed([question]))[0]
+    lists = await asyncio.gather(*(index.search(Space(weights.tenant, *space), vector, limit) for space in spoken))
+    found = sorted((pair for pairs in lists for pair in pairs), key=lambda pair: (-pair[1], pair[0]))[:limit]
+    return Nearest(vector, [number for number, _ in found], {space.generation for space in spoken})
 
 
-def _rank(connection: Connection, near: Nearest, weights: Weights, worded: Sequence[Scored], limit: int) -> list[Hit]:
-    missing = {number for number, _ in near.found} - {one.chunk.number for one in worded}
-    unworded = weights.scored(chunks.features(connection, weights.tenant, weights.spaces, missing))
+def _by_words(connection: Connection, tenant: str, question: str, names: Sequence[str] | None, pool: int, limit: int) -> list[Hit]:
+    weights = keywords.weigh(connection, tenant, names, question)
+    return _rank(connection, weights, keywords.search(connection, weights, pool), Nearest(), limit)
+
+
+def _rank(connection: Connection, weights: Weights, worded: Sequence[Scored], near: Nearest, limit: int) -> list[Hit]:
+    missing = set(near.numbers) - {one.chunk.number for one in worded}
+    unworded = weights.scored(chunks.features(connection, weights.tenant, weights.spaces, missing)) if missing else []
     pool = sorted([*worded, *unworded], key=lambda one: one.chunk.number)  # so that equal scores stay in this order
     cosines = cosines_of([one.chunk for one in pool], near)
     scores = fuse(cosines, np.array([one.bm25 for one in pool]), np.array([one.part for one in pool]))
-    hits = {}
-    for at in np.argsort(-scores, kind="stable")[:limit]:
-        cosine = None if np.isnan(cosines[at]) else float(cosines[at])
-        hits[pool[at].chunk.number] = (float(scores[at]), cosine, pool[at].part)
-    return [Hit(chunk, *hits[chunk.number]) for chunk in chunks.load(connection, weights.tenant, list(hits))]
+    best = {pool[at].chunk.number: at for at in np.argsort(-scores, kind="stable")[:limit]}
+    hits = []
+    for chunk in chunks.load(connection, weights.tenant, list(best)):
+        at = best[chunk.number]
+        hits.append(Hit(chunk, float(scores[at]), None if np.isnan(cosines[at]) else float(cosines[at]), pool[at].part))
+    return hits
 
 
 def cosines_of(pool: Sequence[Features], near: Nearest) -> Floats:

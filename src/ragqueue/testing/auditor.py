@@ -15,7 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ragqueue.events.pen import END, FENCE
 from ragqueue.jobs.views import DELTA, RESTARTED
@@ -28,8 +28,7 @@ TERMINAL = frozenset(f"response.{status}" for status in STATUSES)
 DAMAGE = ("lost", "doubled_answers", "stream_gaps", "stream_doubles", "zombie_writes", "wrongly_dead")
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """One broken promise."""
 
     kind: str  # one of DAMAGE
@@ -37,8 +36,7 @@ class Finding:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """What the records say of a job."""
 
     state: str
@@ -48,16 +46,14 @@ class Row:
     error_code: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Store:
+class Store(NamedTuple):
     """The truth at the end: rows by job, and (attempt, text) of every stored answer."""
 
     rows: Mapping[str, Row]
     answers: Mapping[str, Sequence[tuple[int, str]]]
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One write to the log."""
 
     job_id: str
@@ -89,20 +85,22 @@ def read_store(path: Path) -> Store:
 
 
 def audit(
-    store: Store,
-    log: Iterable[Entry],
-    transcript: Iterable[Mapping[str, Any]],
-    *,
-    moves: Iterable[Move] = (),
-    may_restart: bool = True,
+    store: Store, log: Iterable[Entry], transcript: Iterable[Mapping[str, Any]], *, moves: Iterable[Move] = (), may_restart: bool = True
 ) -> list[Finding]:
     """Return every broken promise; `moves` (the history of the rows, where it was kept) shows two finals that left one row.
 
     Where the log cannot be lost and the model continues, no stream may restart: say so with `may_restart=False`.
     """
-    clients = Clients(transcript, may_restart=may_restart)
-    store_side = (*_audit_rows(store, clients.jobs), *_audit_answers(store), *_audit_moves(moves), *_audit_log(store, log))
-    return [*store_side, *clients.findings, *clients.audit(store)]
+    clients = Clients(may_restart=may_restart)
+    told = [finding for fact in transcript for finding in clients.take(fact)]
+    return [
+        *_audit_rows(store, clients.jobs),
+        *_audit_answers(store),
+        *_audit_moves(moves),
+        *_audit_log(store, log),
+        *told,
+        *clients.audit(store),
+    ]
 
 
 def count(findings: Iterable[Finding]) -> dict[str, int]:
@@ -126,40 +124,42 @@ def _audit_rows(store: Store, asked: Iterable[str]) -> Iterator[Finding]:
 
 def _audit_answers(store: Store) -> Iterator[Finding]:
     for job_id, answers in store.answers.items():
-        if len(answers) > 1:
-            yield Finding("doubled_answers", job_id, f"answers of attempts {[attempt for attempt, _ in answers]} are stored")
-        row = store.rows.get(job_id)
-        for attempt, _ in answers if row and row.state == "succeeded" else ():  # a run that was buried keeps what it had
-            if row and attempt != row.attempt:
+        attempts, row = [attempt for attempt, _ in answers], store.rows.get(job_id)
+        if len(attempts) > 1:
+            yield Finding("doubled_answers", job_id, f"answers of attempts {attempts} are stored")
+        if row and row.state == "succeeded":  # a run that was buried keeps what it had
+            for attempt in filter(row.attempt.__ne__, attempts):
                 yield Finding("zombie_writes", job_id, f"attempt {attempt} stored an answer, the job is in attempt {row.attempt}")
 
 
 def _audit_moves(moves: Iterable[Move]) -> Iterator[Finding]:
-    ended: dict[str, Move] = {}
+    ended: dict[str, str] = {}  # job -> the state it ended in
     for move in moves:
-        if (before := ended.get(move.job_id)) is not None:
-            yield Finding("doubled_answers", move.job_id, f"it ended {before.state} and then became {move.state} (attempt {move.attempt})")
+        if move.job_id in ended:
+            yield Finding(
+                "doubled_answers", move.job_id, f"it ended {ended[move.job_id]} and then became {move.state} (attempt {move.attempt})"
+            )
         if move.state in ENDED:
-            ended[move.job_id] = move
+            ended[move.job_id] = move.state
 
 
 def _audit_log(store: Store, log: Iterable[Entry]) -> Iterator[Finding]:
     tops: dict[str, int] = {}
     closed: set[str] = set()
-    for entry in log:
-        job_id, top, row = entry.job_id, tops.get(entry.job_id, -1), store.rows.get(entry.job_id)
-        if entry.type == GONE:
+    for job_id, seq, type_ in log:
+        top, row = tops.get(job_id, -1), store.rows.get(job_id)
+        if type_ == GONE:
             tops.pop(job_id, None)
             closed.discard(job_id)
             continue
-        if entry.seq <= top:
-            yield Finding("zombie_writes", job_id, f"entry {show(entry.seq)} was written after {show(top)}")
-        elif entry.type != FENCE and job_id in closed:
-            yield Finding("zombie_writes", job_id, f"entry {show(entry.seq)} ({entry.type}) was written after the end")
-        elif entry.type != FENCE and row is not None and entry.seq >> ATTEMPT_SHIFT > row.attempt:
-            yield Finding("zombie_writes", job_id, f"entry {show(entry.seq)} is of an attempt that nobody claimed")
-        tops[job_id] = max(top, entry.seq)
-        if entry.type == END:
+        if seq <= top:
+            yield Finding("zombie_writes", job_id, f"entry {show(seq)} was written after {show(top)}")
+        elif type_ != FENCE and job_id in closed:
+            yield Finding("zombie_writes", job_id, f"entry {show(seq)} ({type_}) was written after the end")
+        elif type_ != FENCE and row is not None and seq >> ATTEMPT_SHIFT > row.attempt:
+            yield Finding("zombie_writes", job_id, f"entry {show(seq)} is of an attempt that nobody claimed")
+        tops[job_id] = max(top, seq)
+        if type_ == END:
             closed.add(job_id)
 
 
@@ -186,8 +186,7 @@ class Reader:
             return
         if seq <= self.last:
             yield "stream_doubles", f"{type_} {show(seq)} came after {show(self.last)}"
-        self.last = max(self.last, seq)
-        self.ended = self.ended or type_ in TERMINAL
+        self.last, self.ended = max(self.last, seq), self.ended or type_ in TERMINAL
         if type_ == DELTA:
             if (attempt := seq >> ATTEMPT_SHIFT) < self.attempt:
                 yield "zombie_writes", f"text of attempt {attempt} came after text of attempt {self.attempt}"
@@ -198,69 +197,63 @@ class Reader:
 class Clients:
     """What all clients saw."""
 
-    def __init__(self, transcript: Iterable[Mapping[str, Any]], *, may_restart: bool) -> None:
+    def __init__(self, *, may_restart: bool) -> None:
         self._may_restart = may_restart
         self.jobs: set[str] = set()  # acknowledged or followed
-        self.readers: dict[tuple[str, str], Reader] = {}  # by (job, reader)
-        self.ends: dict[str, set[tuple[str, str | None]]] = defaultdict(set)  # job -> (status, text) wherever a client was told its end
-        self.findings: list[Finding] = []
-        for fact in transcript:
-            self._take(fact["what"], fact["job"], fact)
+        self._readers: dict[tuple[str, str], Reader] = defaultdict(Reader)  # by (job, reader)
+        self._ends: dict[str, set[tuple[str, str | None]]] = defaultdict(set)  # job -> (status, text) wherever a client was told its end
 
-    def _take(self, what: str, job_id: str, fact: Mapping[str, Any]) -> None:
+    def take(self, fact: Mapping[str, Any]) -> Iterator[Finding]:
+        """Take a line of the transcript in; yield what is wrong with it."""
+        what, job_id = fact["what"], fact["job"]
         if what != "seen":
             self.jobs.add(job_id)
         elif fact["status"] in STATUSES:
-            self.ends[job_id].add((fact["status"], fact["text"]))
-        elif self.ends[job_id]:
-            self.findings.append(Finding("doubled_answers", job_id, f"it was {fact['status']} after it had ended"))
-        if what == "opened":
-            self.readers.setdefault((job_id, fact["reader"]), Reader())
-        elif what == "frame":
-            self._frame(job_id, self.readers.setdefault((job_id, fact["reader"]), Reader()), fact["seq"], fact["type"], fact["data"])
-
-    def _frame(self, job_id: str, reader: Reader, seq: int, type_: str, data: Mapping[str, Any]) -> None:
-        self.findings += [Finding(kind, job_id, detail) for kind, detail in reader.take(seq, type_, data.get("delta", ""))]
-        if type_ == RESTARTED and not self._may_restart:
-            self.findings.append(Finding("stream_gaps", job_id, f"a reader was told at {show(seq)} to drop what it had been shown"))
-        if type_ in TERMINAL:
-            answer = data["response"]["answer"]
-            self.ends[job_id].add((type_.removeprefix("response."), None if answer is None else answer["text"]))
+            self._ends[job_id].add((fact["status"], fact["text"]))
+        elif self._ends[job_id]:
+            yield Finding("doubled_answers", job_id, f"it was {fact['status']} after it had ended")
+        if what in ("opened", "frame"):
+            reader = self._readers[job_id, fact["reader"]]
+        if what == "frame":
+            seq, type_, data = fact["seq"], fact["type"], fact["data"]
+            yield from (Finding(kind, job_id, detail) for kind, detail in reader.take(seq, type_, data.get("delta", "")))
+            if type_ == RESTARTED and not self._may_restart:
+                yield Finding("stream_gaps", job_id, f"a reader was told at {show(seq)} to drop what it had been shown")
+            if type_ in TERMINAL:
+                answer = data["response"]["answer"]
+                self._ends[job_id].add((type_.removeprefix("response."), None if answer is None else answer["text"]))
 
     def audit(self, store: Store) -> Iterator[Finding]:
         """Yield what the clients were told that the store does not say."""
-        for (job_id, _), reader in self.readers.items():
+        for (job_id, _), reader in self._readers.items():
+            row, texts = store.rows.get(job_id), [text for _, text in store.answers.get(job_id, ())]
             if not reader.ended:
                 yield Finding("lost", job_id, "a reader never saw a terminal event")
-            else:
-                yield from _audit_text(job_id, reader.text, store)
+            elif row and row.state == "succeeded" and texts and reader.text not in texts:
+                missing, extra = difference(texts[-1], reader.text)
+                if missing:
+                    yield Finding("stream_gaps", job_id, f"a reader missed {missing!r}")
+                if extra:
+                    yield Finding("stream_doubles", job_id, f"a reader was shown {extra!r} too much")
         for job_id in sorted(self.jobs):
-            if not self.ends[job_id]:
-                yield Finding("lost", job_id, "no client was told its end")
-            elif len(self.ends[job_id]) > 1:
-                yield Finding("doubled_answers", job_id, f"clients were told {len(self.ends[job_id])} different ends")
-            row, texts = store.rows.get(job_id), {text for _, text in store.answers.get(job_id, ())} | {None}
-            for status, text in self.ends[job_id] if row else ():
-                if row is not None and (STATUSES[status] != row.state or text not in texts):
-                    yield Finding("doubled_answers", job_id, f"a client was told {status}, the store says {row.state}, or another text")
+            yield from self._audit_ends(job_id, store)
 
-
-def _audit_text(job_id: str, shown: str, store: Store) -> Iterator[Finding]:
-    row, texts = store.rows.get(job_id), [text for _, text in store.answers.get(job_id, ())]
-    if row is not None and row.state == "succeeded" and texts and shown not in texts:
-        missing, extra = difference(texts[-1], shown)
-        if missing:
-            yield Finding("stream_gaps", job_id, f"a reader missed {missing!r}")
-        if extra:
-            yield Finding("stream_doubles", job_id, f"a reader was shown {extra!r} too much")
+    def _audit_ends(self, job_id: str, store: Store) -> Iterator[Finding]:
+        ends, row, texts = self._ends[job_id], store.rows.get(job_id), {None, *(text for _, text in store.answers.get(job_id, ()))}
+        if not ends:
+            yield Finding("lost", job_id, "no client was told its end")
+        elif len(ends) > 1:
+            yield Finding("doubled_answers", job_id, f"clients were told {len(ends)} different ends")
+        for status, text in ends:
+            if row and (STATUSES[status] != row.state or text not in texts):
+                yield Finding("doubled_answers", job_id, f"a client was told {status}, the store says {row.state}, or another text")
 
 
 def difference(wanted: str, got: str) -> tuple[str, str]:
     """Return what `got` lacks and what it has too much, between their common beginning and end."""
     start = _shared(wanted, got)
-    wanted, got = wanted[start:], got[start:]
-    end = _shared(wanted[::-1], got[::-1])
-    return wanted[: len(wanted) - end], got[: len(got) - end]
+    end = _shared(wanted[start:][::-1], got[start:][::-1])
+    return wanted[start : len(wanted) - end], got[start : len(got) - end]
 
 
 def _shared(one: str, other: str) -> int:

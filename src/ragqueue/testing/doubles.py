@@ -43,8 +43,7 @@ class MemoryIndex(Index):
         self._spaces: dict[Space, dict[int, NDArray[np.float32]]] = {}
 
     async def upsert(self, space: Space, numbers: Sequence[int], vectors: NDArray[np.float32]) -> None:
-        held = self._spaces.setdefault(space, {})
-        held.update((int(number), np.array(vector, np.float32)) for number, vector in zip(numbers, vectors, strict=True))
+        self._spaces.setdefault(space, {}).update(zip(map(int, numbers), np.array(vectors, np.float32), strict=True))
 
     async def search(
         self, space: Space, vector: NDArray[np.float32], limit: int, *, allowed: Collection[int] | None = None

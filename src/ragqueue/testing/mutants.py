@@ -4,26 +4,16 @@ Worker processes inherit the break: forked ones with the memory of their supervi
 and find the name in RAGQUEUE_MUTANT.
 """
 
-import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping
+from pkgutil import resolve_name
 from typing import Any
+
+from ragqueue.records.schema import jobs
 
 VARIABLE = "RAGQUEUE_MUTANT"
 Break = Callable[[Any], Any]  # takes what is there, returns what takes its place
-
-
-def anybody(current: Any) -> Any:
-    """Let every run of a job write, not only the current one."""
-    from ragqueue.records.schema import jobs
-
-    return lambda job_id, attempt: jobs.c.id == job_id
-
-
-def any_end(grants: Any) -> Any:
-    """Let the log in SQL take everything."""
-    return lambda end, after, first: True
 
 
 def any_end_in_redis(script: str) -> str:
@@ -35,11 +25,6 @@ def any_end_in_redis(script: str) -> str:
     return script
 
 
-def untold(lost: Any) -> Any:
-    """Let a run go on whose lease was lost."""
-    return lambda self, job_id, attempt: None
-
-
 def unhealed(step: Any) -> Any:
     """Leave what is broken as it is."""
 
@@ -49,24 +34,22 @@ def unhealed(step: Any) -> Any:
     return leave
 
 
-def never_full(begin: Any) -> Any:
-    """Commit everything like token events, which a power cut may undo."""
-    return lambda connection, *, durable: begin(connection, durable=False)
-
-
-# name -> {module:attribute -> what takes its place}
+# name -> {what is broken -> what takes its place}
 MUTANTS: Mapping[str, Mapping[str, Break]] = {
     "fence": {
-        "ragqueue.records.jobs:current": anybody,
-        "ragqueue.events.sql:grants": any_end,
-        "ragqueue.events.redis:_APPEND": any_end_in_redis,
-        "ragqueue.worker:Worker._lost": untold,  # the beat's own fence: it would end nearly every zombie before it writes
+        # every run of a job may write, not only the current one
+        "ragqueue.records.jobs.current": lambda current: lambda job_id, attempt: jobs.c.id == job_id,
+        "ragqueue.events.sql.grants": lambda grants: lambda end, after, first: True,
+        "ragqueue.events.redis._APPEND": any_end_in_redis,
+        # the beat's own fence: it would end nearly every zombie before it writes
+        "ragqueue.worker.Worker._lost": lambda lost: lambda self, job_id, attempt: None,
     },
     "reconcile": {
-        "ragqueue.jobs.reconcile:Reconciler.leases": unhealed,
-        "ragqueue.jobs.reconcile:Reconciler.rings": unhealed,
+        "ragqueue.jobs.reconcile.Reconciler.leases": unhealed,
+        "ragqueue.jobs.reconcile.Reconciler.rings": unhealed,
     },
-    "full_commit": {"ragqueue.records.store:begin": never_full},
+    # everything is committed like token events, which a power cut may undo
+    "full_commit": {"ragqueue.records.store.begin": lambda begin: lambda connection, *, durable: begin(connection, durable=False)},
 }
 
 
@@ -75,12 +58,8 @@ def apply(name: str) -> None:
     if name not in MUTANTS:
         raise SystemExit(f"there is no mutant {name!r}: use one of {', '.join(MUTANTS)}")
     for target, broken in MUTANTS[name].items():
-        module_name, _, path = target.partition(":")
-        owner: Any = importlib.import_module(module_name)
-        *parents, attribute = path.split(".")
-        for parent in parents:
-            owner = getattr(owner, parent)
-        setattr(owner, attribute, broken(getattr(owner, attribute)))  # a name that is gone fails here
+        owner, _, attribute = target.rpartition(".")
+        setattr(resolve_name(owner), attribute, broken(resolve_name(target)))  # a name that is gone fails here
 
 
 def main(argv: list[str]) -> None:

@@ -2,6 +2,5 @@
 
 from pathlib import Path
 
-_FOLDER = Path(__file__).parent
-PAGE = _FOLDER / "index.html"
-STATIC = {name: _FOLDER / name for name in ("page.js", "page.css")}
+PAGE = Path(__file__).with_name("index.html")
+STATIC = {name: PAGE.with_name(name) for name in ("page.js", "page.css")}

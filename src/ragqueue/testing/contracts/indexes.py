@@ -1,7 +1,5 @@
 """What every vector index must do."""
 
-from collections.abc import Awaitable, Callable
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -10,8 +8,6 @@ from ragqueue.indexes.base import Index, Space
 
 HERE = Space("acme", "default", "g1")
 DIMENSIONS = 16
-
-Store = Callable[[Space, list[int], NDArray[np.float32]], Awaitable[None]]
 
 
 def vectors(count: int, *, seed: int = 0) -> NDArray[np.float32]:
@@ -23,10 +19,6 @@ def vectors(count: int, *, seed: int = 0) -> NDArray[np.float32]:
 
 class IndexContract:
     """Subclass it and give the fixture `index`: an empty index."""
-
-    @pytest.fixture
-    async def index(self) -> Index:
-        raise NotImplementedError
 
     async def test_the_nearest_come_first(self, index: Index) -> None:
         stored = vectors(50)
@@ -69,10 +61,6 @@ class IndexContract:
         found = await index.search(HERE, vectors(1, seed=9)[0], 10, allowed={5, 77, 150})
 
         assert {number for number, _ in found} == {5, 77, 150}
-
-    async def test_nothing_allowed_finds_nothing(self, index: Index) -> None:
-        await index.upsert(HERE, [1, 2], vectors(2))
-
         assert await index.search(HERE, vectors(1)[0], 10, allowed=[]) == []
 
     async def test_ties_go_to_the_lower_number(self, index: Index) -> None:

@@ -1,4 +1,4 @@
-"""Servers for tests and campaigns, started on a free port of this machine and killed at will."""
+"""A Redis for tests and campaigns, started on a free port of this machine and killed at will."""
 
 import os
 import shutil
@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import Self
 
 import pytest
 import redis
@@ -31,24 +32,19 @@ class RedisServer:
     """A redis-server of our own; it keeps its port and its folder when it is started again."""
 
     def __init__(self, *, appendonly: bool = False) -> None:
-        self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        self._appendonly = appendonly
+        port = free_port()
+        self.url = f"redis://127.0.0.1:{port}/0"
         self._folder = Path(tempfile.mkdtemp(prefix="ragqueue-redis-"))
         self._process: subprocess.Popen[bytes] | None = None
+        self._command = [
+            "redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(self._folder), "--save", "",
+            "--appendonly", "yes" if appendonly else "no",
+        ]  # fmt: skip
 
-    def start(self) -> "RedisServer":
+    def start(self) -> Self:
         """Start it and wait until it answers. Raises TimeoutError."""
-        options = {
-            "port": self.port,
-            "bind": "127.0.0.1",
-            "dir": self._folder,
-            "save": "",
-            "appendonly": "yes" if self._appendonly else "no",
-        }
-        command = ["redis-server", *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
         with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
         end = time.monotonic() + STARTS_WITHIN
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > end:
@@ -56,7 +52,7 @@ class RedisServer:
             time.sleep(0.02)
         return self
 
-    def __enter__(self) -> "RedisServer":
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, *_: object) -> None:
