@@ -18,7 +18,7 @@ from ragqueue.types import ATTEMPT_SHIFT, LAST_N, Append, Event, seq_of
 
 KEEP = 86_400  # seconds after its last append that a log is kept, if nobody drops it
 PAGE = 1000  # entries of one stream in one answer
-PATIENCE = 5.0  # seconds beyond `wait` for the answer of a waiting read
+PATIENCE = 5.0  # seconds that a call may take, beyond the `wait` of a read
 WAKE_KEPT = 60  # seconds
 
 # KEYS: the log. ARGV: the end that the writer knows ("-": any lower one), seconds to keep, then id, type, data, at of each event.
@@ -53,8 +53,8 @@ class RedisEventLog(EventLog):
         parts = urlsplit(url)
         self._shown = f"{parts.scheme}://{parts.hostname or ''}:{parts.port or 6379}{parts.path}"  # no password
         retry = Retry(NoBackoff(), 1)  # once, for an old connection may be dead
-        self._redis = Redis.from_url(url, retry=retry)
-        self._waiting = Redis.from_url(url, retry=retry, socket_timeout=None)
+        # One limit of ours a call, no limit a response: of many responses each would cost more than to read it.
+        self._redis, self._waiting = (Redis.from_url(url, retry=retry, socket_timeout=None) for _ in range(2))
         for client in (self._redis, self._waiting):
             client.set_response_callback("XREAD", _streams)
         self._sha = ""
@@ -69,7 +69,7 @@ class RedisEventLog(EventLog):
         found: dict[str, list[Event]] = {}
         self._readers += wait > 0
         try:
-            answer = await self._call(self._read(cursors, wait))
+            answer = await self._call(self._read(cursors, wait), wait + PATIENCE)
             while answer:  # a page that is full may not be the last one
                 full = {}
                 for job_id, events in answer.items():
@@ -93,9 +93,10 @@ class RedisEventLog(EventLog):
         await self._redis.aclose()
         await self._waiting.aclose()
 
-    async def _call(self, awaitable: Awaitable[_T]) -> _T:
+    async def _call(self, awaitable: Awaitable[_T], patience: float = PATIENCE) -> _T:
         try:
-            return await awaitable
+            async with asyncio.timeout(patience):
+                return await awaitable
         except (RedisError, OSError) as error:
             raise Unavailable(f"the event log {self._shown} failed: {error or type(error).__name__}") from error
 
@@ -119,9 +120,8 @@ class RedisEventLog(EventLog):
         if wait <= 0:
             streams = await self._redis.execute_command("XREAD", "COUNT", PAGE, "STREAMS", *keys, *ids) if keys else {}
         else:
-            async with asyncio.timeout(wait + PATIENCE):
-                block = ("XREAD", "COUNT", PAGE, "BLOCK", max(1, int(wait * 1000)), "STREAMS")
-                streams = await self._waiting.execute_command(*block, *keys, self._wake_key, *ids, self._woken)
+            block = ("XREAD", "COUNT", PAGE, "BLOCK", max(1, int(wait * 1000)), "STREAMS")
+            streams = await self._waiting.execute_command(*block, *keys, self._wake_key, *ids, self._woken)
         wakes = streams.pop(self._wake_key.encode(), None)
         if wakes:
             self._woken = wakes[-1][0]

@@ -1,16 +1,18 @@
 """The event log in the records: for one host, or few."""
 
 import asyncio
-import json
 import time
 from collections.abc import Mapping, Sequence
 
+import msgspec
 from sqlalchemy import Connection, delete
 
 from ragqueue.events.base import EventLog
 from ragqueue.records.schema import events
-from ragqueue.records.store import Records
+from ragqueue.records.store import Records, to_json
 from ragqueue.types import Append, Event
+
+_decode = msgspec.json.Decoder().decode
 
 POLL = 0.01  # seconds between looks for what other processes wrote, while somebody reads
 
@@ -40,7 +42,7 @@ class SqlEventLog(EventLog):
         end = time.monotonic() + wait
         while True:
             self._woken.clear()
-            if cursors and (found := await self._records.read(_read, json.dumps(dict(cursors)))):
+            if cursors and (found := await self._records.read(_read, to_json(cursors))):
                 return found
             if time.monotonic() >= end:
                 return {}
@@ -70,13 +72,13 @@ def grants(end: int, after: int, first: int) -> bool:
 
 
 def _append(connection: Connection, appends: Sequence[Append]) -> list[int]:
-    wanted = json.dumps(sorted({append.job_id for append in appends}))
+    wanted = to_json([append.job_id for append in appends])
     ends: dict[str, int] = {job_id: end for job_id, end in connection.exec_driver_sql(_ENDS, (wanted,))}
     rows = []
     results = []
     for append in appends:
         if append.events and grants(ends[append.job_id], append.after, append.events[0].seq):
-            rows += [(append.job_id, e.seq, e.type, json.dumps(e.data, ensure_ascii=False), e.at) for e in append.events]
+            rows += [(append.job_id, e.seq, e.type, to_json(e.data), e.at) for e in append.events]
             ends[append.job_id] = append.events[-1].seq
         results.append(ends[append.job_id])
     if rows:
@@ -87,7 +89,7 @@ def _append(connection: Connection, appends: Sequence[Append]) -> list[int]:
 def _read(connection: Connection, cursors: str) -> dict[str, list[Event]]:
     found: dict[str, list[Event]] = {}
     for job_id, seq, type_, data, at in connection.exec_driver_sql(_AFTER, (cursors,)):
-        found.setdefault(job_id, []).append(Event(seq, type_, json.loads(data), at))
+        found.setdefault(job_id, []).append(Event(seq, type_, _decode(data), at))
     return found
 
 

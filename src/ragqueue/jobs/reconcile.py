@@ -7,9 +7,11 @@ import asyncio
 import itertools
 import logging
 import random
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+
+from sqlalchemy import Connection
 
 from ragqueue.errors import RagqueueError
 from ragqueue.events.base import EventLog
@@ -18,7 +20,7 @@ from ragqueue.jobs.ring import Ringer
 from ragqueue.queues.base import JobQueue
 from ragqueue.records import jobs, workers
 from ragqueue.records.store import Records
-from ragqueue.types import LANES, Job, Outcome
+from ragqueue.types import LANES, Job, Outcome, Ring
 
 LEASES_EVERY = 0.5  # seconds
 REST_AT = 6  # rounds: everything but leases
@@ -73,8 +75,14 @@ class Reconciler:
     async def rings(self) -> None:
         """Ring again what the engine must have lost."""
         for lane in LANES:
-            empty = await self._queue.depth(lane) == 0
-            find = partial(jobs.ring_lost, lane=lane, empty=empty, age=RING_AGE, overtakings=OVERTAKINGS, limit=RERING_LIMIT)
+            looked = time.monotonic()
+            # An empty queue proves a ring lost, unless it is on its way: thousands of them take seconds.
+            empty = not self._ringer.busy and await self._queue.depth(lane) == 0
+
+            def find(connection: Connection, lane: str = lane, empty: bool = empty, looked: float = looked) -> list[Ring]:
+                age = RING_AGE + time.monotonic() - looked  # this write may have waited behind many others
+                return jobs.ring_lost(connection, lane, empty=empty, age=age, overtakings=OVERTAKINGS, limit=RERING_LIMIT)
+
             if lost := await self._records.note(find):
                 logger.warning("reconcile.rung_again lane=%s jobs=%d", lane, len(lost))
                 self._ringer.ring(lost)

@@ -20,6 +20,7 @@ class Ringer:
     def __init__(self, queue: JobQueue, database: str) -> None:
         self._queue, self._database = queue, database
         self._waiting: list[Ring] = []
+        self._sending = 0
         self._noticed = asyncio.Event()
 
     def ring(self, rings: Iterable[Ring]) -> None:
@@ -28,15 +29,23 @@ class Ringer:
         del self._waiting[:-_MOST_KEPT]
         self._noticed.set()
 
+    @property
+    def busy(self) -> bool:
+        """Whether rings of this process are still on their way to the engine."""
+        return bool(self._waiting or self._sending)
+
     async def flush(self) -> None:
         """Send what waits now. Raises Unavailable, after which it still waits."""
         rings, self._waiting = self._waiting, []
+        self._sending += 1
         try:
             if rings:
                 await self._queue.ring(rings)
         except Unavailable:
             self._waiting = rings + self._waiting
             raise
+        finally:
+            self._sending -= 1
 
     async def run(self) -> None:
         """Send what piled up, for ever; an engine that is away is waited for."""

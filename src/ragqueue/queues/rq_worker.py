@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import timedelta
 from queue import SimpleQueue
 from typing import Any
 
@@ -41,7 +42,8 @@ class RingJob(job.Job):  # type: ignore[misc]
     """An RQ job that can be nothing but a ring: JSON only, one function, no callbacks, webhooks or dependents."""
 
     def __init__(self, id: str | None = None, connection: Redis | None = None, serializer: object = None) -> None:
-        super().__init__(id, connection, serializers.JSONSerializer)  # whatever the launcher says
+        super().__init__(id, connection)
+        self.serializer = serializers.JSONSerializer  # whatever the launcher says; as an argument it costs RQ 0.1 ms to check
 
     def restore(self, raw_data: Mapping[bytes, bytes]) -> None:
         super().restore({field: raw_data[field] for field in _FIELDS if field in raw_data})
@@ -230,13 +232,15 @@ class ConcurrentWorker(worker.BaseWorker):  # type: ignore[misc]
                     self.executions.pop(delivery[1].id, None)  # else the beat would keep it started for ever
 
     def _write_books(self, ended: Sequence[Ended]) -> None:
+        done = [(rq_job, execution) for rq_job, execution, error in ended if error is None]
         with self.connection.pipeline() as pipeline:
-            for rq_job, execution, error in ended:
-                if error is None:  # what RQ does for a job without callbacks, dependents and result, in fewer steps
-                    self.increment_successful_job_count(pipeline)
-                    self.increment_total_working_time(utils.now() - execution.created_at, pipeline)
-                    pipeline.delete(rq_job.key)
-                    execution.delete(rq_job, pipeline)
+            for rq_job, execution in done:  # what RQ does for a job without callbacks, dependents and result, in fewer steps
+                pipeline.delete(rq_job.key)
+                execution.delete(rq_job, pipeline)
+            if done:
+                worked = sum((utils.now() - execution.created_at for _, execution in done), timedelta())
+                pipeline.hincrby(self.key, "successful_job_count", len(done))
+                self.increment_total_working_time(worked, pipeline)
             pipeline.execute()
         for rq_job, execution, error in ended:
             if error is not None:

@@ -4,11 +4,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, bindparam, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, bindparam, delete, func, insert, select, text, update
 
 from ragqueue.errors import Conflict
 from ragqueue.records.schema import answers, collections, documents, jobs, quotes, uploads, versions
-from ragqueue.records.store import now
+from ragqueue.records.store import now, to_json
 from ragqueue.types import ENDED, Document, Parsed
 
 _LIVE = documents.c.state != "deleted"
@@ -19,6 +19,7 @@ _DELETED = (  # built once, as it is run for each job
     .where(quotes.c.tenant == bindparam("tenant"), quotes.c.job_id == bindparam("job_id"), ~_LIVE)
     .limit(1)
 )
+_QUOTE = text("insert into quotes (tenant, document_id, job_id) values (:tenant, :document_id, :job_id) on conflict do nothing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,7 @@ def add_version(connection: Connection, document: Document, parsed: Parsed, *, v
     blocks = [[b.kind, b.start, b.end, list(b.heading_path), b.page] for b in parsed.blocks]
     row = {
         "tenant": document.tenant, "document_id": document.id, "version": version, "text": parsed.text, "pages": parsed.pages,
-        "blocks": json.dumps(blocks, ensure_ascii=False), "sha256": sha256, "created_at": now(),
+        "blocks": to_json(blocks), "sha256": sha256, "created_at": now(),
     }  # fmt: skip
     connection.execute(insert(versions).values(row))
 
@@ -157,8 +158,8 @@ def text_of(connection: Connection, tenant: str, document_id: str, version: int 
     if document is None:
         return None
     wanted = document.version if version is None else version
-    text = connection.execute(select(versions.c.text).where(_of(versions, tenant, document_id), versions.c.version == wanted)).scalar()
-    return None if text is None else (text, wanted)
+    found = connection.execute(select(versions.c.text).where(_of(versions, tenant, document_id), versions.c.version == wanted)).scalar()
+    return None if found is None else (found, wanted)
 
 
 def hide(connection: Connection, tenant: str, document_id: str) -> bool:
@@ -189,9 +190,8 @@ def quoting(connection: Connection, tenant: str, document_id: str) -> list[str]:
 
 def note_quotes(connection: Connection, tenant: str, job_id: str, document_ids: Sequence[str]) -> None:
     """Remember that a job was shown passages of these documents."""
-    known = connection.execute(select(quotes.c.document_id).filter_by(tenant=tenant, job_id=job_id)).scalars()
-    if new := set(document_ids) - set(known):
-        connection.execute(insert(quotes), [{"tenant": tenant, "document_id": d, "job_id": job_id} for d in sorted(new)])
+    if document_ids:
+        connection.execute(_QUOTE, [{"tenant": tenant, "document_id": d, "job_id": job_id} for d in sorted(set(document_ids))])
 
 
 def any_deleted(connection: Connection, tenant: str, job_id: str) -> bool:
@@ -215,6 +215,6 @@ def erase(connection: Connection, tenant: str, document_id: str) -> dict[str, in
 
 def note_erased(connection: Connection, tenant: str, document_id: str, counts: Mapping[str, int]) -> None:
     """Complete the receipt."""
-    said = json.dumps(dict(counts))
+    said = to_json(counts)
     connection.execute(update(documents).where(_one(tenant, document_id)).values(erased_at=now(), counts=said))
     connection.execute(delete(quotes).where(_of(quotes, tenant, document_id)))

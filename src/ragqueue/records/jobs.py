@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, case, de
 
 from ragqueue.records import documents
 from ragqueue.records.schema import answers, events, idempotency, jobs, quotes
-from ragqueue.records.store import now
+from ragqueue.records.store import now, to_json
 from ragqueue.types import ENDED, Job, Outcome, Ring, lane_of
 
 DEAD_LETTER = "dead_letter"
@@ -26,6 +26,11 @@ _CLAIM = (  # built once, as it is run for each job: to build it takes as long a
     .values(claimed_stamp=bindparam("stamp"), started_at=func.coalesce(jobs.c.started_at, now()))
     .returning(*_JOBS.selected_columns)
 )
+_END = update(jobs).values(  # built once, too
+    state=bindparam("new_state"), ended_at=now(), owner=None, lease_until=None, error_code=bindparam("code"),
+    error_message=bindparam("message"), result=bindparam("body"),
+)  # fmt: skip
+_ANSWER = insert(answers).values(created_at=now())
 _REQUEUED = {"state": "queued", "place": 0.0, "rung_at": None, "owner": None, "lease_until": None}
 
 
@@ -64,7 +69,7 @@ def insert_job(connection: Connection, new: NewJob) -> Job:
         new.tenant, new.id, new.kind, lane_of(new.kind), "queued", new.payload, attempt=0, tries=0, deaths=0, run_at=at,
         deadline_at=at + new.deadline, created_at=at, retry_of=new.retry_of,
     )  # fmt: skip
-    row = {name: getattr(job, name) for name in _FIELDS} | {"payload": json.dumps(new.payload, ensure_ascii=False)}
+    row = {name: getattr(job, name) for name in _FIELDS} | {"payload": to_json(new.payload)}
     connection.execute(insert(jobs), row | {"place": at, "rung_at": at})
     return job
 
@@ -130,22 +135,18 @@ def finish(connection: Connection, job: Job, outcome: Outcome) -> bool:
     """End the job with this outcome, and store a chat's answer; False when the run is not the current one."""
     if job.kind == "chat" and documents.any_deleted(connection, job.tenant, job.id):
         outcome = Outcome("failed", None, "source_deleted", "a document that it was answered from was deleted meanwhile: ask again")
-    body = None if outcome.result is None else json.dumps(outcome.result, ensure_ascii=False)
+    body = None if outcome.result is None else to_json(outcome.result)
     if not end(connection, current(job.id, job.attempt), outcome, result=None if job.kind == "chat" else body):
         return False
     if job.kind == "chat" and body is not None:
-        row = {"tenant": job.tenant, "job_id": job.id, "attempt": job.attempt, "body": body, "created_at": now()}
-        connection.execute(insert(answers).values(row))
+        connection.execute(_ANSWER, {"tenant": job.tenant, "job_id": job.id, "attempt": job.attempt, "body": body})
     return True
 
 
 def end(connection: Connection, condition: ColumnElement[bool], outcome: Outcome, *, result: str | None = None) -> bool:
     """Put a terminal state on the row that the condition names."""
-    values = {
-        "state": outcome.state, "ended_at": now(), "owner": None, "lease_until": None, "error_code": outcome.error_code,
-        "error_message": outcome.error_message, "result": result,
-    }  # fmt: skip
-    return bool(connection.execute(update(jobs).where(condition).values(values)).rowcount)
+    given = {"new_state": outcome.state, "code": outcome.error_code, "message": outcome.error_message, "body": result}
+    return bool(connection.execute(_END.where(condition), given).rowcount)
 
 
 def retry_later(connection: Connection, job: Job, delay: float, error_code: str, error_message: str) -> bool:
