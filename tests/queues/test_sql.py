@@ -1,0 +1,50 @@
+"""The jobs table as a queue: the contract of every engine, between two processes' ends of one file."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection, update
+
+from ragqueue.queues.base import Handle, JobQueue
+from ragqueue.queues.sql import SqlQueue
+from ragqueue.records import jobs
+from ragqueue.records.migrate import migrate, open_records
+from ragqueue.records.schema import jobs as rows
+from ragqueue.testing.contracts.queues import QueueContract
+from ragqueue.types import Ring
+
+KINDS = {"chat": "chat", "background": "ingest"}
+
+
+def insert(connection: Connection, wanted: list[Ring]) -> None:
+    for ring in wanted:
+        jobs.insert_job(connection, jobs.NewJob("acme", ring.job_id, KINDS[ring.lane], {}, 600.0))
+        if ring.front:
+            connection.execute(update(rows).where(rows.c.id == ring.job_id).values(place=0.0))
+
+
+class TestSqlQueue(QueueContract):
+    @pytest.fixture
+    async def queue(self, tmp_path: Path) -> AsyncIterator[SqlQueue]:
+        self.records = open_records(tmp_path)
+        migrate(self.records.engine)
+        yield SqlQueue(self.records)
+        self.records.close()
+
+    @pytest.fixture
+    async def other(self, queue: SqlQueue, tmp_path: Path) -> AsyncIterator[SqlQueue]:
+        records = open_records(tmp_path)
+        yield SqlQueue(records)
+        records.close()
+
+    async def submit(self, queue: JobQueue, wanted: list[Ring]) -> list[str]:
+        await self.records.write(insert, wanted)
+        return await super().submit(queue, wanted)
+
+    def claiming(self, handle: Handle) -> Handle:
+        async def claim(ring: Ring) -> None:
+            if await self.records.write(jobs.claim, ring.job_id, "a-worker", ring.stamp, 60.0) is not None:
+                await handle(ring)
+
+        return claim
