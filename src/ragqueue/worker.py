@@ -64,10 +64,6 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._beat.start()
 
-    @property
-    def running(self) -> int:
-        return len(self._runs)
-
     async def handle(self, ring: Ring) -> None:
         """Claim and run the job that a ring names; a ring for what is not claimable is dropped. Raises Unavailable."""
         if ring.database not in ("", self._database):

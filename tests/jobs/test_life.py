@@ -1,6 +1,9 @@
 """The life of a job: each step is conditional, and each promise fails here when it is broken."""
 
 import asyncio
+import threading
+import time
+from collections.abc import Sequence
 
 import pytest
 
@@ -8,7 +11,7 @@ from ragqueue.errors import Conflict, GenerationFailed, IdempotencyConflict, Not
 from ragqueue.jobs.reconcile import cancel, end_unheld, erase_jobs
 from ragqueue.jobs.submit import Bounds, Idempotency
 from ragqueue.records import jobs
-from ragqueue.types import Outcome
+from ragqueue.types import Outcome, Ring
 from ragqueue.worker import Run
 
 from .conftest import TENANT, House
@@ -93,6 +96,48 @@ async def test_a_lost_ring_is_rung_again_only_when_it_is_old_and_the_queue_is_em
     assert await lost(2.0, True) == []
     assert await lost(-1.0, False) == []
     assert len(await lost(-1.0, True)) == 1
+
+
+async def test_a_look_at_an_empty_queue_says_nothing_of_rings_that_came_after_it(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ragqueue.jobs.reconcile.RING_AGE", 0.05)
+    rung: list[Ring] = []
+    monkeypatch.setattr(house.ringer, "ring", rung.extend)
+    gate = threading.Event()
+    busy = asyncio.create_task(house.records.note(lambda _: gate.wait(5)))
+    submitted = asyncio.create_task(house.submit())
+    slow = asyncio.create_task(house.records.note(lambda _: time.sleep(0.2)))  # type: ignore[func-returns-value]
+    looking = asyncio.create_task(house.reconciler.rings())
+    await asyncio.sleep(0.05)  # it has seen an empty queue, and its write waits behind the others
+
+    gate.set()
+    await asyncio.gather(busy, submitted, slow, looking)
+
+    assert [ring.front for ring in rung] == [False]
+
+
+async def test_rings_on_their_way_are_not_lost(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ragqueue.jobs.reconcile.RING_AGE", -1.0)
+    monkeypatch.setattr(house.queue, "depth", _nothing)
+    sent = asyncio.Event()
+    given: list[Ring] = []
+
+    async def slowly(rings: Sequence[Ring]) -> None:
+        given.extend(rings)
+        await sent.wait()
+
+    monkeypatch.setattr(house.queue, "ring", slowly)
+    await house.submit()
+    while not given:
+        await asyncio.sleep(0.01)
+    await house.reconciler.rings()
+    sent.set()
+    await house.ringer.flush()
+
+    assert [ring.front for ring in given] == [False]
+
+
+async def _nothing(lane: str) -> int:
+    return 0
 
 
 async def test_twenty_overtakings_prove_a_lost_ring_and_nineteen_do_not(house: House) -> None:

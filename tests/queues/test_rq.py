@@ -238,6 +238,32 @@ async def test_a_worker_waits_for_a_redis_that_is_not_there_yet() -> None:
         server.stop()
 
 
+async def test_rings_that_are_given_back_keep_their_order(queue: RQQueue, raw: redis.Redis) -> None:
+    hired = await asyncio.to_thread(queue._hire, "chat")
+    raw.rpush(f"{CHAT}:intermediate", "first", "second", "third")
+    raw.rpush(CHAT, "last")
+
+    hired._give_back([b"first", b"second", b"third"])
+
+    assert raw.lrange(CHAT, 0, -1) == [b"first", b"second", b"third", b"last"]
+    assert raw.llen(f"{CHAT}:intermediate") == 0
+
+
+async def test_the_books_go_on_after_an_end_that_cannot_be_written(queue: RQQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("what stands in Redis can be anything")
+
+    monkeypatch.setattr(BaseWorker, "_finalize_failure", broken)
+    first, second = rings(2)
+    handled = Handled(failing=first.job_id)
+
+    async with working(queue, handled):
+        for ring in (first, second):
+            await queue.ring([ring])
+            await until(lambda ring=ring: ring.job_id in handled.ids)  # type: ignore[misc]
+        await until(lambda: not queue._workers[0].executions)
+
+
 class Pickled:
     def __init__(self, canary: Path) -> None:
         self._canary = canary

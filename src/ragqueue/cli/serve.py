@@ -56,7 +56,6 @@ async def serve(call: Call, no_worker: bool) -> None:
         refuse_public(settings, keys=await runtime.records.read(keys.any_valid))
         async with working(runtime) if inside else nullcontext():
             server = server_of(runtime, grace=5)
-            signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again when it has ended: the worker inside shall drain
             print(banner(settings, inside, listener), flush=True)
             await server.serve(sockets=[listener])
 
@@ -74,11 +73,12 @@ def bind(settings: Settings) -> socket.socket:
 
 
 def server_of(runtime: Runtime, *, grace: int) -> Any:
-    """Return a server that gives streams `grace` seconds when it is asked to end."""
+    """Return a server that gives streams `grace` seconds when it is asked to end; SIGTERM ends it, and no longer the process."""
     import uvicorn  # here: a worker process loads no web server
 
     from ragqueue.api.app import create_app
 
+    signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again when it has ended: the worker inside shall drain
     return uvicorn.Server(uvicorn.Config(create_app(runtime), log_config=None, access_log=False, timeout_graceful_shutdown=grace))
 
 

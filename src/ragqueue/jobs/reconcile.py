@@ -78,12 +78,7 @@ class Reconciler:
             looked = time.monotonic()
             # An empty queue proves a ring lost, unless it is on its way: thousands of them take seconds.
             empty = not self._ringer.busy and await self._queue.depth(lane) == 0
-
-            def find(connection: Connection, lane: str = lane, empty: bool = empty, looked: float = looked) -> list[Ring]:
-                age = RING_AGE + time.monotonic() - looked  # this write may have waited behind many others
-                return jobs.ring_lost(connection, lane, empty=empty, age=age, overtakings=OVERTAKINGS, limit=RERING_LIMIT)
-
-            if lost := await self._records.note(find):
+            if lost := await self._records.note(_ring_lost, lane, empty, looked):
                 logger.warning("reconcile.rung_again lane=%s jobs=%d", lane, len(lost))
                 self._ringer.ring(lost)
 
@@ -95,6 +90,11 @@ class Reconciler:
             await erase_jobs(self._records, self._log, old)
         await self._records.note(jobs.forget_keys, self._retention.idempotency)
         await self._records.note(workers.forget, WORKERS_KEPT)
+
+
+def _ring_lost(connection: Connection, lane: str, empty: bool, looked: float) -> list[Ring]:
+    age = RING_AGE + time.monotonic() - looked  # this write may have waited behind many others since the queue was looked at
+    return jobs.ring_lost(connection, lane, empty=empty, age=age, overtakings=OVERTAKINGS, limit=RERING_LIMIT)
 
 
 async def erase_jobs(records: Records, log: EventLog, ids: Sequence[tuple[str, str]]) -> None:

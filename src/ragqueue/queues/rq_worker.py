@@ -135,15 +135,15 @@ class ConcurrentWorker(worker.BaseWorker):  # type: ignore[misc]
             taken, deliveries = [], []
             try:
                 taken = self._pop(free, burst)
-                if taken and not self._stopping.is_set():
+                if self._stopping.is_set():
+                    self._give_back(taken)
+                elif taken:
                     deliveries = self._begin(taken)
                     start(deliveries)
                 self._notice(None)
             except RedisError as error:  # what was taken rings again: RQ finds it, or our reconcile
                 self._notice(error)
                 self._stopping.wait(PAUSE)
-            for raw in taken if self._stopping.is_set() and not deliveries else ():
-                self._forget(raw, back=True)
             for _ in range(free - len(deliveries)):
                 slots.release()
             if burst and not taken:
@@ -161,6 +161,14 @@ class ConcurrentWorker(worker.BaseWorker):  # type: ignore[misc]
         self._backlog = self._backlog if taken else 0
         return taken
 
+    def _give_back(self, taken: Sequence[bytes]) -> None:
+        """Put rings that are not begun in front of the queue again, in their order. Raises RedisError."""
+        with self.connection.pipeline() as pipeline:
+            for raw in reversed(taken):
+                pipeline.lrem(self.queues[0].intermediate_queue_key, 1, raw)
+                pipeline.lpush(self.queues[0].key, raw)
+            pipeline.execute()
+
     def _begin(self, taken: Sequence[bytes]) -> list[Delivery]:
         """Write into RQ's books that these jobs run now. What is no ring is forgotten, or fails in the books. Raises RedisError."""
         with self.connection.pipeline(transaction=False) as pipeline:
@@ -176,10 +184,10 @@ class ConcurrentWorker(worker.BaseWorker):  # type: ignore[misc]
                     rq_job.restore(data)
                 except Exception:  # its ring is lost; or it is doubled and done; or it is no RQ job at all
                     self.log.warning("rq.dropped: %.100r", raw, exc_info=bool(data))
-                    self._forget(raw)
+                    pipeline.lrem(self.queues[0].intermediate_queue_key, 1, raw)
                     continue
                 rq_job.origin = self.queues[0].name
-                execution = executions.Execution.create(rq_job, self.get_heartbeat_ttl(rq_job), pipeline, self.name)
+                execution = executions.Execution.create(rq_job, LEASE, pipeline, self.name)
                 rq_job.prepare_for_execution(self.name, pipeline)
                 pipeline.persist(rq_job.key)
                 pipeline.lrem(self.queues[0].intermediate_queue_key, 1, raw)
@@ -209,13 +217,6 @@ class ConcurrentWorker(worker.BaseWorker):  # type: ignore[misc]
             slots.release()
             del self._running[execution.id]
 
-    def _forget(self, raw: bytes, *, back: bool = False) -> None:
-        with suppress(RedisError), self.connection.pipeline() as pipeline:
-            pipeline.lrem(self.queues[0].intermediate_queue_key, 1, raw)
-            if back:
-                pipeline.lpush(self.queues[0].key, raw)
-            pipeline.execute()
-
     def _keep_books(self) -> None:
         """Write into RQ's books what ended, all that piled up at once."""
         ended: list[Ended | None] = []
@@ -223,18 +224,20 @@ class ConcurrentWorker(worker.BaseWorker):  # type: ignore[misc]
             ended = [self._ended.get()]
             while not self._ended.empty():
                 ended.append(self._ended.get())
+            deliveries = [delivery for delivery in ended if delivery is not None]
             try:
-                self._write_books([delivery for delivery in ended if delivery is not None])
+                self._succeed([(rq_job, execution) for rq_job, execution, error in deliveries if error is None])
             except RedisError as error:  # the records hold the outcome; RQ finds an abandoned execution, and rings once more
                 self._notice(error)
-            for delivery in ended:
-                if delivery is not None:
-                    self.executions.pop(delivery[1].id, None)  # else the beat would keep it started for ever
+            for rq_job, execution, failure in deliveries:
+                if failure is not None:
+                    self._fail(rq_job, execution, failure)
+                self.executions.pop(execution.id, None)  # else the beat would keep it started for ever
 
-    def _write_books(self, ended: Sequence[Ended]) -> None:
-        done = [(rq_job, execution) for rq_job, execution, error in ended if error is None]
+    def _succeed(self, done: Sequence[tuple[RingJob, executions.Execution]]) -> None:
+        """Do what RQ does for jobs without callbacks, dependents and result, in fewer steps."""
         with self.connection.pipeline() as pipeline:
-            for rq_job, execution in done:  # what RQ does for a job without callbacks, dependents and result, in fewer steps
+            for rq_job, execution in done:
                 pipeline.delete(rq_job.key)
                 execution.delete(rq_job, pipeline)
             if done:
@@ -242,9 +245,14 @@ class ConcurrentWorker(worker.BaseWorker):  # type: ignore[misc]
                 pipeline.hincrby(self.key, "successful_job_count", len(done))
                 self.increment_total_working_time(worked, pipeline)
             pipeline.execute()
-        for rq_job, execution, error in ended:
-            if error is not None:
-                self._finalize_failure(rq_job, self.queues[0], execution, (type(error), error, error.__traceback__))
+
+    def _fail(self, rq_job: RingJob, execution: executions.Execution, failure: BaseException) -> None:
+        try:
+            self._finalize_failure(rq_job, self.queues[0], execution, (type(failure), failure, failure.__traceback__))
+        except Exception as error:  # what stands in Redis can be anything; the books of the others go on
+            if isinstance(error, RedisError):
+                self._notice(error)
+            self.log.warning("rq.unrecorded: job %s failed (%r)", rq_job.id, error, exc_info=failure)
 
     def _notice(self, error: Exception | None) -> None:
         if (error is not None) != self._away:
