@@ -12,9 +12,10 @@ from sqlalchemy import event
 from campaigns.powercut_disk import promise
 from ragqueue.events.sql import SqlEventLog
 from ragqueue.jobs.beat import Beat
-from ragqueue.records import jobs, store
+from ragqueue.records import jobs
 from ragqueue.records.migrate import migrate
 from ragqueue.records.store import Records, sqlite_url
+from ragqueue.testing import mutants
 from ragqueue.types import Append, Event, Job, Outcome, seq_of
 
 TENANT = "acme"
@@ -108,9 +109,8 @@ def main() -> None:
     parser.add_argument("--mutation", choices=MUTATIONS)
     parser.add_argument("--close", action="store_true")
     said = parser.parse_args()
-    if said.mutation == "full_commit":
-        begin = store.begin
-        store.begin = lambda connection, *, durable: begin(connection, durable=False)
+    if said.mutation:
+        mutants.apply(said.mutation)
     log_fd = os.open(os.environ["POWERCUT_LOG"], os.O_WRONLY | os.O_APPEND)
     writer = Writer(said.folder, log_fd, said.name, random.Random(said.seed))
     asyncio.run(writer.run(said.jobs))

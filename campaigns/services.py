@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import Self
+from typing import NoReturn, Self
 
 import pytest
 import redis
@@ -15,10 +15,15 @@ import redis
 STARTS_WITHIN = 10.0  # seconds
 
 
+def missing(what: str) -> NoReturn:
+    """Skip the test that needs what this machine lacks; fail it where CI is true."""
+    (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(what)
+
+
 def require_redis() -> None:
     """Skip the test where redis-server is not installed; fail it where CI is true."""
     if shutil.which("redis-server") is None:
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("redis-server is not installed: apt-get install redis-server")
+        missing("redis-server is not installed: apt-get install redis-server")
 
 
 def free_port() -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from campaigns.services import missing
 from ragqueue.web import PAGE, STATIC
 from tests.web.double import QUOTE, Double
 
@@ -77,7 +78,7 @@ def test_every_field_has_a_label(elements: list[tuple[str, dict[str, str | None]
 def visit(profile: Path, *, locked: bool) -> tuple[dict[str, Any], Double]:
     """Return what a browser saw while the script `drive.js` used the page, and the server that it saw."""
     if not CHROMIUM.exists():
-        pytest.skip(f"no browser at {CHROMIUM}")
+        missing(f"no browser at {CHROMIUM}: apt-get install chromium")
     server = Double(Path(__file__).with_name("drive.js"), locked=locked)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
