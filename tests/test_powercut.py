@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from campaigns import powercut
+from campaigns.powercut_disk import HEADER, Disk, Kind, Record, parse, promise
 from campaigns.powercut_writer import FINISHED, answer_of
 from campaigns.services import missing
-from campaigns.powercut_disk import HEADER, Disk, Kind, Record, parse, promise
 
 CUTS = 200
 

@@ -70,6 +70,17 @@ def test_an_unknown_name_of_ours_in_the_file_is_refused_and_others_are_not(tmp_p
         load()
 
 
+def test_a_setting_has_one_name_in_the_environment_and_in_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("RAGQUEUE_REDIS_URL=redis://here\n")
+    with pytest.raises(ConfigError, match="unknown setting RAGQUEUE_REDIS_URL: did you mean REDIS_URL"):
+        load()
+
+    (tmp_path / ".env").unlink()
+    monkeypatch.setenv("RAGQUEUE_REDIS_URL", "redis://here")
+    with pytest.raises(ConfigError, match="unknown setting RAGQUEUE_REDIS_URL: did you mean REDIS_URL"):
+        load()
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("RAGQUEUE_PORT", "eighty"), ("RAGQUEUE_PORT", "70000"), ("RAGQUEUE_LEASE", "0.1"), ("RAGQUEUE_LOG_LEVEL", "loud")]
 )

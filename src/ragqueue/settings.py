@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,7 +50,7 @@ class Settings(BaseSettings):
     lane_bound: int = Field(20_000, ge=1, description="Jobs of a lane that may wait, of all tenants")
     tenant_bound: int = Field(5_000, ge=1, description="Jobs of a lane that may wait, of one tenant")
     keep_events: float = Field(600.0, ge=0, description="Seconds that the event log of an ended job is kept")
-    keep_jobs: float = Field(30 * 86_400.0, ge=0, description="Seconds that an ended job and its answer are kept")
+    keep_jobs: float = Field(30 * 86_400.0, ge=0, description="Seconds that an ended job, its answer and a replaced text are kept")
     limit: int = Field(6, ge=1, le=50, description="Passages that an answer is written from")
     context: int = Field(3000, ge=200, description="Tokens of passages in a prompt")
     system_prompt: str | None = Field(None, description="System text of the prompt; by default the one that ships")
@@ -97,9 +97,7 @@ def load(flags: Mapping[str, Any] | None = None) -> Loaded:
     """Read the settings. Raises ConfigError that names the setting, its value and what is allowed."""
     values: dict[str, Any] = {}
     origins = dict.fromkeys(Settings.model_fields, "default")
-    for name in sorted(os.environ):
-        if name.startswith(PREFIX) and name not in (*map(env_name, Settings.model_fields), *OTHER_NAMES):
-            raise ConfigError(_unknown(name, OTHER_NAMES))
+    _refuse_unknown(os.environ, OTHER_NAMES)
     try:
         for origin, given in _sources(flags or {}):
             for name, value in given.items():
@@ -120,13 +118,21 @@ def _sources(flags: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]
     yield "flag", {name: value for name, value in flags.items() if value is not None}
     yield "environment", sources.EnvSettingsSource(Settings)()
     if env_file := os.environ.get("RAGQUEUE_ENV_FILE", ".env"):
-        found = sources.DotEnvSettingsSource(Settings, env_file=env_file, env_file_encoding="utf-8")()
+        source = sources.DotEnvSettingsSource(Settings, env_file=env_file, env_file_encoding="utf-8")
+        _refuse_unknown([name.upper() for name in source.env_vars])
+        found = source()
         ours = [name for name in found if name.lower().startswith(PREFIX.lower()) or _field(name) in Settings.model_fields]
         yield env_file, {name: found[name] for name in ours}  # other programs' names are left alone
     if secrets := os.environ.get("RAGQUEUE_SECRETS"):
         yield secrets, sources.SecretsSettingsSource(Settings, secrets_dir=secrets)()
     toml = os.environ.get("RAGQUEUE_CONFIG", "ragqueue.toml")
     yield toml, sources.TomlConfigSettingsSource(Settings, toml_file=toml)()
+
+
+def _refuse_unknown(names: Iterable[str], others: Sequence[str] = ()) -> None:
+    for name in sorted(names):
+        if name.startswith(PREFIX) and name not in (*map(env_name, Settings.model_fields), *others):
+            raise ConfigError(_unknown(name, others))
 
 
 def env_name(field: str) -> str:
@@ -150,7 +156,9 @@ def _explain(item: Any) -> str:
 
 
 def _unknown(name: str, others: Sequence[str] = ()) -> str:
-    near = difflib.get_close_matches(name, [*map(env_name, Settings.model_fields), *others], 1)
+    meant = _field(name)
+    known = meant in Settings.model_fields
+    near = [env_name(meant)] if known else difflib.get_close_matches(name, [*map(env_name, Settings.model_fields), *others], 1)
     return f"unknown setting {name}: " + (f"did you mean {near[0]}?" if near else "`ragqueue config show` lists the settings")
 
 

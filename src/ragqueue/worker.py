@@ -197,7 +197,9 @@ def _kept(run: Run, state: State, code: str | None = None, message: str | None =
 
 
 async def work(worker: Worker, queue: JobQueue, lanes: Mapping[str, int]) -> None:
-    """Consume the lanes, each with its concurrency, until cancelled; then the caller drains."""
+    """Consume the lanes, each with its concurrency, until cancelled or one of them is told to end; then the caller drains."""
     async with asyncio.TaskGroup() as group:
-        for lane, concurrency in lanes.items():
-            group.create_task(queue.work(worker.handle, lane, concurrency), name=f"lane-{lane}")
+        consuming = [group.create_task(queue.work(worker.handle, *lane), name=f"lane-{lane[0]}") for lane in lanes.items()]
+        await asyncio.wait(consuming, return_when=asyncio.FIRST_COMPLETED)
+        for task in consuming:  # a process that does half of its work would look alive
+            task.cancel()

@@ -1,6 +1,7 @@
 """Keys and tenants: nothing of another tenant can be seen, on any route."""
 
 import re
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import httpx2
@@ -73,6 +74,16 @@ async def test_what_belongs_to_another_tenant_is_the_same_404_on_every_route(ser
 
 async def test_a_body_that_is_too_large_is_refused(server: Server) -> None:
     response = await server.client.post("/chat", content=b"x" * 5_000_000, headers={"content-type": "application/json"})
+
+    assert (response.status_code, response.json()["code"]) == (413, "too_large")
+
+
+async def test_a_body_that_grows_too_large_without_saying_so_is_refused(server: Server) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(5):
+            yield b"x" * 1_000_000
+
+    response = await server.client.post("/chat", content=body(), headers={"content-type": "application/json"})
 
     assert (response.status_code, response.json()["code"]) == (413, "too_large")
 

@@ -4,15 +4,20 @@ import asyncio
 import threading
 import time
 from collections.abc import Sequence
+from unittest.mock import Mock
 
 import pytest
+from sqlalchemy import Connection
 
-from ragqueue.errors import Conflict, GenerationFailed, IdempotencyConflict, NotFound, QueueFull
-from ragqueue.jobs.reconcile import cancel, end_unheld, erase_jobs
+from ragqueue.errors import Conflict, GenerationFailed, IdempotencyConflict, NotFound, QueueFull, Unavailable
+from ragqueue.jobs.reconcile import Retention, cancel, end_unheld, erase_jobs
 from ragqueue.jobs.submit import Bounds, Idempotency
-from ragqueue.records import jobs
-from ragqueue.types import Outcome, Ring
-from ragqueue.worker import Run
+from ragqueue.queues.base import Handle
+from ragqueue.queues.sql import SqlQueue
+from ragqueue.records import jobs, schema
+from ragqueue.records.store import now
+from ragqueue.types import Append, Outcome, Ring
+from ragqueue.worker import Run, work
 
 from .conftest import TENANT, House
 
@@ -293,6 +298,39 @@ async def test_an_error_that_a_retry_helps_is_tried_three_times(house: House, mo
     assert (runs, ended.error_code, ended.tries, ended.deaths) == ([1, 2, 3], "generation_failed", 2, 0)
 
 
+async def test_a_log_that_is_away_costs_no_try(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    append, away = house.log.append, ["once", "twice", "thrice", "and again"]
+
+    async def flaky(appends: Sequence[Append]) -> list[int]:
+        if away:
+            away.pop()
+            raise Unavailable("the log is away")
+        return await append(appends)
+
+    async def takes_over(run: Run) -> Outcome:
+        await run.open_pen()
+        return DONE
+
+    monkeypatch.setattr(house.log, "append", flaky)
+    job = await house.submit()
+    await house.claim(job.id, lease=-1)
+    await house.records.write(jobs.release_dead)
+    async with house.working({"chat": takes_over}):
+        ended = await house.ended(job.id)
+
+    assert (ended.state, ended.attempt, ended.tries, away) == ("succeeded", 2, 0, [])
+
+
+async def test_a_lane_that_is_told_to_end_ends_the_work_of_both() -> None:
+    class Queue(SqlQueue):
+        async def work(self, handle: Handle, lane: str, concurrency: int) -> None:
+            if lane == "chat":
+                await asyncio.Event().wait()
+
+    async with asyncio.timeout(5):
+        await work(Mock(), Queue(Mock()), {"chat": 1, "background": 1})
+
+
 async def test_an_error_that_no_retry_helps_fails_at_once(house: House) -> None:
     async def fails(run: Run) -> Outcome:
         raise GenerationFailed("the key is wrong", retryable=False)
@@ -382,6 +420,28 @@ async def test_erasing_a_job_leaves_nothing_of_it(house: House) -> None:
 
     for table in ("jobs", "answers", "events"):
         assert await house.records.read(lambda c, t=table: c.exec_driver_sql(f"select count(*) from {t}").scalar()) == 0
+
+
+async def test_retention_drops_replaced_texts_and_removals_with_the_answers_that_quoted_them(house: House) -> None:
+    month = Retention().jobs
+
+    def fill(connection: Connection) -> None:
+        for document, version, age in (("a", 1, 3), ("a", 2, 2), ("a", 3, 0.5), ("b", 1, 3)):
+            row = {"tenant": TENANT, "document_id": document, "version": version, "text": "", "blocks": "[]", "sha256": ""}
+            connection.execute(schema.versions.insert().values(row | {"created_at": now() - age * month}))
+        for collection, number, age in (("one", 1, 3), ("one", 2, 0.5), ("one", 3, 0.4), ("other", 4, 2)):
+            row = {"tenant": TENANT, "collection": collection, "generation": "g", "number": number}
+            connection.execute(schema.removals.insert().values(row | {"at": now() - age * month}))
+
+    def left(connection: Connection) -> tuple[list[str], list[int]]:
+        texts = connection.exec_driver_sql("select document_id || version from versions order by 1").scalars()
+        return list(texts), list(connection.exec_driver_sql("select number from removals order by 1").scalars())
+
+    await house.records.write(fill)
+
+    await house.reconciler.retention()
+
+    assert await house.records.read(left) == (["a2", "a3", "b1"], [2, 3, 4])
 
 
 async def test_retention_drops_logs_then_jobs(house: House) -> None:

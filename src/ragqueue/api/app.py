@@ -105,6 +105,8 @@ async def _refused(request: Request, error: Any) -> JSONResponse:
     match error:
         case RequestValidationError():
             error = InvalidRequest("; ".join(map(_said, error.errors())))
+        case HTTPException(__cause__=RagqueueError() as cause):  # of ours, while FastAPI read the body
+            error = cause
         case HTTPException(status_code=404):
             error = NotFound(f"there is nothing at {path!r}")
         case HTTPException():

@@ -8,8 +8,8 @@ import asyncio
 import logging
 import time
 from bisect import bisect_right
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from ragqueue.errors import LeaseLost, Unavailable
 from ragqueue.events.base import EventLog
@@ -18,6 +18,8 @@ from ragqueue.types import Append, Event, Job, seq_of
 FENCE = "fence"
 END = "end"
 INTERNAL = frozenset({FENCE, END})  # entries that readers are not shown
+T = TypeVar("T")
+R = TypeVar("R")
 _LONGEST_PAUSE = 1.0  # seconds between tries while the log is away
 
 logger = logging.getLogger(__name__)
@@ -94,14 +96,14 @@ class Batcher:
         self._noticed = asyncio.Event()
 
     async def open(self, job: Job) -> Pen:
-        """Raise the fence of the job's attempt, then read what earlier attempts left. Raises LeaseLost, Unavailable."""
+        """Raise the fence of the job's attempt, then read what earlier attempts left. Raises LeaseLost."""
         fence = Event(seq_of(job.attempt, 0), FENCE, {}, time.time())
         if job.attempt == 1:  # nothing can be before it: the fence travels with the first events
             return Pen(self, job.id, 1, [fence], 0)
-        [end] = await self._log.append([Append(job.id, -1, [fence])])
+        [end] = await _patiently(self._log.append, [Append(job.id, -1, [fence])])
         if end != fence.seq:
             raise LeaseLost(f"attempt {job.attempt} of job {job.id} is no longer current")
-        kept = (await self._log.read({job.id: 0})).get(job.id, [fence])
+        kept = (await _patiently(self._log.read, {job.id: 0})).get(job.id, [fence])
         return Pen(self, job.id, job.attempt, kept, len(kept))
 
     def notice(self, pen: Pen) -> None:
@@ -110,39 +112,36 @@ class Batcher:
         self._noticed.set()
 
     async def run(self) -> None:
-        """Write what piled up, for ever; a log that is away is waited for."""
-        pause = 0.05
+        """Write what piled up, for ever."""
         while True:
             await self._noticed.wait()
             self._noticed.clear()
             pens = [pen for pen in self._dirty if pen.dirty]
             self._dirty.clear()
-            if not pens:
-                continue
-            try:
-                ends = await self._log.append([pen.next_append() for pen in pens])
-            except Unavailable as error:
-                logger.warning("events.unavailable: %s", error)
-                self._dirty.update(dict.fromkeys(pens))
-                self._noticed.set()
-                await asyncio.sleep(pause)
-                pause = min(_LONGEST_PAUSE, pause * 2)
-                continue
-            pause = 0.05
+            ends = await _patiently(self._append, pens) if pens else []
             for pen, end in zip(pens, ends, strict=True):
                 pen.settle(end)
                 if pen.foreign:
                     # After a lost log an older run may have written its own again before we could: ours replaces it.
-                    await self._replace(pen)
+                    await _patiently(self._log.drop, [pen.job_id])
+                    pen.settle(0)
                 if pen.dirty:
                     self.notice(pen)
 
-    async def _replace(self, pen: Pen) -> None:
+    async def _append(self, pens: Sequence[Pen]) -> list[int]:
+        return await self._log.append([pen.next_append() for pen in pens])  # with what was written since the last try
+
+
+async def _patiently(use: Callable[[T], Awaitable[R]], given: T) -> R:
+    """Use the log; one that is away is waited for: that is no fault of the job's, and its deadline bounds it."""
+    pause = 0.05
+    while True:
         try:
-            await self._log.drop([pen.job_id])
-            pen.settle(0)
+            return await use(given)
         except Unavailable as error:
             logger.warning("events.unavailable: %s", error)
+            await asyncio.sleep(pause)
+            pause = min(_LONGEST_PAUSE, pause * 2)
 
 
 async def bury(log: EventLog, job_id: str, attempt: int) -> None:

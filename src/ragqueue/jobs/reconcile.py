@@ -18,7 +18,7 @@ from ragqueue.events.base import EventLog
 from ragqueue.events.pen import bury
 from ragqueue.jobs.ring import Ringer
 from ragqueue.queues.base import JobQueue
-from ragqueue.records import jobs, workers
+from ragqueue.records import chunks, documents, jobs, workers
 from ragqueue.records.store import Records
 from ragqueue.types import LANES, Job, Outcome, Ring
 
@@ -27,6 +27,7 @@ REST_AT = 6  # rounds: everything but leases
 RING_AGE = 2.0  # a younger ring is on its way
 OVERTAKINGS = 20  # claims of jobs rung later that prove a ring lost; one proves nothing (1,400 surplus rings of 1,500)
 RERING_LIMIT = 2_000
+TIDY_EVERY = 3600.0  # seconds between looks through all texts and removals
 WORKERS_KEPT = 3600.0  # seconds that a process which does not beat stays in the table
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class Reconciler:
     def __init__(self, records: Records, queue: JobQueue, log: EventLog, ringer: Ringer, *, retention: Retention, lease: float) -> None:
         self._records, self._queue, self._log, self._ringer = records, queue, log, ringer
         self._retention, self._lease = retention, lease
+        self._tidied = -TIDY_EVERY
 
     async def run(self) -> None:
         """Heal, for ever."""
@@ -83,13 +85,19 @@ class Reconciler:
                 self._ringer.ring(lost)
 
     async def retention(self) -> None:
-        """Erase logs, jobs, keys and workers that are past their time."""
+        """Erase logs, jobs, keys, replaced texts, removals and workers that are past their time."""
         if logs := await self._records.read(jobs.expired, self._retention.events, 500, True):
             await self._log.drop([job_id for _, job_id in logs])
         if old := await self._records.read(jobs.expired, self._retention.jobs, 500):
             await erase_jobs(self._records, self._log, old)
         await self._records.note(jobs.forget_keys, self._retention.idempotency)
         await self._records.note(workers.forget, WORKERS_KEPT)
+        if time.monotonic() >= self._tidied + TIDY_EVERY:
+            self._tidied = time.monotonic()
+            # Kept as long as the answers that quote them.
+            if texts := await self._records.read(documents.replaced, self._retention.jobs, 1000):
+                await self._records.note(documents.forget_versions, texts)
+            await self._records.note(chunks.forget_removals, self._retention.jobs)
 
 
 def _ring_lost(connection: Connection, lane: str, empty: bool, looked: float) -> list[Ring]:

@@ -24,7 +24,7 @@ _CAUSES = {  # FPDF_ERR_PASSWORD, FPDF_ERR_SECURITY
 _TAIL = 4096  # bytes at the end that must hold the end mark; some programs write something behind it
 _HYPHEN = re.compile("[\x02\ufffe]\n?")  # PDFium's sign for a word that was broken at the end of a line
 _NOISE = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff\uffff]|(?<! ) +(?=\n)")
-_NUMBER = re.compile(r"(?:\d+(?:\.\d+)*\.?|[IVXLC]+\.|[A-Z]\.)\s+")
+_NUMBER = re.compile(r"\A(?:\d+(?:\.\d+)*\.?|[IVXLC]+\.|[A-Z]\.)\s+")
 _BULLET = re.compile(r"[•▪‣◦●○■–-]\s")
 _FILE_NAME = re.compile(r"untitled|.*\.(?:docx?|odt|rtf|tex|dvi|indd|pptx?|xlsx?|pdf|qxd)\Z", re.I)  # titles that tools invent
 

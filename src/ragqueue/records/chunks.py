@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
-from sqlalchemy import Connection, and_, select, text
+from sqlalchemy import Connection, and_, func, select, text
 
 from ragqueue.language.tokens import tokenize
 from ragqueue.records.schema import chunks, removals
@@ -117,6 +117,14 @@ def _add(connection: Connection, tenant: str, space: Space, language: str, held:
     sums = {"language": language, "chunks": sign * len(held), "length": sign * sum(map(len, held)), "counted": counted}
     for statement in (_ADD_TERMS, _ADD_CHUNKS, *((_DROP_TERMS, _DROP_SPACES) if sign < 0 else ())):
         connection.execute(statement, {"tenant": tenant, **space._asdict(), **sums})
+
+
+def forget_removals(connection: Connection, age: float) -> int:
+    """Drop removals older than `age` seconds; the last of each space stays, for its seq says how far a replica is."""
+    newer = removals.alias()
+    last = select(func.max(newer.c.seq)).where(*(newer.c[name] == removals.c[name] for name in ("tenant", "collection", "generation")))
+    old = and_(removals.c.at < now() - age, removals.c.seq < last.scalar_subquery())
+    return connection.execute(removals.delete().where(old)).rowcount
 
 
 def features(connection: Connection, tenant: str, spaces: Collection[Space], numbers: Collection[int]) -> list[Features]:

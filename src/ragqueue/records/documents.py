@@ -162,6 +162,21 @@ def text_of(connection: Connection, tenant: str, document_id: str, version: int 
     return None if found is None else (found, wanted)
 
 
+def replaced(connection: Connection, age: float, limit: int) -> list[tuple[str, str, int]]:
+    """Return (tenant, document, version) of texts that a newer version replaced more than `age` seconds ago."""
+    newer = versions.alias()
+    same = and_(newer.c.tenant == versions.c.tenant, newer.c.document_id == versions.c.document_id)
+    newer_one = select(newer.c.version).where(same, newer.c.version > versions.c.version, newer.c.created_at < now() - age)
+    query = select(versions.c.tenant, versions.c.document_id, versions.c.version).where(newer_one.exists()).limit(limit)
+    return [(tenant, document_id, version) for tenant, document_id, version in connection.execute(query)]
+
+
+def forget_versions(connection: Connection, keys: Sequence[tuple[str, str, int]]) -> None:
+    """Drop the texts of these versions."""
+    for tenant, document_id, version in keys:
+        connection.execute(delete(versions).where(_of(versions, tenant, document_id), versions.c.version == version))
+
+
 def hide(connection: Connection, tenant: str, document_id: str) -> bool:
     """Delete a document from the sight of every process; False when there is none."""
     mine = update(documents).where(_one(tenant, document_id), _LIVE)

@@ -159,6 +159,7 @@ CREATE TABLE removals (
     at FLOAT NOT NULL
 );
 CREATE INDEX removals_space ON removals (tenant, collection, generation, seq);
+CREATE INDEX removals_at ON removals (at);
 -- Sums that BM25 needs, and the languages that a question is tokenised for.
 CREATE TABLE spaces (
     tenant VARCHAR NOT NULL,
@@ -199,6 +200,7 @@ CREATE TABLE versions (
     created_at FLOAT NOT NULL,
     PRIMARY KEY (tenant, document_id, version)
 );
+CREATE INDEX versions_created ON versions (tenant, document_id, version, created_at);
 -- owner: one a process and start.
 CREATE TABLE workers (
     owner VARCHAR NOT NULL,
