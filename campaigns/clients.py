@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 
-from ragqueue.testing.auditor import STATUSES, TERMINAL
+from campaigns.auditor import STATUSES, TERMINAL
 
 CUT = 0.25  # share of the connections that are cut
 CUT_WITHIN = 14  # frames

@@ -23,13 +23,13 @@ from typing import Any
 import redis
 
 from campaigns import powercut
+from campaigns.auditor import Entry, Finding, audit, count, read_store
 from campaigns.bench_house import quantile
 from campaigns.clients import Clients, Transcript
 from campaigns.kill_house import CampaignError, House
 from campaigns.kill_plan import BEAT, CUTS, LEASE, MUTATIONS, STOPPED, Plan, faults, questions
 from campaigns.services import RedisServer
 from campaigns.witness import Times
-from ragqueue.testing.auditor import Entry, Finding, audit, count, read_store
 from ragqueue.types import seq_of
 
 LONGEST_PAUSE = 10.0  # seconds that a fault waits for its turn

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from campaigns.auditor import GONE, Entry, Move
 from ragqueue.records.store import sqlite_module
-from ragqueue.testing.auditor import GONE, Entry, Move
 
 _NOW = "(julianday('now') - 2440587.5) * 86400.0"
 _NOTE = f"insert into witness_moves (job_id, state, attempt, owner, deaths, at) values (new.id, new.state, new.attempt, new.owner, new.deaths, {_NOW})"

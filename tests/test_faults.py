@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from campaigns import kill_loop, kill_plan
+from campaigns.auditor import DAMAGE
 from campaigns.services import require_redis
-from ragqueue.testing.auditor import DAMAGE
 
 ENGINES = ("sql", "rq")
 
