@@ -88,10 +88,8 @@ def store(connection: Connection, source: str, texts: Sequence[str], vectors: An
     documents.add_upload(connection, upload, source, source, MiniLMEmbedder.name)
     document = documents.get(connection, "default", source)
     assert document is not None
-    documents.make_ready(
-        connection, document, version=1, title=source, sha256=source, language="en", chunks=len(texts), media_type="text/plain"
-    )
-    documents.add_version(connection, document, Parsed("\n\n".join(texts), []), version=1, sha256=source)
+    about = {"title": source, "sha256": source, "language": "en", "chunks": len(texts), "media_type": "text/plain", "upload_id": source}
+    documents.add_version(connection, document, Parsed("\n\n".join(texts), []), **about)
     rows, at = [], 0
     for text, vector in zip(texts, vectors, strict=True):
         rows.append(chunks.ChunkRow(Passage(text, at, at + len(text)), text, vector.tobytes()))

@@ -92,7 +92,7 @@ def measure(log: str, generator: str, streams: int, rate: int, seconds: int) -> 
 
 def simulator(stack: ExitStack, rate: int, tokens: int) -> str:
     """Start the OpenAI-compatible server and return its URL."""
-    words = [sys.executable, "-m", "ragqueue.testing.openai_server", "--port", "0", "--rate", str(rate), "--tokens", str(tokens), "--stamp"]
+    words = [sys.executable, "-m", "ragqueue.testing.openai_server", f"rate={rate}&tokens={tokens}&stamp=1"]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=clean_environment())
     stack.callback(process.wait)
     stack.callback(process.terminate)

@@ -44,8 +44,9 @@ class Writer:
         event.listen(self._records.engine, "connect", lambda connection, _: connection.execute(f"PRAGMA wal_autocheckpoint={pages}"))
         migrate(self._records.engine)
         self._events = SqlEventLog(self._records)
+        self._held: set[tuple[str, int]] = set()
         self._beat = Beat(
-            sqlite_url(folder), name, lanes="chat", lease=LEASE, every=0.05, on_lost=lambda *_: None, on_cancel=lambda _: None
+            sqlite_url(folder), name, self._held, lanes="chat", lease=LEASE, every=0.05, on_lost=lambda *_: None, on_cancel=lambda _: None
         )
         self._log_fd, self._name, self._rng = log_fd, name, rng
 
@@ -71,9 +72,9 @@ class Writer:
         job = await self._records.write(jobs.claim, job_id, self._name, 0.0, LEASE)
         assert job is not None
         self._promise(job_id, CLAIMED)
-        self._beat.hold(job_id, job.attempt)
+        self._held.add((job_id, job.attempt))
         await self._stream(job)
-        self._beat.let_go(job_id, job.attempt)
+        self._held.discard((job_id, job.attempt))
         await self._records.write(jobs.finish, job, Outcome("succeeded", answer_of(job_id)))
         self._promise(job_id, FINISHED)
         if self._rng.random() < 0.3:

@@ -1,14 +1,13 @@
 """Write the reference pages from the code: `python docs/generate.py`; a test fails when they differ from it."""
 
-import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
 
 from ragqueue import errors, telemetry
-from ragqueue.cli import COMMANDS, root
+from ragqueue.cli import build
 from ragqueue.settings import Settings, env_name
 
 FOLDER = Path(__file__).parent / "reference"
@@ -29,20 +28,15 @@ def settings_page() -> str:
 
 
 def commands_page() -> str:
-    parts = [click_page(root, "ragqueue")]
-    for name, (target, _) in COMMANDS.items():
-        module, _, function = target.partition(":")
-        command = getattr(importlib.import_module(module), function)
-        parts.append(click_page(command, f"ragqueue {name}"))
-        if isinstance(command, click.Group):
-            parts += [click_page(sub, f"ragqueue {name} {sub_name}") for sub_name, sub in command.commands.items()]
     lead = "Results go to standard output, progress and logs to standard error. Exit status: 0 done, 1 failed, 2 the operator must act.\n\n"
-    return page("Commands", lead + "\n".join(parts))
+    return page("Commands", lead + "\n".join(click_pages(build(), "ragqueue")))
 
 
-def click_page(command: click.Command, path: str) -> str:
+def click_pages(command: click.Command, path: str) -> Iterator[str]:
     context = click.Context(command, info_name=path, max_content_width=100)
-    return f"## {path}\n\n```text\n{command.get_help(context)}\n```\n"
+    yield f"## {path}\n\n```text\n{command.get_help(context)}\n```\n"
+    for name, below in command.commands.items() if isinstance(command, click.Group) else ():
+        yield from click_pages(below, f"{path} {name}")
 
 
 def errors_page() -> str:

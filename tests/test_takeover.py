@@ -48,14 +48,18 @@ class Quiet(Ragqueue):
         return 1
 
 
-async def submit(house: Ragqueue) -> Job:
-    parts = house.runtime
-    _, job = await parts.ingester.accept(TENANT, DOCUMENT.encode(), source="ferries.md")
+async def ingest(house: Ragqueue, text: str) -> None:
+    _, job = await house.runtime.ingester.accept(TENANT, text.encode(), source="ferries.md")
     if job is not None:
-        worker = parts.worker(lanes={"background": 1})
+        worker = house.runtime.worker(lanes={"background": 1})
         worker.start()
         await worker.handle(ring_of(job))
         await worker.drain(1)
+
+
+async def submit(house: Ragqueue) -> Job:
+    parts = house.runtime
+    await ingest(house, DOCUMENT)
     return (await parts.submitter.submit(TENANT, "chat", {"question": QUESTION}))[0]
 
 
@@ -83,7 +87,7 @@ async def die_after(house: Ragqueue, job: Job, deltas: int) -> list[Event]:
     await asyncio.gather(handling, return_exceptions=True)
     owner = (await house.runtime.records.read(jobs.get, TENANT, job.id)).owner  # type: ignore[union-attr]
     worker._beat.stop()
-    await parts.records.write(jobs.release_owner, owner)
+    await parts.records.write(jobs.release, owner)
     return logged
 
 
@@ -139,6 +143,20 @@ async def test_one_that_cannot_begins_anew_with_exactly_one_event(open_house: An
     assert opened == [0, 1, 2]
 
 
+async def test_an_answer_whose_passages_were_replaced_meanwhile_begins_anew(open_house: Any) -> None:
+    house = await open_house("scripted:rate=40&tokens=30")
+    job = await submit(house)
+    await die_after(house, job, 5)
+    await ingest(house, f"{DOCUMENT}\n\nOne line more.")
+
+    answer = await go_on(await open_house("scripted:rate=0&tokens=30"), job)
+
+    after = await log_of(house, job)
+    assert [event.type for event in after].count("ragqueue:restarted") == 1
+    assert text_of(after) == answer["text"]
+    assert {citation["version"] for citation in answer["citations"]} == {2}
+
+
 async def test_the_sources_are_searched_once(open_house: Any) -> None:
     house = await open_house("scripted:rate=40&tokens=30")
     job = await submit(house)
@@ -160,7 +178,7 @@ async def test_an_extractive_answer_is_continued_with_its_citations_once(open_ho
             if event.type.endswith("text.delta"):
                 break
     await pen.flush()
-    await house.runtime.records.write(jobs.release_owner, "dead")
+    await house.runtime.records.write(jobs.release, "dead")
 
     answer = await go_on(house, job)
 

@@ -1,59 +1,39 @@
 """Find the adapter for a name: tables of import strings, so that only what is used is imported."""
 
-import importlib
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+import pkgutil
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from ragqueue.errors import ConfigError, MissingExtra
 
-
-@dataclass(frozen=True, slots=True)
-class Adapter:
-    """Where a class lives and which extra brings its packages."""
-
-    target: str  # "module:Class"
-    extra: str | None = None
-
-
-QUEUES = {
-    "sql": Adapter("ragqueue.queues.sql:SqlQueue"),
-    "rq": Adapter("ragqueue.queues.rq:RQQueue", extra="rq"),
-}
-EVENTS = {
-    "sql": Adapter("ragqueue.events.sql:SqlEventLog"),
-    "redis": Adapter("ragqueue.events.redis:RedisEventLog", extra="rq"),
-}
-INDEXES = {"faiss": Adapter("ragqueue.indexes.faiss:FaissIndex")}
-EMBEDDERS = {"minilm": Adapter("ragqueue.embedders.minilm:MiniLMEmbedder")}
+T = TypeVar("T")
+# name -> (module:Class, the extra that brings its packages)
+QUEUES = {"sql": ("ragqueue.queues.sql:SqlQueue", ""), "rq": ("ragqueue.queues.rq:RQQueue", "rq")}
+EVENTS = {"sql": ("ragqueue.events.sql:SqlEventLog", ""), "redis": ("ragqueue.events.redis:RedisEventLog", "rq")}
+INDEXES = {"faiss": ("ragqueue.indexes.faiss:FaissIndex", "")}
+EMBEDDERS = {"minilm": ("ragqueue.embedders.minilm:MiniLMEmbedder", "")}
 GENERATORS = {
-    "extractive": Adapter("ragqueue.generators.extractive:ExtractiveGenerator"),
-    "openai": Adapter("ragqueue.generators.openai:OpenAIGenerator"),
-    "scripted": Adapter("ragqueue.generators.scripted:ScriptedGenerator"),
+    "extractive": ("ragqueue.generators.extractive:ExtractiveGenerator", ""),
+    "openai": ("ragqueue.generators.openai:OpenAIGenerator", ""),
+    "scripted": ("ragqueue.generators.scripted:ScriptedGenerator", ""),
 }
 
 
-def load(port: str, table: Mapping[str, Adapter], name: str) -> Any:
+def load(port: type[T], table: Mapping[str, tuple[str, str]], name: str) -> Callable[..., T]:
     """Return the class that `name` stands for: a row of the table, or `python:package.module:Class`.
 
     Raises ConfigError for an unknown name, MissingExtra when its packages are not installed.
     """
-    if name.startswith("python:"):
-        return _import(port, name, Adapter(name.removeprefix("python:")))
-    if name not in table:
-        raise ConfigError(f"unknown {port} {name!r}: use one of {', '.join(sorted(table))}, or python:package.module:Class")
-    return _import(port, name, table[name])
-
-
-def _import(port: str, name: str, adapter: Adapter) -> Any:
-    module_name, _, class_name = adapter.target.partition(":")
+    kind = f"{port.__name__} {name!r}"
+    if name not in table and not name.startswith("python:"):
+        raise ConfigError(f"unknown {kind}: use one of {', '.join(sorted(table))}, or python:package.module:Class")
+    target, extra = table.get(name, (name.removeprefix("python:"), ""))
     try:
-        return getattr(importlib.import_module(module_name), class_name)
+        found: Callable[..., T] = pkgutil.resolve_name(target)
+        return found
     except ModuleNotFoundError as error:
-        if adapter.extra is None or (error.name or "").startswith("ragqueue"):
-            raise ConfigError(f"cannot import the {port} {name!r}: {error}") from error
-        raise MissingExtra(
-            f"the {port} {name!r} needs {error.name!r}, which is not installed: pip install 'ragqueue[{adapter.extra}]'"
-        ) from error
-    except AttributeError as error:
-        raise ConfigError(f"the {port} {name!r} names {class_name!r}, which is not in {module_name}") from error
+        if not extra or (error.name or "").startswith("ragqueue"):
+            raise ConfigError(f"cannot import the {kind}: {error}") from error
+        raise MissingExtra(f"the {kind} needs {error.name!r}, which is not installed: pip install 'ragqueue[{extra}]'") from error
+    except (AttributeError, ValueError) as error:
+        raise ConfigError(f"cannot import the {kind}: {error}") from error

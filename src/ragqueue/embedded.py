@@ -55,28 +55,21 @@ class Ragqueue:
     Works its own jobs when the queue is `sql` and no other worker beats; else a worker of the deployment does them.
     """
 
+    runtime: Runtime  # the objects of this process, inside the block
+
     def __init__(self, *, tenant: str = "default", settings: Mapping[str, Any] | None = None) -> None:
         """`settings` are names and values that go before the environment's, like `{"data": "/srv/rag"}`."""
-        self._tenant, self._flags = tenant, settings
-        self._stack = AsyncExitStack()
-        self._runtime: Runtime | None = None
+        self.tenant, self._flags, self._stack = tenant, settings, AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # before faiss is loaded; its own call covers one thread only
-        settings = load(self._flags).settings
-        self._runtime = await self._stack.enter_async_context(open_runtime(settings))
-        if settings.queue_url == "sql" and not await self.workers():
-            await self._stack.enter_async_context(working(self._runtime))
+        self.runtime = await self._stack.enter_async_context(open_runtime(load(self._flags).settings))
+        if self.runtime.settings.queue_url == "sql" and not await self.workers():
+            await self._stack.enter_async_context(working(self.runtime))
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
-
-    @property
-    def runtime(self) -> Runtime:
-        """The objects of this process."""
-        assert self._runtime is not None, "use `async with Ragqueue() as ragqueue:`"
-        return self._runtime
 
     async def workers(self) -> int:
         """Return how many worker processes beat."""
@@ -84,13 +77,21 @@ class Ragqueue:
 
     async def ingest(self, *paths: str | os.PathLike[str], collection: str = "default", progress: Progress | None = None) -> Ingested:
         """Bring files and folders in and wait until their jobs have ended. Raises NotFound for a path that is not there."""
-        files = find_files(paths)
-        done = Ingested()
-        gate = asyncio.Semaphore(_IN_FLIGHT)
+        files, done, gate = find_files(paths), Ingested(), asyncio.Semaphore(_IN_FLIGHT)
 
         async def one(source: str, path: Path) -> None:
             async with gate:
-                await self._ingest_file(source, path, collection, done)
+                try:
+                    job = await self._accept(await asyncio.to_thread(path.read_bytes), source, collection)
+                    if job is None:
+                        done.unchanged.append(source)
+                    elif (job := await self.ended(job)).state == "succeeded" and job.result is not None:
+                        done.ready.append(source)
+                        done.chunks += job.result["chunks"]
+                    else:
+                        done.failed[source] = job.error_message or job.state
+                except (RagqueueError, OSError) as error:
+                    done.failed[source] = str(error)
                 if progress is not None:
                     progress(done, len(files))
 
@@ -102,63 +103,46 @@ class Ragqueue:
         view: dict[str, Any] = {}
         async for event in self.stream(question, collection=collection, limit=limit):
             view = event.data.get("response", view)
-        written = view.get("answer")
-        if written is None or view["status"] == "failed":
+        if (written := view.get("answer")) is None or view["status"] == "failed":
             error = view.get("error") or {"code": view["status"], "message": f"the question is {view['status']}"}
             raise RagqueueError(f"{error['message']} ({error['code']})")
         view.pop("object")  # of the stream alone
-        return Answer(
-            view["id"], view["status"], written["text"], [Citation(**c) for c in written["citations"]], written["grounding"], view
-        )
+        citations = [Citation(**citation) for citation in written["citations"]]
+        return Answer(view["id"], view["status"], written["text"], citations, written["grounding"], view)
 
     async def stream(self, question: str, *, collection: str | None = None, limit: int | None = None) -> AsyncIterator[Event]:
         """Yield the events of an answer as they are written. Raises NotFound when there is no such collection."""
-        if collection is not None and await self.runtime.records.read(documents.generation, self._tenant, collection) is None:
+        if collection is not None and await self.runtime.records.read(documents.generation, self.tenant, collection) is None:
             raise NotFound(f"there is no collection {collection!r}")
         payload = {"question": question, "collection": collection, "limit": limit}
-        job, _ = await self.runtime.submitter.submit(self._tenant, "chat", {k: v for k, v in payload.items() if v is not None})
+        job, _ = await self.runtime.submitter.submit(self.tenant, "chat", {k: v for k, v in payload.items() if v is not None})
         async for batch in self.runtime.follower.follow(job):
             for event in batch:
                 yield event
 
     async def search(self, question: str, *, collection: str | None = None, limit: int = 10) -> list[Hit]:
         """Return the passages nearest to a question, best first."""
-        return await self.runtime.retriever.retrieve(self._tenant, question, collections=[collection] if collection else None, limit=limit)
+        return await self.runtime.retriever.retrieve(self.tenant, question, collections=[collection] if collection else None, limit=limit)
 
     async def delete(self, document_id: str) -> documents.Receipt:
         """Delete a document and return its receipt once it is erased. Raises NotFound."""
-        await self._wait(await self.runtime.eraser.delete(self._tenant, document_id))
-        receipt = await self.runtime.records.read(documents.receipt, self._tenant, document_id)
+        await self.ended(await self.runtime.ingester.delete(self.tenant, document_id))
+        receipt = await self.runtime.records.read(documents.receipt, self.tenant, document_id)
         assert receipt is not None
         return receipt
 
-    async def _wait(self, job: Job) -> Job:
+    async def ended(self, job: Job) -> Job:
+        """Wait for the end of a job and return it."""
         while not job.ended:
             await asyncio.sleep(_POLL)
             found = await self.runtime.records.read(jobs.get, job.tenant, job.id)
             job = found or job
         return job
 
-    async def _ingest_file(self, source: str, path: Path, collection: str, done: Ingested) -> None:
-        try:
-            job = await self._accept(await asyncio.to_thread(path.read_bytes), source, collection)
-        except (RagqueueError, OSError) as error:
-            done.failed[source] = str(error)
-            return
-        if job is None:
-            done.unchanged.append(source)
-            return
-        job = await self._wait(job)
-        if job.state == "succeeded" and job.result is not None:
-            done.ready.append(source)
-            done.chunks += job.result["chunks"]
-        else:
-            done.failed[source] = job.error_message or job.state
-
     async def _accept(self, data: bytes, source: str, collection: str) -> Job | None:
         while True:
             try:
-                return (await self.runtime.ingester.accept(self._tenant, data, source=source, collection=collection))[1]
+                return (await self.runtime.ingester.accept(self.tenant, data, source=source, collection=collection))[1]
             except QueueFull as error:
                 await asyncio.sleep(error.retry_after or 1.0)
 
@@ -178,10 +162,7 @@ async def working(runtime: Runtime, worker: Worker | None = None) -> AsyncIterat
 
 
 def find_files(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
-    """Return {source: path} of every readable file; a folder gives those with a known ending, hidden ones left out.
-
-    Raises NotFound for a path that is not there.
-    """
+    """Return {source: path} of every file; a folder gives those with a known ending, hidden ones left out. Raises NotFound."""
     found: dict[str, Path] = {}
     for given in map(Path, paths):
         if given.is_dir():

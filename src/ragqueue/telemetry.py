@@ -6,7 +6,7 @@ What workers count is added up in the records (`Tally`), so that /metrics of any
 import json
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
 from prometheus_client.registry import Collector
@@ -21,10 +21,8 @@ RETRIES = Counter("ragqueue_job_retries_total", "Tries of jobs that failed and a
 RUN_SECONDS = Histogram("ragqueue_run_seconds", "Time of one run of a job", ["kind"], buckets=_SECONDS, registry=WORK)
 TOKENS = Counter("ragqueue_tokens_total", "Pieces of text that generators streamed", registry=WORK)
 FIRST_TOKEN = Histogram("ragqueue_time_to_first_token_seconds", _TO_FIRST, buckets=_SECONDS, registry=WORK)
-
 STREAMS = Gauge("ragqueue_streams_active", "Event streams that this process serves")
 REFUSED = Counter("ragqueue_refused_total", "Requests that this process refused, by error code", ["code"])
-
 GAUGES = {
     "ragqueue_queue_depth": "Jobs that wait, by lane",
     "ragqueue_queue_oldest_seconds": "How long the longest waiting job of a lane has waited",
@@ -53,16 +51,16 @@ class Tally:
 class _Shared(Collector):
     """Shows samples under the names and types that the workers count with, and those of the gauges."""
 
-    def __init__(self, samples: Sequence[Sample]) -> None:
-        self._samples = samples
+    def __init__(self, samples: Iterable[Sample]) -> None:
+        self._samples = list(samples)
 
     def collect(self) -> Iterator[Metric]:
         for metric in (*WORK.collect(), *(Metric(name, text, "gauge") for name, text in GAUGES.items())):
-            shown = Metric(metric.name, metric.documentation, metric.type)
+            metric.samples = []
             for sample in self._samples:
                 if sample[0].removeprefix(metric.name) in ("", "_total", "_bucket", "_count", "_sum"):
-                    shown.add_sample(*sample)
-            yield shown
+                    metric.add_sample(*sample)
+            yield metric
 
 
 def exposition(sums: Mapping[tuple[str, str], float], gauges: Iterable[Sample]) -> bytes:
@@ -72,21 +70,17 @@ def exposition(sums: Mapping[tuple[str, str], float], gauges: Iterable[Sample]) 
     return generate_latest(REGISTRY) + generate_latest(registry)
 
 
-class _JsonFormatter(logging.Formatter):
-    """Writes one JSON object a line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        line = {"ts": round(record.created, 3), "level": record.levelname.lower(), "logger": record.name, "event": record.getMessage()}
-        if record.exc_info:
-            line["error"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
-
-
 def configure_logging(level: str, form: str) -> None:
-    """Send logs to standard error, as text or as JSON."""
-    as_json = form == "json" or (form == "auto" and not sys.stderr.isatty())
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonFormatter() if as_json else logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+    """Send logs to standard error, as text or as one JSON object a line."""
+
+    def line(record: logging.LogRecord) -> str:
+        said = {"ts": round(record.created, 3), "level": record.levelname.lower(), "logger": record.name, "event": record.getMessage()}
+        return json.dumps(said | ({"error": text.formatException(record.exc_info)} if record.exc_info else {}), ensure_ascii=False)
+
+    handler, text = logging.StreamHandler(sys.stderr), logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
+    handler.setFormatter(text)
+    if form == "json" or (form == "auto" and not sys.stderr.isatty()):
+        handler.format = line  # type: ignore[method-assign]
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for noisy in ("alembic", "asyncio", "httpx2", "openai", "rq.worker"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

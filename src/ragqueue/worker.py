@@ -5,40 +5,22 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 
 from ragqueue import telemetry
 from ragqueue.errors import LeaseLost, RagqueueError, Unavailable
-from ragqueue.events.pen import END, Batcher, Pen
+from ragqueue.events.pen import END, Batcher, Run, patiently
 from ragqueue.jobs.beat import Beat
-from ragqueue.jobs.ring import Ringer
+from ragqueue.jobs.submit import Ringer
 from ragqueue.queues.base import JobQueue
 from ragqueue.records import jobs
 from ragqueue.records.store import Records
-from ragqueue.types import Job, Outcome, Ring, State
+from ragqueue.types import Outcome, Ring
 
 TRIES = 3
 FIRST_DELAY = 1.0  # seconds; doubled for each try, with full jitter
 LONGEST_DELAY = 60.0
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Run:
-    """One attempt at a job, as its kind sees it."""
-
-    job: Job
-    batcher: Batcher
-    pen: Pen | None = None
-    partial: Callable[[], Outcome] | None = None  # what is kept when the last try fails in the middle
-    cancelled: bool = False
-    finishing: bool = False
-
-    async def open_pen(self) -> Pen:
-        """Raise the attempt's fence and return the pen of its log. Raises LeaseLost, Unavailable."""
-        self.pen = await self.batcher.open(self.job)
-        return self.pen
 
 
 Kind = Callable[[Run], Awaitable[Outcome]]
@@ -56,7 +38,7 @@ class Worker:
         self._runs: dict[tuple[str, int], tuple[Run, asyncio.Task[None]]] = {}
         self._draining = False
         on_lost, on_cancel = self._lost, self._cancel
-        self._beat = Beat(records.url, owner, lanes=lanes, lease=lease, every=beat_every, on_lost=on_lost, on_cancel=on_cancel)
+        self._beat = Beat(records.url, owner, self._runs, lanes=lanes, lease=lease, every=beat_every, on_lost=on_lost, on_cancel=on_cancel)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
@@ -72,128 +54,109 @@ class Worker:
         if self._draining:
             return  # the row still waits, and another worker's reconcile finds it
         claim = asyncio.ensure_future(self._records.write(jobs.claim, ring.job_id, self._owner, ring.stamp, self._lease))
-        job = await asyncio.shield(claim)
-        if job is None:
+        if (job := await asyncio.shield(claim)) is None:
             return
         run = Run(job, self._batcher)
         task = asyncio.create_task(self._run(run), name=f"run-{job.id}")
         self._runs[job.id, job.attempt] = run, task
-        self._beat.hold(job.id, job.attempt)
-        task.add_done_callback(lambda done: self._forget(job, done))
+        task.add_done_callback(lambda _: self._runs.pop((job.id, job.attempt)))
         await asyncio.wait([task])  # a queue that is stopped leaves the run to `drain`
 
     async def drain(self, seconds: float) -> None:
         """Take nothing new, wait for what runs, then hand the rest back for others to claim at once."""
         self._draining = True
-        tasks = [task for _, task in self._runs.values()]
-        if tasks and seconds > 0:
-            await asyncio.wait(tasks, timeout=seconds)
-        for _, task in list(self._runs.values()):
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=5)
+        for patience in (seconds, 5.0):  # to end; to end after a cancel
+            tasks = [task for _, task in self._runs.values()]
+            if tasks:
+                await asyncio.wait(tasks, timeout=patience)
+            for task in tasks:
+                task.cancel()
         try:
-            self._ringer.ring(await self._records.write(jobs.hand_back, self._owner))
+            self._ringer.ring(await self._records.write(jobs.release, self._owner, False))
             await self._ringer.flush()
         except Unavailable as error:
             logger.warning("worker.hand_back_failed: %s", error)
         await asyncio.to_thread(self._beat.stop)
 
-    def _forget(self, job: Job, task: asyncio.Task[None]) -> None:
-        self._runs.pop((job.id, job.attempt), None)
-        self._beat.let_go(job.id, job.attempt)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("worker.run_failed job=%s", job.id, exc_info=error)
-
     async def _run(self, run: Run) -> None:
         job, began = run.job, time.monotonic()
         try:
-            outcome = await self._outcome(run)
-            if outcome is not None:
+            if (outcome := await self._outcome(run)) is not None:
                 await self._finish(run, outcome)
         except LeaseLost:
             logger.warning("worker.lease_lost job=%s attempt=%d", job.id, job.attempt)
+        except Exception:  # the lease runs out, and another attempt is made
+            logger.exception("worker.run_failed job=%s", job.id)
         finally:
             telemetry.RUN_SECONDS.labels(job.kind).observe(time.monotonic() - began)
 
     async def _outcome(self, run: Run) -> Outcome | None:
-        """Run the job's kind; None when the job was given back."""
+        """Run the job's kind; None when the job was given back for another try."""
         job = run.job
         try:
             async with asyncio.timeout(max(0.1, job.deadline_at - time.time())) as limit:
                 if job.kind not in self._kinds:
                     raise RagqueueError(f"no worker of this version knows the kind {job.kind!r}")
                 return await self._kinds[job.kind](run)
-        except TimeoutError as error:
-            if limit.expired():
-                return _kept(run, "failed", "deadline_exceeded", "the deadline passed while it ran")
-            return await self._failed(run, "timeout", f"a step of the job took too long: {error}")
         except asyncio.CancelledError:
             if not run.cancelled:
                 raise  # lost or handed back
-            return _kept(run, "cancelled")
+            return run.kept("cancelled")
         except LeaseLost:
             raise
         except RagqueueError as error:
-            return await self._failed(run, error.code, error.message, error.retryable, error.retry_after)
+            return await self._try_again(run, error)
+        except TimeoutError as error:
+            if limit.expired():
+                return run.kept("failed", "deadline_exceeded", "the deadline passed while it ran")
+            return await self._try_again(run, Unavailable(f"a step of the job took too long: {error}"))
         except Exception as error:  # a bug of ours must not leave the job running for ever
             logger.exception("worker.bug job=%s", job.id)
-            return await self._failed(run, "internal_error", f"{type(error).__name__} in the worker: see its log")
+            return await self._try_again(run, RagqueueError(f"{type(error).__name__} in the worker: see its log", retryable=True))
 
-    async def _failed(self, run: Run, code: str, message: str, retryable: bool = True, retry_after: float | None = None) -> Outcome | None:
+    async def _try_again(self, run: Run, error: RagqueueError) -> Outcome | None:
+        """Give the job back, or return how it ends when no try is left or none would help."""
         job = run.job
+        delay = max(random.uniform(0, min(LONGEST_DELAY, FIRST_DELAY * 2**job.tries)), error.retry_after or 0.0)
         if run.cancelled:
-            return _kept(run, "cancelled")
-        delay = max(random.uniform(0, min(LONGEST_DELAY, FIRST_DELAY * 2**job.tries)), retry_after or 0.0)
-        if not retryable or job.tries + 1 >= TRIES or time.time() + delay >= job.deadline_at:
-            return _kept(run, "failed", code, message)
+            return run.kept("cancelled")
+        if not error.retryable or job.tries + 1 >= TRIES or time.time() + delay >= job.deadline_at:
+            return run.kept("failed", error.code, error.message)
         if run.pen is not None:
             await run.pen.flush()
-        telemetry.RETRIES.labels(job.kind, code).inc()
-        logger.warning("worker.retry job=%s try=%d code=%s delay=%.1f", job.id, job.tries + 1, code, delay)
-        await self._records.write(jobs.retry_later, job, delay, code, message)
+        telemetry.RETRIES.labels(job.kind, error.code).inc()
+        logger.warning("worker.retry job=%s try=%d code=%s delay=%.1f", job.id, job.tries + 1, error.code, delay)
+        await patiently(self._records.write, jobs.retry_later, job, delay, error.code, error.message)
         return None
 
     async def _finish(self, run: Run, outcome: Outcome) -> None:
         """Store the outcome once the log holds everything before it; a store that is away is waited for."""
-        job, finished, pause = run.job, None, 0.1
         run.finishing = True
-        while finished is None:
-            try:
-                if run.pen is not None:
-                    await run.pen.flush()
-                finished = await self._records.write(jobs.finish, job, outcome)
-            except Unavailable as error:
-                logger.warning("worker.finish_waits job=%s: %s", job.id, error)
-                await asyncio.sleep(pause)
-                pause = min(2.0, pause * 2)
-        if not finished:
-            raise LeaseLost(f"attempt {job.attempt} of job {job.id} is no longer current")
-        telemetry.JOBS.labels(job.kind, outcome.state).inc()
+        if run.pen is not None:
+            await run.pen.flush()
+        if not await patiently(self._records.write, jobs.finish, run.job, outcome):
+            raise LeaseLost(f"attempt {run.job.attempt} of job {run.job.id} is no longer current")
+        telemetry.JOBS.labels(run.job.kind, outcome.state).inc()
         if run.pen is not None:
             run.pen.write(END, {})
 
     def _lost(self, job_id: str, attempt: int) -> None:
-        self._stop(lambda held: held == (job_id, attempt), cancelled=False)
+        self._stop(job_id, attempt, cancelled=False)
 
     def _cancel(self, job_id: str) -> None:
-        self._stop(lambda held: held[0] == job_id, cancelled=True)
+        self._stop(job_id, None, cancelled=True)
 
-    def _stop(self, meant: Callable[[tuple[str, int]], bool], *, cancelled: bool) -> None:
-        """End runs from the beat's thread."""
+    def _stop(self, job_id: str, attempt: int | None, *, cancelled: bool) -> None:
+        """End a run (without `attempt` every run of the job) from the beat's thread."""
 
         def stop() -> None:
-            for run, task in [self._runs[held] for held in self._runs if meant(held)]:
-                if not (cancelled and (run.cancelled or run.finishing)):
+            for (held, number), (run, task) in list(self._runs.items()):
+                if held == job_id and attempt in (None, number) and not (cancelled and (run.cancelled or run.finishing)):
                     run.cancelled = cancelled
                     task.cancel()
 
         assert self._loop is not None
         self._loop.call_soon_threadsafe(stop)
-
-
-def _kept(run: Run, state: State, code: str | None = None, message: str | None = None) -> Outcome:
-    return Outcome(state, run.partial().result if run.partial else None, code, message)
 
 
 async def work(worker: Worker, queue: JobQueue, lanes: Mapping[str, int]) -> None:

@@ -13,8 +13,7 @@ HITS = make_hits(*TEXTS)
 
 def scan(text: str, hits: list[Hit] = HITS) -> CitationScanner:
     scanner = CitationScanner(hits)
-    scanner.feed(text)
-    scanner.close()
+    scanner.feed(text, last=True)
     return scanner
 
 
@@ -25,9 +24,9 @@ def cited(text: str, hits: list[Hit] = HITS) -> list[Citation]:
 def flat(pieces: list[Piece]) -> tuple[str, list[tuple[int, Citation]]]:
     """Return the text and each citation with its place in it."""
     text, found = "", []
-    for piece in pieces:
-        text += piece.text
-        found += [(len(text), citation) for citation in piece.citations]
+    for shown, citations in pieces:
+        text += shown
+        found += [(len(text), citation) for citation in citations]
     return text, found
 
 
@@ -77,7 +76,7 @@ def test_markers_in_a_row_share_their_claim(markers: str) -> None:
 def test_a_number_that_names_no_passage_stays_in_the_text_and_is_counted() -> None:
     scanner = CitationScanner(HITS)
 
-    text, found = flat([*scanner.feed("Jobs go on [7] and [0], [2, 9]."), *scanner.close()])
+    text, found = flat(scanner.feed("Jobs go on [7] and [0], [2, 9].", last=True))
 
     assert text == "Jobs go on [7] and [0], [2, 9]."
     assert [citation.n for _, citation in found] == [2]
@@ -144,15 +143,15 @@ def test_a_passage_is_quoted_in_its_own_language() -> None:
 def test_only_what_may_become_a_marker_is_held_back() -> None:
     scanner = CitationScanner(HITS)
 
-    shown = ["".join(piece.text for piece in scanner.feed(text)) for text in ("Jobs go on [", "1", "2", "x] [3", "]", " [")]
-    end = scanner.close()
+    shown = ["".join(shown for shown, _ in scanner.feed(text)) for text in ("Jobs go on [", "1", "2", "x] [3", "]", " [")]
+    end = scanner.feed("", last=True)
 
     assert shown == ["Jobs go on ", "", "", "[12x] ", "[3]", " "]
-    assert end == [Piece("[")]
+    assert end == [("[", ())]
 
 
 def test_a_text_without_brackets_passes_at_once() -> None:
-    assert CitationScanner(HITS).feed("plain") == [Piece("plain")]
+    assert CitationScanner(HITS).feed("plain") == [("plain", ())]
 
 
 def test_an_empty_passage_can_be_cited() -> None:
@@ -170,10 +169,13 @@ FRAGMENTS = st.sampled_from(
 def test_where_the_text_is_split_makes_no_difference(text: str, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
     whole, split = CitationScanner(HITS), CitationScanner(HITS)
-    expected = flat([*whole.feed(text), *whole.close()])
+    expected = flat(whole.feed(text, last=True))
 
     found = flat(
-        [*(piece for low, high in zip([0, *cuts], [*cuts, len(text)], strict=True) for piece in split.feed(text[low:high])), *split.close()]
+        [
+            *(piece for low, high in zip([0, *cuts], [*cuts, len(text)], strict=True) for piece in split.feed(text[low:high])),
+            *split.feed("", last=True),
+        ]
     )
 
     assert found == expected

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ragqueue.answering.message import Message, progress_of
+from ragqueue.answering.message import Message
 from ragqueue.events.pen import Pen
 from ragqueue.testing.contracts.generators import TEXTS, make_hits
 from ragqueue.types import Event
@@ -23,10 +23,16 @@ def pen_over(kept: list[Event]) -> Pen:
     return Pen(NoBatcher(), "job", 2, list(kept), len(kept))  # type: ignore[arg-type]
 
 
+def begun(pen: Pen, *, continues: bool = True) -> Message:
+    message = Message(pen)
+    message.begin(HITS, continues=continues)
+    return message
+
+
 def written(tokens: list[str] = TOKENS) -> list[Event]:
     """Return the events of a message that no run had to take over."""
     pen = pen_over([])
-    message = Message(pen, HITS, progress_of([]), continues=True)
+    message = begun(pen)
     for token in tokens:
         message.write(token)
     message.close("stop")
@@ -45,11 +51,10 @@ WHOLE = written()
 @pytest.mark.parametrize("cut", range(len(WHOLE) + 1))
 def test_a_message_is_taken_over_after_any_event_and_nothing_is_written_twice(cut: int) -> None:
     pen = pen_over(WHOLE[:cut])
-    past = progress_of(pen.kept)
 
-    message = Message(pen, HITS, past, continues=True)
+    message = begun(pen)
     message.write("".join(TOKENS)[len(message.text) :])
-    message.close(past.finish or "stop")
+    message.close(message.finish or "stop")
 
     assert told(pen.kept) == told(WHOLE)
     assert pen.kept[:cut] == WHOLE[:cut]
@@ -57,7 +62,7 @@ def test_a_message_is_taken_over_after_any_event_and_nothing_is_written_twice(cu
 
 def test_the_outcome_is_the_same_for_the_run_that_took_over() -> None:
     pen = pen_over(WHOLE[:5])
-    message = Message(pen, HITS, progress_of(pen.kept), continues=True)
+    message = begun(pen)
     message.write("".join(TOKENS)[len(message.text) :])
     message.close("stop")
 
@@ -72,9 +77,9 @@ def test_the_outcome_is_the_same_for_the_run_that_took_over() -> None:
 
 def test_a_message_that_cannot_be_continued_ends_incomplete_and_a_new_one_begins() -> None:
     pen = pen_over(WHOLE[:4])
-    shown = progress_of(pen.kept).text
+    shown = Message(pen).text
 
-    message = Message(pen, HITS, progress_of(pen.kept), continues=False)
+    message = begun(pen, continues=False)
     message.write("Anew.")
     message.close("stop")
 

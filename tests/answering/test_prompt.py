@@ -125,8 +125,3 @@ def test_no_text_breaks_the_frame(texts: list[str], question: str) -> None:
 def test_the_estimate_is_higher_for_scripts_that_need_more_tokens() -> None:
     assert estimate("word " * 100) == 139
     assert estimate("问" * 100) == 131
-
-
-def test_an_empty_nonce_is_a_bug_of_the_caller() -> None:
-    with pytest.raises(ValueError, match="nonce"):
-        user("x", nonce="")

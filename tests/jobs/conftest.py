@@ -8,13 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from ragqueue.events.hub import Hub
 from ragqueue.events.pen import Batcher
 from ragqueue.events.sql import SqlEventLog
 from ragqueue.jobs.follow import Follower
-from ragqueue.jobs.reconcile import Reconciler, Retention
-from ragqueue.jobs.ring import Ringer
-from ragqueue.jobs.submit import Bounds, Submitter
+from ragqueue.jobs.reconcile import Reconciler
+from ragqueue.jobs.submit import Bounds, Ringer, Submitter
 from ragqueue.queues.sql import SqlQueue
 from ragqueue.records import jobs
 from ragqueue.records.migrate import migrate
@@ -23,6 +21,7 @@ from ragqueue.types import Event, Job
 from ragqueue.worker import Kind, Worker, work
 
 TENANT = "acme"
+MONTH = 30 * 86_400.0
 
 
 @dataclass
@@ -38,10 +37,9 @@ class House:
         self.queue, self.log = SqlQueue(self.records), SqlEventLog(self.records)
         self.ringer = Ringer(self.queue, self.database)
         self.submitter = Submitter(self.records, self.ringer, self.bounds)
-        self.hub = Hub(self.log, self.records)
-        self.follower = Follower(self.records, self.log, self.hub)
+        self.follower = Follower(self.records, self.log)
         self.batcher = Batcher(self.log)
-        self.reconciler = Reconciler(self.records, self.queue, self.log, self.ringer, retention=Retention(), lease=5.0)
+        self.reconciler = Reconciler(self.records, self.queue, self.log, self.ringer, keep_events=600, keep_jobs=MONTH, lease=5.0)
         self.tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -51,7 +49,7 @@ class House:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
-        await self.hub.close()
+        await self.follower.close()
         self.records.close()
 
     async def submit(self, question: str = "why?") -> Job:

@@ -99,7 +99,7 @@ async def test_a_log_that_is_lost_with_its_worker_restarts_the_reader(house: Hou
     async with asyncio.timeout(5):
         await shown.wait()
     await house.log.drop([job.id])
-    await house.records.write(jobs.release_owner, "dead")
+    await house.records.write(jobs.release, "dead")
     held = await house.claim(job.id)
     pen = await house.batcher.open(held)
     say(pen, "new")
@@ -136,7 +136,7 @@ async def test_a_newer_attempt_fences_the_older_one_out(house: House) -> None:
     old = await house.batcher.open(await house.claim(job.id, owner="dead"))
     say(old, "a")
     await old.flush()
-    await house.records.write(jobs.release_owner, "dead")
+    await house.records.write(jobs.release, "dead")
     new = await house.batcher.open(await house.claim(job.id))
     say(old, "zombie")
     say(new, "b")
@@ -152,7 +152,7 @@ async def test_the_new_attempt_keeps_what_the_old_one_wrote(house: House) -> Non
     old = await house.batcher.open(await house.claim(job.id, owner="dead"))
     say(old, "a", "b")
     await old.flush()
-    await house.records.write(jobs.release_owner, "dead")
+    await house.records.write(jobs.release, "dead")
 
     new = await house.batcher.open(await house.claim(job.id))
 

@@ -10,16 +10,17 @@ import pytest
 from sqlalchemy import Connection
 
 from ragqueue.errors import Conflict, GenerationFailed, IdempotencyConflict, NotFound, QueueFull, Unavailable
-from ragqueue.jobs.reconcile import Retention, cancel, end_unheld, erase_jobs
+from ragqueue.events.pen import Run
+from ragqueue.jobs.reconcile import cancel, end_unheld, erase_jobs
 from ragqueue.jobs.submit import Bounds, Idempotency
 from ragqueue.queues.base import Handle
 from ragqueue.queues.sql import SqlQueue
 from ragqueue.records import jobs, schema
 from ragqueue.records.store import now
 from ragqueue.types import Append, Outcome, Ring
-from ragqueue.worker import Run, work
+from ragqueue.worker import work
 
-from .conftest import TENANT, House
+from .conftest import MONTH, TENANT, House
 
 DONE = Outcome("succeeded", result={"text": "yes", "citations": [], "log_end": 0})
 
@@ -41,7 +42,7 @@ async def test_only_one_of_many_claims_wins(house: House) -> None:
 async def test_a_run_that_lost_its_lease_cannot_finish(house: House) -> None:
     job = await house.submit()
     old = await house.claim(job.id, owner="dead")
-    await house.records.write(jobs.release_owner, "dead")
+    await house.records.write(jobs.release, "dead")
     await house.claim(job.id, owner="alive")
 
     assert not await house.records.write(jobs.finish, old, DONE)
@@ -52,7 +53,7 @@ async def test_a_released_job_counts_a_death_and_is_claimable_at_once(house: Hou
     job = await house.submit()
     await house.claim(job.id, owner="dead")
 
-    assert await house.records.write(jobs.release_owner, "dead") == 1
+    assert len(await house.records.write(jobs.release, "dead")) == 1
 
     again = await house.claim(job.id, owner="alive")
     assert (again.attempt, again.deaths, again.tries) == (2, 1, 0)
@@ -64,7 +65,7 @@ async def test_from_the_second_death_on_a_job_waits_longer_each_time(house: Hous
     for _ in range(8):
         await house.records.write(lambda c: c.exec_driver_sql("update jobs set run_at = 0"))
         await house.claim(job.id, owner="dead")
-        await house.records.write(jobs.release_owner, "dead")
+        await house.records.write(jobs.release, "dead")
         waits.append(
             await house.records.read(
                 lambda c: c.exec_driver_sql("select round(run_at - (julianday('now') - 2440587.5) * 86400) from jobs").scalar()
@@ -187,7 +188,7 @@ async def test_a_job_that_saw_deaths_ends_as_a_dead_letter_at_its_deadline_and_n
     for _ in range(5):
         await house.records.write(lambda c: c.exec_driver_sql("update jobs set run_at = 0"))
         await house.claim(job.id, owner="dead")
-        await house.records.write(jobs.release_owner, "dead")
+        await house.records.write(jobs.release, "dead")
     await house.reconciler.deadlines()
     assert (await house.job(job.id)).state == "queued"
 
@@ -231,7 +232,7 @@ async def test_a_cancelled_run_whose_worker_is_gone_ends_with_its_log_fenced(hou
     pen = await house.batcher.open(held)
     pen.write("response.output_text.delta", {"output_index": 1, "delta": "half"})
     await pen.flush()
-    await house.records.write(jobs.release_owner, "dead")
+    await house.records.write(jobs.release, "dead")
 
     await cancel(house.records, house.log, TENANT, job.id)
     pen.write("response.output_text.delta", {"output_index": 1, "delta": "zombie"})
@@ -314,7 +315,7 @@ async def test_a_log_that_is_away_costs_no_try(house: House, monkeypatch: pytest
     monkeypatch.setattr(house.log, "append", flaky)
     job = await house.submit()
     await house.claim(job.id, lease=-1)
-    await house.records.write(jobs.release_dead)
+    await house.records.write(jobs.release)
     async with house.working({"chat": takes_over}):
         ended = await house.ended(job.id)
 
@@ -423,15 +424,13 @@ async def test_erasing_a_job_leaves_nothing_of_it(house: House) -> None:
 
 
 async def test_retention_drops_replaced_texts_and_removals_with_the_answers_that_quoted_them(house: House) -> None:
-    month = Retention().jobs
-
     def fill(connection: Connection) -> None:
         for document, version, age in (("a", 1, 3), ("a", 2, 2), ("a", 3, 0.5), ("b", 1, 3)):
             row = {"tenant": TENANT, "document_id": document, "version": version, "text": "", "blocks": "[]", "sha256": ""}
-            connection.execute(schema.versions.insert().values(row | {"created_at": now() - age * month}))
+            connection.execute(schema.versions.insert().values(row | {"created_at": now() - age * MONTH}))
         for collection, number, age in (("one", 1, 3), ("one", 2, 0.5), ("one", 3, 0.4), ("other", 4, 2)):
             row = {"tenant": TENANT, "collection": collection, "generation": "g", "number": number}
-            connection.execute(schema.removals.insert().values(row | {"at": now() - age * month}))
+            connection.execute(schema.removals.insert().values(row | {"at": now() - age * MONTH}))
 
     def left(connection: Connection) -> tuple[list[str], list[int]]:
         texts = connection.exec_driver_sql("select document_id || version from versions order by 1").scalars()
@@ -439,7 +438,7 @@ async def test_retention_drops_replaced_texts_and_removals_with_the_answers_that
 
     await house.records.write(fill)
 
-    await house.reconciler.retention()
+    await house.reconciler.tidy()
 
     assert await house.records.read(left) == (["a2", "a3", "b1"], [2, 3, 4])
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from ragqueue.jobs.supervise import Pulse
+from ragqueue.jobs.supervise import pulse
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGTERM ends a process of Windows")
@@ -18,7 +18,7 @@ def test_a_process_that_waits_still_pulses_and_one_that_nobody_hears_is_asked_to
     told = threading.Event()
     before = signal.signal(signal.SIGTERM, lambda *_: told.set())
     try:
-        Pulse(sender, os.getppid())()
+        threading.Thread(target=pulse, args=(sender, os.getppid()), daemon=True).start()
         for _ in range(2):  # while this thread does nothing but wait
             assert receiver.poll(10)
             receiver.recv_bytes()

@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ragqueue.errors import UnreadableDocument
-from ragqueue.parsers.charset import decode
+from ragqueue.parsers.text import decode
 
 UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine fails no test
 
@@ -56,9 +56,6 @@ def test_one_bad_byte_in_a_long_utf8_text_shows_as_one_replacement() -> None:
 @pytest.mark.parametrize(
     ("data", "cause"),
     [
-        (b"", "empty"),
-        (b" \r\n\t\n", "empty"),
-        ("\ufeff\u200b \n".encode(), "empty"),
         (b"text\x00text", "NUL byte at position 4"),
         ("text".encode("utf-16-le"), "NUL byte at position 1; it is binary data, or UTF-16 without its byte order mark"),
         (bytes(range(256)) * 20, "NUL byte at position 0"),

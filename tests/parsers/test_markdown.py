@@ -91,7 +91,7 @@ def test_lists_nested_twenty_deep_lose_nothing_that_follows() -> None:
     assert shown(parse(source))[-1] == ("heading", "# After")
 
 
-@pytest.mark.parametrize(("data", "cause"), [(b"", "empty"), (b"\n \n", "empty"), (b"%PDF-1.4", "a PDF"), (b"a\x00b", "NUL")])
+@pytest.mark.parametrize(("data", "cause"), [(b"%PDF-1.4", "a PDF"), (b"a\x00b", "NUL")])
 def test_what_is_no_markdown_is_refused(data: bytes, cause: str) -> None:
     with pytest.raises(UnreadableDocument, match=cause):
         MarkdownParser().parse(data, "a.md")
@@ -106,7 +106,4 @@ LINES = st.sampled_from(
 @UNTIMED
 @given(st.lists(LINES, max_size=25).map("\n".join))
 def test_blocks_of_any_markdown_are_exact_and_rise(source: str) -> None:
-    try:
-        parse(source)
-    except UnreadableDocument as error:
-        assert "empty" in error.message  # noqa: PT017 - the only cause allowed
+    parse(source)

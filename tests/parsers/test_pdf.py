@@ -65,8 +65,7 @@ def test_the_title_is_the_one_of_the_file_unless_a_program_invented_it(written: 
 @pytest.mark.parametrize(
     ("data", "cause"),
     [
-        (b"", "empty"),
-        (b" \n", "empty"),
+        (b"", "is not a PDF"),
         (b"# Markdown", "is not a PDF"),
         (b"PK\x03\x04", "ZIP"),
         (pdf([["x"]], encrypted=True), "encrypted and needs a password"),

@@ -210,7 +210,7 @@ async def test_what_a_library_prints_does_not_disturb_the_answer(pool: ParserPoo
 
 @linux_only
 async def test_a_child_reaches_no_network(pool: ParserPool) -> None:
-    if "no network" not in isolation().split("; "):
+    if "no network" not in (await isolation(400_000_000)).split("; "):
         pytest.skip("namespaces are forbidden on this machine")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -251,6 +251,26 @@ async def test_a_text_above_the_limit_is_refused() -> None:
     await pool.close()
 
 
+@pytest.mark.parametrize(
+    ("data", "media_type"), [(b" \r\n\t\n", "text/plain"), (b"<!-- note -->", "text/markdown"), (b"<title>Only</title>", "text/html")]
+)
+async def test_a_file_without_text_is_refused(data: bytes, media_type: str) -> None:
+    pool = ParserPool()
+
+    with pytest.raises(UnreadableDocument, match="'a' is empty"):
+        await pool.parse(data, "a", media_type)
+    await pool.close()
+
+
+async def test_a_child_that_has_read_its_share_is_replaced() -> None:
+    pool = ParserPool(table=TABLE)
+
+    pids = [(await pool.parse(b"x", "a", "test/pid")).text for _ in range(202)]
+
+    assert len(set(pids)) == 2
+    await pool.close()
+
+
 async def test_an_unknown_media_type_names_those_that_are_read(pool: ParserPool) -> None:
     with pytest.raises(UnsupportedMedia, match="text/plain"):
         await pool.parse(b"x", "a", "image/png")
@@ -270,5 +290,5 @@ async def test_a_child_that_cannot_start_is_not_the_fault_of_the_document(pool: 
         await pool.parse(b"x", "a", "test/echo")
 
 
-def test_isolation_says_what_bounds_a_child() -> None:
-    assert "memory limit 1,200 MB by" in isolation()
+async def test_isolation_says_what_bounds_a_child() -> None:
+    assert "memory limit 1,200 MB by" in await isolation(1_200_000_000)

@@ -20,10 +20,10 @@ from rq.command import send_shutdown_command, send_stop_job_command
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 from rq.suspension import resume, suspend
-from rq.worker import BaseWorker, Worker
+from rq.worker import Worker
 
 from campaigns.services import RedisServer, require_redis
-from ragqueue.errors import ConfigError, DatabaseMismatch, InvalidRequest, Unavailable
+from ragqueue.errors import DatabaseMismatch, InvalidRequest, Unavailable
 from ragqueue.queues.rq import RQQueue
 from ragqueue.queues.rq_worker import HANDLER, RETRIES, RingJob, ring_of
 from ragqueue.testing.contracts.queues import LIMIT, Handled, QueueContract, rings, until, working
@@ -137,7 +137,7 @@ async def test_rq_can_suspend_and_resume_a_worker(queue: RQQueue, raw: redis.Red
 
 async def test_rq_can_shut_a_worker_down(queue: RQQueue, raw: redis.Redis) -> None:
     async with working(queue, Handled()) as task:
-        await until(lambda: raw.keys("rq:worker:*"))
+        await until(lambda: queue._workers)
         send_shutdown_command(raw, queue._workers[0].name)
         async with asyncio.timeout(LIMIT):
             await task
@@ -238,22 +238,11 @@ async def test_a_worker_waits_for_a_redis_that_is_not_there_yet() -> None:
         server.stop()
 
 
-async def test_rings_that_are_given_back_keep_their_order(queue: RQQueue, raw: redis.Redis) -> None:
-    hired = await asyncio.to_thread(queue._hire, "chat")
-    raw.rpush(f"{CHAT}:intermediate", "first", "second", "third")
-    raw.rpush(CHAT, "last")
-
-    hired._give_back([b"first", b"second", b"third"])
-
-    assert raw.lrange(CHAT, 0, -1) == [b"first", b"second", b"third", b"last"]
-    assert raw.llen(f"{CHAT}:intermediate") == 0
-
-
 async def test_the_books_go_on_after_an_end_that_cannot_be_written(queue: RQQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise ValueError("what stands in Redis can be anything")
 
-    monkeypatch.setattr(BaseWorker, "_finalize_failure", broken)
+    monkeypatch.setattr(RingJob, "retry", broken)
     first, second = rings(2)
     handled = Handled(failing=first.job_id)
 
@@ -401,13 +390,6 @@ async def test_a_broker_that_is_away_is_unavailable_and_no_message_shows_its_pas
             await attempt
         assert "hunter" not in caught.value.message
     await queue.close()
-
-
-async def test_an_rq_without_the_names_that_we_need_is_refused(queue: RQQueue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(BaseWorker, "_finalize_failure")
-
-    with pytest.raises(ConfigError, match=r"SimpleWorker or rq 3\.0\.x"):
-        await queue.work(Handled(), "chat", 1)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from sqlalchemy import Connection, Table, inspect, select
 from ragqueue.errors import DatabaseTooNew, StoreFull, UnsafeSqlite
 from ragqueue.records import schema
 from ragqueue.records.migrate import migrate
-from ragqueue.records.store import Records, now, refuse_unsafe_sqlite, sqlite_is_safe, sqlite_url
+from ragqueue.records.store import Records, Watch, now, refuse_unsafe_sqlite, sqlite_is_safe, sqlite_url
 
 
 @pytest.fixture
@@ -42,6 +43,17 @@ async def test_a_failing_write_undoes_its_own_work_only(records: Records) -> Non
 
     assert isinstance(results[1], ValueError)
     assert await records.read(names) == {"a", "b", "c"}
+
+
+async def test_a_write_that_fails_alone_leaves_nothing(records: Records) -> None:
+    def fails(connection: Connection) -> None:
+        put(connection, "bad")
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        await records.write(fails)
+
+    assert await records.read(names) == set()
 
 
 async def test_many_writes_at_once_all_arrive(records: Records) -> None:
@@ -80,7 +92,7 @@ async def test_a_full_disk_refuses_and_works_again_with_room(records: Records) -
 
 
 async def test_a_watch_notices_commits_of_others(records: Records) -> None:
-    watch = records.watch()
+    watch = Watch(records.engine)
     watch.changed()
     assert not watch.changed()
 
@@ -107,6 +119,21 @@ def test_a_database_keeps_its_uuid(tmp_path: Path) -> None:
 
     assert migrate(records.engine) == migrate(records.engine)
     records.close()
+
+
+def test_processes_that_make_the_file_at_the_same_moment_wait_for_each_other(tmp_path: Path) -> None:
+    def start(folder: Path) -> str:
+        records = Records(sqlite_url(folder))
+        try:
+            return migrate(records.engine)
+        finally:
+            records.close()
+
+    with ThreadPoolExecutor(4) as threads:
+        for round_ in range(5):
+            folder = tmp_path / str(round_)
+            folder.mkdir()
+            assert len(set(threads.map(start, [folder] * 4))) == 1
 
 
 def test_a_data_folder_of_a_newer_version_is_refused(tmp_path: Path) -> None:

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from ragqueue.records.chunks import Features
-from ragqueue.retrieval.fused import Floats, Nearest, cosines_of, fuse, standardised
+from ragqueue.retrieval.fused import Floats, fuse, standardised
 
 NAN = float("nan")
 
@@ -56,15 +55,3 @@ def test_few_candidates_are_ranked_on_fixed_scales() -> None:
 
 def test_nothing_fuses_to_nothing() -> None:
     assert fuse(values(), values(), values()).tolist() == []
-
-
-def test_cosines_come_from_the_stored_halves_of_the_same_embedder() -> None:
-    near = Nearest(np.array([0.6, 0.8], dtype=np.float32), [], frozenset({"mine"}))
-
-    def chunk(generation: str, vector: list[float] | None) -> Features:
-        stored = None if vector is None else np.array(vector, dtype="<f2").tobytes()
-        return Features(1, "default", generation, "en", "", 0, stored)
-
-    cosines = cosines_of([chunk("mine", [1, 0]), chunk("mine", None), chunk("mine", [0, 1]), chunk("another", [0, 1])], near)
-
-    assert list(cosines) == pytest.approx([0.6, NAN, 0.8, NAN], nan_ok=True)

@@ -10,7 +10,7 @@ from ragqueue.events.sql import grants
 from ragqueue.records import jobs
 assert "attempt" not in str(jobs.current("a", 1)) and grants(9, 3, 1)
 from ragqueue.events import redis
-assert "pcall" in redis._APPEND
+assert "granted = true if" in redis._APPEND and "pcall" in redis._APPEND
 """,
     "reconcile": """
 import asyncio

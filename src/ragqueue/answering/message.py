@@ -1,81 +1,65 @@
-"""The answer's message in the log: text, then each citation right after its marker; and what an earlier run left of it."""
+"""The answer's message in the log: text, then each citation right after its marker."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
-from ragqueue.answering.citations import CitationScanner, Piece
+from ragqueue.answering.citations import CitationScanner
 from ragqueue.events.pen import Pen
 from ragqueue.jobs.views import ANNOTATION, DELTA, RESTARTED, annotation
-from ragqueue.types import Event, Hit, Outcome
+from ragqueue.types import Hit, Outcome
 
-OPENED, PART_OPENED = "response.output_item.added", "response.content_part.added"
-TEXT_DONE, PART_DONE, DONE = "response.output_text.done", "response.content_part.done", "response.output_item.done"
-
-
-@dataclass(slots=True)
-class Progress:
-    """What the log holds of an answer."""
-
-    begun: bool = False
-    sources: Sequence[Mapping[str, Any]] | None = None
-    grounding: str = ""
-    index: int = 1  # of the last message among the outputs
-    logged: Counter[str] = field(default_factory=Counter)  # how often each type of event was written for that message
-    text: str = ""
-    finish: str | None = None  # known once the message began to close
-
-
-def progress_of(kept: Sequence[Event]) -> Progress:
-    """Return what earlier runs wrote, as far as the last message goes."""
-    past = Progress()
-    for event in kept:
-        if event.type == "response.in_progress":
-            past.begun = True
-        elif event.type == "ragqueue:sources":
-            past.sources, past.grounding = event.data["sources"], event.data["grounding"]
-        elif index := event.data.get("output_index"):  # output 0 is the search
-            if event.type == OPENED:
-                past = Progress(past.begun, past.sources, past.grounding, index)
-            past.logged[event.type] += 1
-            past.text += event.data.get("delta", "")
-            past.finish = event.data.get("finish", past.finish)
-    return past
+OPENED, DONE, SOURCES = "response.output_item.added", "response.output_item.done", "ragqueue:sources"
 
 
 class Message:
-    """Writes the answer; what the log holds already is not written again."""
+    """Writes the answer; what an earlier run left of it in the log is taken over, and not written again."""
 
-    def __init__(self, pen: Pen, hits: Sequence[Hit], past: Progress, *, continues: bool) -> None:
-        self._pen, self._hits = pen, hits
-        self._logged, self._shown = past.logged, len(past.text)
-        self._open(past.index)
-        if continues:
-            # For its citations: those that the earlier run did not get to are written now.
-            self._show([*self._scanner.feed(past.text), *self._scanner.close()])
-        elif past.text:
-            self.text = past.text
-            self.restart()
+    def __init__(self, pen: Pen) -> None:
+        self._pen, self._index, self._logged, self.text = pen, 1, 0, ""  # its output, its events in the log but for its text
+        self.sources: Mapping[str, Any] | None = None  # what the earlier run found
+        self.finish: str | None = None  # known once the earlier run began to close
+        self._annotations: list[dict[str, Any]] = []
+        for event in pen.kept:
+            if event.type == SOURCES:
+                self.sources = event.data
+            elif index := event.data.get("output_index"):  # output 0 is the search
+                if event.type == OPENED:
+                    self._index, self._logged, self.text = index, 0, ""
+                self._logged += event.type != DELTA
+                self.text += event.data.get("delta", "")
+                self.finish = event.data.get("finish", self.finish)
 
-    def write(self, text: str) -> None:
-        """Add text to the answer."""
-        self._show(self._scanner.feed(text))
+    def begin(self, hits: Sequence[Hit], *, continues: bool) -> None:
+        """Go on after the text that an earlier run wrote, or tell every reader to drop it when it cannot be continued."""
+        if self.text and not continues:  # its item ends incomplete, and a new one begins
+            self._pen.write(RESTARTED, {"reason": "cannot_continue", "output_index": self._index})
+            self._pen.write(DONE, {"output_index": self._index, "item": self._item("incomplete")})
+            self._index, self._logged, self.text = self._index + 1, 0, ""
+        past, self.text, self._shown, self._scanner = self.text, "", len(self.text), CitationScanner(hits)
+        self._write(OPENED, {"item": self._item("in_progress") | {"content": []}})
+        part = {"type": "output_text", "text": "", "annotations": []}
+        self._write("response.content_part.added", {"content_index": 0, "part": part})
+        self.write(past, last=True)  # for its citations: those that were not written yet are written now
 
-    def restart(self) -> None:
-        """Tell every reader to drop the old text: its item ends incomplete, and a new one begins."""
-        self._pen.write(RESTARTED, {"reason": "cannot_continue", "output_index": self._index})
-        self._pen.write(DONE, {"output_index": self._index, "item": self._item("incomplete")})
-        self._logged, self._shown = Counter(), 0
-        self._open(self._index + 1)
+    def write(self, text: str, *, last: bool = False) -> None:
+        """Add text to the answer; of the last, nothing is held back."""
+        for shown, citations in self._scanner.feed(text, last=last):
+            if fresh := shown[max(0, self._shown - len(self.text)) :]:
+                self._pen.write(DELTA, {"output_index": self._index, "content_index": 0, "delta": fresh})
+            self.text += shown
+            for citation in citations:
+                cited = annotation(asdict(citation), len(self._annotations), self._index)
+                self._annotations.append(cited["annotation"])
+                self._write(ANNOTATION, cited)
 
     def close(self, finish: str) -> None:
         """Write the events that close the message."""
-        self._show(self._scanner.close())
+        self.write("", last=True)
         item = self._item("completed")
         ids = {"content_index": 0, "item_id": item["id"], "finish": finish}
-        self._write(TEXT_DONE, ids | {"text": self.text})
-        self._write(PART_DONE, ids | {"part": item["content"][0]})
+        self._write("response.output_text.done", ids | {"text": self.text})
+        self._write("response.content_part.done", ids | {"part": item["content"][0]})
         self._write(DONE, {"item": item, "finish": finish})
 
     def outcome(self, about: Mapping[str, Any]) -> Outcome:
@@ -84,27 +68,10 @@ class Message:
         told = {"text": self.text, "citations": citations, "invalid_markers": self._scanner.invalid, "log_end": self._pen.end}
         return Outcome("succeeded", result=told | dict(about))
 
-    def _open(self, index: int) -> None:
-        self._index, self._scanner = index, CitationScanner(self._hits)
-        self.text = ""
-        self._annotations: list[dict[str, Any]] = []
-        self._write(OPENED, {"item": self._item("in_progress") | {"content": []}})
-        self._write(PART_OPENED, {"content_index": 0, "part": {"type": "output_text", "text": "", "annotations": []}})
-
-    def _show(self, pieces: Sequence[Piece]) -> None:
-        for piece in pieces:
-            if fresh := piece.text[max(0, self._shown - len(self.text)) :]:
-                self._pen.write(DELTA, {"output_index": self._index, "content_index": 0, "delta": fresh})
-            self.text += piece.text
-            for citation in piece.citations:
-                cited = annotation(asdict(citation), len(self._annotations), self._index)
-                self._annotations.append(cited["annotation"])
-                self._write(ANNOTATION, cited)
-
     def _write(self, type_: str, data: dict[str, Any]) -> None:
-        """Write an event of the message, unless an earlier run did."""
-        if self._logged[type_]:
-            self._logged[type_] -= 1
+        """Write the message's next event, unless an earlier run did: all but the text follow from the text."""
+        if self._logged:
+            self._logged -= 1
         else:
             self._pen.write(type_, {"output_index": self._index} | data)
 

@@ -17,7 +17,6 @@ SYSTEM = """You answer questions from numbered sources, and from nothing else.
 CHARS_PER_TOKEN = 3.6
 WIDE_BYTES_PER_TOKEN = 2.3  # of text outside ASCII, in UTF-8
 FENCE_TOKENS = 40  # the tags around a passage
-
 # Zero-width, bidirectional and tag characters, variation selectors, controls: invisible to the reader of a document, not to a model.
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164"
@@ -33,23 +32,21 @@ _TAG = re.compile(r"<(?=\s*/?\s*source)", re.IGNORECASE)
 
 
 def build(question: str, hits: Sequence[Hit], *, system: str = SYSTEM, budget_tokens: int, nonce: str, prefix: str = "") -> Prompt:
-    """Return the prompt with as many whole passages, best first, as the budget holds; the first one always, cut to fit.
+    """Return the prompt with as many whole passages as the budget holds, the first cut to fit. Raises InvalidRequest.
 
-    `nonce` must be random and the same for every attempt of a job. Raises InvalidRequest when the question alone
-    is longer than the budget.
+    `nonce`: letters and digits, random, the same for every attempt of a job.
     """
-    if not nonce.isalnum():
-        raise ValueError(f"the nonce is {nonce!r}: it must be letters and digits")
     asked = clean(question, nonce).strip()
     room = budget_tokens - estimate(asked) - FENCE_TOKENS
     if room <= 0:
         raise InvalidRequest(f"the question takes about {estimate(asked)} tokens of {budget_tokens}: shorten it")
     kept: list[str] = []
     for n, hit in enumerate(hits, 1):
-        text = clean(hit.chunk.text, nonce)
+        text, names = clean(hit.chunk.text, nonce), filter(None, (hit.chunk.title, *hit.chunk.heading_path))
         if not kept and (size := estimate(text)) > room - FENCE_TOKENS:
             text = text[: max(1, len(text) * max(0, room - FENCE_TOKENS) // size)]
-        passage = _fenced(n, hit, text, nonce)
+        title = clean(" ".join(" > ".join(names).split()), nonce).replace('"', "'")[:200]
+        passage = f'<source-{nonce} n="{n}" title="{title}">\n{text.strip()}\n</source-{nonce}>'
         room -= estimate(passage)
         if kept and room < 0:
             break
@@ -60,19 +57,11 @@ def build(question: str, hits: Sequence[Hit], *, system: str = SYSTEM, budget_to
 
 def clean(text: str, nonce: str) -> str:
     """Return a copy without invisible characters and control tokens, in which no source tag can be opened or closed."""
-    text = _CONTROL.sub(" ", _INVISIBLE.sub("", text))
-    return _TAG.sub("&lt;", text).replace(nonce, " ")
+    return _TAG.sub("&lt;", _CONTROL.sub(" ", _INVISIBLE.sub("", text))).replace(nonce, " ")
 
 
 def estimate(text: str) -> int:
     """Return about how many tokens a model makes of the text."""
-    size = len(text.encode("utf-8", "replace"))
     plain = len(text.encode("ascii", "ignore"))
-    return int(plain / CHARS_PER_TOKEN + (size - plain) / WIDE_BYTES_PER_TOKEN) + 1
-
-
-def _fenced(n: int, hit: Hit, text: str, nonce: str) -> str:
-    chunk = hit.chunk
-    name = " > ".join(part for part in (chunk.title, *chunk.heading_path) if part)
-    title = clean(" ".join(name.split()), nonce).replace('"', "'")[:200]
-    return f'<source-{nonce} n="{n}" title="{title}">\n{text.strip()}\n</source-{nonce}>'
+    wide = len(text.encode("utf-8", "replace")) - plain
+    return int(plain / CHARS_PER_TOKEN + wide / WIDE_BYTES_PER_TOKEN) + 1

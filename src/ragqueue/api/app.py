@@ -55,16 +55,24 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        headers, path = Headers(scope=scope), scope["path"]
+        headers, path, size = Headers(scope=scope), scope["path"], 0
         is_upload = (scope["method"], path) == ("POST", "/documents")
         limit = self._runtime.settings.max_upload + _FORM if is_upload else _BODY_LIMIT
+
+        async def counted() -> Message:  # a body need not say its length
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            _refuse_above(limit, size)
+            return message
+
         state = scope.setdefault("state", {})
         state["runtime"] = self._runtime
         try:
             if path not in PUBLIC and not path.startswith("/static/"):
                 state["principal"] = await self._principal(headers.get("authorization", ""))
             _refuse_above(limit, int(headers.get("content-length") or 0))
-            await self._app(scope, _counted(receive, limit), send)
+            await self._app(scope, counted, send)
         except RagqueueError as error:
             await _problem(error, path)(scope, receive, send)
 
@@ -78,20 +86,6 @@ class Gate:
         if not is_private(self._runtime.settings) or await self._runtime.records.read(keys.any_valid):
             raise Unauthorised("an API key is needed: send `Authorization: Bearer KEY`")
         return Principal("default", "local")
-
-
-def _counted(receive: Receive, limit: int) -> Receive:
-    """Count a body that does not say its length."""
-    size = 0
-
-    async def counted() -> Message:
-        nonlocal size
-        message = await receive()
-        size += len(message.get("body", b""))
-        _refuse_above(limit, size)
-        return message
-
-    return counted
 
 
 def _refuse_above(limit: int, size: int) -> None:

@@ -16,6 +16,7 @@ from ragqueue.types import Document
 
 router = APIRouter(tags=["documents"])
 _SOURCE = 1000  # characters of a source
+_SHOWN = ("id", "collection", "source", "title", "media_type", "version", "language", "chunks", "error", "created_at", "updated_at")
 
 
 async def document_of(document_id: str, caller: Caller, parts: Parts) -> Document:
@@ -41,28 +42,20 @@ class Search(BaseModel):
 
 def view(document: Document) -> dict[str, Any]:
     """Return a document as the API shows it."""
-    return {
-        "id": document.id, "collection": document.collection, "source": document.source, "title": document.title,
-        "media_type": document.media_type, "version": document.version, "status": document.state, "language": document.language,
-        "chunks": document.chunks, "error": document.error, "created_at": document.created_at, "updated_at": document.updated_at,
-    }  # fmt: skip
+    return {name: getattr(document, name) for name in _SHOWN} | {"status": document.state}
 
 
 @router.post("/documents", status_code=202)
 async def upload(caller: Caller, parts: Parts, file: UploadFile, collection: Into = "default", source: Named = None) -> Response:
     """Accept a file durably: 202 with the job that reads it, or 200 when its bytes are known already."""
-    name = (source or file.filename or "")[:_SOURCE]
-    if not name:
+    if not (name := (source or file.filename or "")[:_SOURCE]):
         raise InvalidRequest("source: name the file, by its filename or by the field `source`")
     declared = file.content_type if file.content_type != "application/octet-stream" else None
     data = await file.read()
     document, job = await parts.ingester.accept(caller.tenant, data, source=name, collection=collection, media_type=declared)
-    path = f"/documents/{document.id}"
-    links = {"self": path, "text": f"{path}/text"}
-    if job is None:
-        return JSONResponse(view(document) | {"job_id": None, "links": links}, 200)
-    body = view(document) | {"job_id": job.id, "links": links | {"job": f"/jobs/{job.id}"}}
-    return JSONResponse(body, 202, {"location": path})
+    path, job_id = f"/documents/{document.id}", job.id if job else None
+    links = {"self": path, "text": f"{path}/text"} | ({"job": f"/jobs/{job_id}"} if job else {})
+    return JSONResponse(view(document) | {"job_id": job_id, "links": links}, 202 if job else 200, {"location": path})
 
 
 @router.get("/documents")
@@ -91,7 +84,7 @@ async def text(document: Known, parts: Parts, version: Annotated[int | None, Que
 @router.delete("/documents/{document_id}", status_code=202)
 async def delete(document: Known, parts: Parts) -> Response:
     """Hide a document at once and erase it with everything that quotes it; the receipt says when."""
-    job = await parts.eraser.delete(document.tenant, document.id)
+    job = await parts.ingester.delete(document.tenant, document.id)
     links = {"receipt": f"/documents/{document.id}/receipt", "job": f"/jobs/{job.id}"}
     return JSONResponse({"id": document.id, "job_id": job.id, "links": links}, 202, {"location": links["receipt"]})
 

@@ -44,8 +44,7 @@ async def ready(parts: Parts) -> Response:
 async def metrics(parts: Parts) -> Response:
     """Return the metrics of this process, of all workers together, and of the records, for Prometheus."""
     gauge = await parts.records.read(workers.gauge, 2 * parts.settings.lease)
-    sums = await parts.records.read(workers.counted)
-    return Response(telemetry.exposition(sums, _gauges(gauge)), media_type="text/plain; version=0.0.4; charset=utf-8")
+    return Response(telemetry.exposition(gauge.sums, _gauges(gauge)), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def _gauges(gauge: workers.Gauge) -> Iterator[telemetry.Sample]:

@@ -7,22 +7,18 @@ from ragqueue.types import Append, Event
 
 
 class EventLog(ABC):
-    """Holds events by job, in order of `seq`; may lose its tail or everything, which its pen repairs."""
+    """Holds events by job, in order of `seq`; may lose its tail or everything, which its pen repairs. Each call raises Unavailable."""
 
     @abstractmethod
     async def append(self, appends: Sequence[Append]) -> list[int]:
         """Write each where the log ends at `after` (-1: at any lower end); return each job's end afterwards.
 
-        An end equal to the last event's seq means written. Raises Unavailable, after which it is unknown
-        whether anything was written: appending the same again is safe.
+        An end equal to the last event's seq means written. When it raises, it may have written: the same again is safe.
         """
 
     @abstractmethod
     async def read(self, cursors: Mapping[str, int], wait: float = 0) -> dict[str, list[Event]]:
-        """Return for each job the events after its cursor (in order, jobs without any left out).
-
-        When there is none at all, wait up to `wait` seconds for the first. Raises Unavailable.
-        """
+        """Return for each job the events after its cursor, in order; when there are none at all, wait up to `wait` seconds for one."""
 
     @abstractmethod
     async def wake(self) -> None:
@@ -30,7 +26,7 @@ class EventLog(ABC):
 
     @abstractmethod
     async def drop(self, job_ids: Sequence[str]) -> None:
-        """Erase the logs of these jobs. Raises Unavailable."""
+        """Erase the logs of these jobs."""
 
     @abstractmethod
     async def close(self) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import msgspec
 from sqlalchemy import Connection, delete
@@ -12,17 +13,12 @@ from ragqueue.records.schema import events
 from ragqueue.records.store import Records, to_json
 from ragqueue.types import Append, Event
 
-_decode = msgspec.json.Decoder().decode
-
 POLL = 0.01  # seconds between looks for what other processes wrote, while somebody reads
-
+_decode = msgspec.json.Decoder().decode
 _ENDS = "select w.value, coalesce((select max(seq) from events e where e.job_id = w.value), 0) from json_each(?) w"
 _INSERT = "insert into events (job_id, seq, type, data, at) values (?, ?, ?, ?, ?)"
 # CROSS JOIN keeps SQLite from scanning the events first: one look-up a live job.
-_AFTER = (
-    "select e.job_id, e.seq, e.type, e.data, e.at from json_each(?) c cross join events e "
-    "on e.job_id = c.key and e.seq > c.value order by e.job_id, e.seq"
-)
+_AFTER = "select job_id, seq, e.type, data, at from json_each(?) cross join events e on job_id = key and seq > value order by job_id, seq"
 
 
 class SqlEventLog(EventLog):
@@ -39,18 +35,14 @@ class SqlEventLog(EventLog):
         return ends
 
     async def read(self, cursors: Mapping[str, int], wait: float = 0) -> dict[str, list[Event]]:
-        end = time.monotonic() + wait
+        end, after = time.monotonic() + wait, to_json(cursors)
         while True:
             self._woken.clear()
-            if cursors and (found := await self._records.read(_read, to_json(cursors))):
+            if (found := await self._records.read(_read, after)) or time.monotonic() >= end:
                 return found
-            if time.monotonic() >= end:
-                return {}
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(min(POLL, wait)):
                     await self._woken.wait()
-            except TimeoutError:
-                continue
             if self._asked:
                 self._asked = False
                 return {}
@@ -60,7 +52,7 @@ class SqlEventLog(EventLog):
         self._woken.set()
 
     async def drop(self, job_ids: Sequence[str]) -> None:
-        await self._records.note(_drop, job_ids)
+        await self._records.note(lambda connection: connection.execute(delete(events).where(events.c.job_id.in_(job_ids))))
 
     async def close(self) -> None:
         self._woken.set()
@@ -75,15 +67,13 @@ def _append(connection: Connection, appends: Sequence[Append]) -> list[int]:
     wanted = to_json([append.job_id for append in appends])
     ends: dict[str, int] = {job_id: end for job_id, end in connection.exec_driver_sql(_ENDS, (wanted,))}
     rows = []
-    results = []
     for append in appends:
         if append.events and grants(ends[append.job_id], append.after, append.events[0].seq):
             rows += [(append.job_id, e.seq, e.type, to_json(e.data), e.at) for e in append.events]
             ends[append.job_id] = append.events[-1].seq
-        results.append(ends[append.job_id])
     if rows:
         connection.exec_driver_sql(_INSERT, rows)
-    return results
+    return [ends[append.job_id] for append in appends]
 
 
 def _read(connection: Connection, cursors: str) -> dict[str, list[Event]]:
@@ -91,7 +81,3 @@ def _read(connection: Connection, cursors: str) -> dict[str, list[Event]]:
     for job_id, seq, type_, data, at in connection.exec_driver_sql(_AFTER, (cursors,)):
         found.setdefault(job_id, []).append(Event(seq, type_, _decode(data), at))
     return found
-
-
-def _drop(connection: Connection, job_ids: Sequence[str]) -> None:
-    connection.execute(delete(events).where(events.c.job_id.in_(list(job_ids))))

@@ -14,11 +14,7 @@ class Generator(ABC):
 
     @abstractmethod
     def stream(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
-        """Yield the answer (without the prefix, when `continues`); the last Delta carries `finish`.
-
-        Closing the iterator closes the connection to the model at once. Raises GenerationFailed (its
-        `retryable` and `retry_after` say what helps) and Unavailable. Ending without `finish` is a failure.
-        """
+        """Yield the answer; the last Delta carries `finish`. Closing it ends the call to the model. Raises GenerationFailed, Unavailable."""
 
     async def close(self) -> None:  # noqa: B027 - most generators hold nothing
         """Release every connection."""

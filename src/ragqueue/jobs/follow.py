@@ -1,27 +1,49 @@
 """A job as its reader sees it: one ordered stream that resumes, from the row and from the log."""
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
-from typing import Any
+from contextlib import suppress
 
 from ragqueue.events.base import EventLog
-from ragqueue.events.hub import Hub, Reader
-from ragqueue.events.pen import FENCE, INTERNAL
+from ragqueue.events.pen import END, FENCE, patiently
 from ragqueue.jobs.views import DELTA, RESTARTED, opening, retold, terminal
 from ragqueue.records import jobs
 from ragqueue.records.store import Records
-from ragqueue.types import ATTEMPT_SHIFT, QUEUED_SEQ, Event, Job
+from ragqueue.types import ENDED, QUEUED_SEQ, Event, Job
 
 KEEP_ALIVE = 15.0  # seconds without an event after which a batch is empty
-
+ROWS_EVERY = 1.0  # seconds between looks at the rows of live jobs: the row decides that a job has ended
 # What a reader is told when the log was lost; a reader that breaks off here resumes at the start.
 _LOST = Event(QUEUED_SEQ, RESTARTED, {"reason": "log_lost"})
 
 
-class Follower:
-    """Follows jobs of one process."""
+class Reader:
+    """One live stream: what is read for it waits in its inbox, in order."""
 
-    def __init__(self, records: Records, log: EventLog, hub: Hub) -> None:
-        self._records, self._log, self._hub = records, log, hub
+    def __init__(self, job: Job, cursor: int) -> None:
+        self.job_id, self.cursor, self.ended = job.id, cursor, job.ended
+        self.inbox: list[Event] = []
+        self.woken = asyncio.Event()  # there is something in the inbox, or the job has ended
+
+    async def take(self) -> list[Event]:
+        """Return what arrived; waits for the first event or the end, but not for ever."""
+        if not self.inbox and not self.ended:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(KEEP_ALIVE):
+                    await self.woken.wait()
+        self.woken.clear()
+        taken, self.inbox = self.inbox, []
+        return taken
+
+
+class Follower:
+    """Follows jobs for the readers of one process: its hub reads the logs of all live streams with one call at a time."""
+
+    def __init__(self, records: Records, log: EventLog) -> None:
+        self._records, self._log = records, log
+        self._readers: set[Reader] = set()
+        self._hub: asyncio.Task[None] | None = None
 
     async def follow(self, job: Job, after: int | None = None) -> AsyncIterator[list[Event]]:
         """Yield batches of the job's events after `after` (None: all), up to its terminal event; empty batches when nothing happens.
@@ -29,85 +51,82 @@ class Follower:
         An `after` that is not in the log means that the log was lost: `ragqueue:restarted`, then everything from the start.
         """
         lead = [event for event in opening(job) if after is None or event.seq > after]
-        cursor = max(after or 0, QUEUED_SEQ)
-        if not await self._holds(job.id, cursor):
-            lead, cursor = [_LOST], QUEUED_SEQ
+        shown = max(after or 0, QUEUED_SEQ)
+        if not await self._holds(job.id, shown):
+            lead, shown = [_LOST], QUEUED_SEQ
         if lead:
             yield lead
-        if job.ended:
-            events = (await self._log.read({job.id: cursor})).get(job.id, [])
-            if batch := coalesced(events):
-                yield batch
-            yield await self._end(job, events[-1].seq if events else cursor)
-            return
-        reader = await self._hub.join(job.id, cursor)
+        reader, ended = Reader(job, shown), False
         try:
-            async for batch in self._live(job, reader, cursor):
-                yield batch
+            await self._join(reader)
+            while not ended:
+                # What arrived while a lost log was told again may be in it already.
+                new = [event for event in await reader.take() if event.seq > shown]
+                if ended := reader.ended:
+                    new += await self._after(job.id, new[-1].seq if new else shown)
+                if any(event.type == FENCE for event in new) and not await self._holds(job.id, shown):
+                    yield [_LOST]  # a new attempt began without knowing what this reader was shown
+                    shown, new = QUEUED_SEQ, await self._after(job.id, QUEUED_SEQ)
+                shown = new[-1].seq if new else shown
+                if (batch := coalesced(new)) or not ended:
+                    yield batch
         finally:
-            self._hub.leave(reader)
+            self._readers.discard(reader)
+        if row := await self._records.read(jobs.get, job.tenant, job.id):
+            answer = await self._records.read(jobs.answer, job.tenant, job.id)
+            if answer and shown < answer["log_end"]:  # the log was lost, or is past its retention
+                yield ([_LOST] if shown > QUEUED_SEQ else []) + retold(row, answer)
+            yield [terminal(row, answer)]
 
-    async def _live(self, job: Job, reader: Reader, shown: int) -> AsyncIterator[list[Event]]:
-        """Yield what comes after `shown`, the last event that the reader was given; the hub may have delivered some already."""
-        while True:
-            # What arrived while a lost log was told again may be in it already.
-            events = [event for event in await reader.take(KEEP_ALIVE) if event.seq > shown]
-            ended = reader.ended
-            if ended:
-                events += (await self._log.read({job.id: events[-1].seq if events else shown})).get(job.id, [])
-            if events and await self._lost_before(job.id, shown, events):
-                shown, reader.inbox = QUEUED_SEQ, []
-                events = (await self._log.read({job.id: shown})).get(job.id, [])
-                yield [_LOST]
-            if events:
-                shown = events[-1].seq
-                reader.cursor = max(reader.cursor, shown)
-            if batch := coalesced(events):
-                yield batch
-            elif not ended:
-                yield []
-            if ended:
-                yield await self._end(job, shown)
-                return
+    async def close(self) -> None:
+        """Read no more."""
+        if self._hub is not None:
+            self._hub.cancel()
+            await asyncio.gather(self._hub, return_exceptions=True)
 
-    async def _holds(self, job_id: str, cursor: int) -> bool:
+    async def _after(self, job_id: str, seq: int) -> list[Event]:
+        return (await self._log.read({job_id: seq})).get(job_id, [])
+
+    async def _holds(self, job_id: str, seq: int) -> bool:
         """Say whether an event that a reader was shown is (still) in the log."""
-        if cursor <= QUEUED_SEQ:
-            return True
-        found = (await self._log.read({job_id: cursor - 1})).get(job_id, [])
-        return bool(found) and found[0].seq == cursor
+        return seq <= QUEUED_SEQ or any(event.seq == seq for event in await self._after(job_id, seq - 1))
 
-    async def _lost_before(self, job_id: str, shown: int, events: list[Event]) -> bool:
-        """Say whether a new attempt began without knowing what this reader was shown."""
-        new_attempt = any(event.type == FENCE and event.seq >> ATTEMPT_SHIFT > shown >> ATTEMPT_SHIFT for event in events)
-        return new_attempt and not await self._holds(job_id, shown)
+    async def _join(self, reader: Reader) -> None:
+        if not reader.ended:
+            self._readers.add(reader)
+            if self._hub is None or self._hub.done():
+                self._hub = asyncio.create_task(self._run_hub(), name="hub")
+            else:
+                await self._log.wake()
 
-    async def _end(self, job: Job, shown: int) -> list[Event]:
-        row = await self._records.read(jobs.get, job.tenant, job.id)
-        if row is None:
-            return []
-        answer = await self._records.read(jobs.answer, job.tenant, job.id)
-        retelling: list[Event] = []
-        if answer is not None and shown < answer["log_end"]:  # the log was lost, or is past its retention
-            retelling = retold(row, answer)
-            if shown > QUEUED_SEQ:
-                retelling.insert(0, _LOST)
-        return [*retelling, terminal(row, answer)]
+    async def _run_hub(self) -> None:
+        rows_at = 0.0
+        while readers := list(self._readers):  # who joins during the read gets nothing from it: its cursor may be older
+            cursors: dict[str, int] = {}
+            for reader in readers:
+                cursors[reader.job_id] = min(reader.cursor, cursors.get(reader.job_id, reader.cursor))
+            found = await patiently(self._log.read, cursors, ROWS_EVERY)
+            for reader in readers:
+                if new := [event for event in found.get(reader.job_id, ()) if event.seq > reader.cursor]:
+                    reader.inbox += new
+                    reader.cursor = new[-1].seq
+                    reader.woken.set()
+            if time.monotonic() - rows_at >= ROWS_EVERY or any(events[-1].type == END for events in found.values()):
+                rows_at = time.monotonic()
+                states = await patiently(self._records.read, jobs.states, list(cursors))
+                for reader in readers:
+                    if states.get(reader.job_id, "failed") in ENDED:  # a row that was erased ends its readers, too
+                        reader.ended = True
+                        reader.woken.set()
 
 
 def coalesced(events: list[Event]) -> list[Event]:
     """Return the events that a reader is shown, neighbouring deltas of one item merged into the last of them."""
     shown: list[Event] = []
     for event in events:
-        if event.type in INTERNAL:
-            continue
-        if event.type == DELTA and shown and shown[-1].type == DELTA and _item(shown[-1]) == _item(event):
-            merged = dict(event.data) | {"delta": shown[-1].data["delta"] + event.data["delta"]}
-            shown[-1] = Event(event.seq, DELTA, merged, event.at)
-        else:
+        last = shown[-1] if shown and event.type == DELTA else None
+        if last and last.type == DELTA and last.data.get("output_index") == event.data.get("output_index"):
+            shown[-1] = Event(event.seq, DELTA, {**event.data, "delta": last.data["delta"] + event.data["delta"]}, event.at)
+        elif event.type not in (FENCE, END):
             shown.append(event)
     return shown
-
-
-def _item(event: Event) -> Any:
-    return event.data.get("output_index")

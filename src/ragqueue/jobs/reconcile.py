@@ -1,7 +1,4 @@
-"""Heal what was lost: dead leases, lost rings, deadlines, cancels of dead runs, and records past their retention.
-
-Runs in every API and worker process; every step is conditional, so that two at once do no harm.
-"""
+"""Heal what was lost: dead leases, lost rings, deadlines, cancels of dead runs, and records past their retention."""
 
 import asyncio
 import itertools
@@ -9,64 +6,55 @@ import logging
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
 from ragqueue.errors import RagqueueError
 from ragqueue.events.base import EventLog
-from ragqueue.events.pen import bury
-from ragqueue.jobs.ring import Ringer
+from ragqueue.events.pen import fence
+from ragqueue.jobs.submit import Ringer
 from ragqueue.queues.base import JobQueue
-from ragqueue.records import chunks, documents, jobs, workers
+from ragqueue.records import chunks, documents, jobs
 from ragqueue.records.store import Records
 from ragqueue.types import LANES, Job, Outcome, Ring
 
-LEASES_EVERY = 0.5  # seconds
-REST_AT = 6  # rounds: everything but leases
+ROUND = 0.5  # seconds
+EVERY = {"leases": 1, "deadlines": 6, "rings": 6, "retention": 6, "tidy": 7200}  # step -> rounds
 RING_AGE = 2.0  # a younger ring is on its way
 OVERTAKINGS = 20  # claims of jobs rung later that prove a ring lost; one proves nothing (1,400 surplus rings of 1,500)
 RERING_LIMIT = 2_000
-TIDY_EVERY = 3600.0  # seconds between looks through all texts and removals
-WORKERS_KEPT = 3600.0  # seconds that a process which does not beat stays in the table
+KEYS_KEPT = 86_400.0  # seconds that an Idempotency-Key is remembered
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Retention:
-    """How long ended things are kept, in seconds."""
-
-    events: float = 600.0
-    jobs: float = 30 * 86_400.0
-    idempotency: float = 86_400.0
-
-
 class Reconciler:
-    """Looks for what nobody works on and puts it right."""
+    """Puts right what nobody works on, in every API and worker process: every step is conditional, so that two at once do no harm."""
 
-    def __init__(self, records: Records, queue: JobQueue, log: EventLog, ringer: Ringer, *, retention: Retention, lease: float) -> None:
+    def __init__(
+        self, records: Records, queue: JobQueue, log: EventLog, ringer: Ringer, *, keep_events: float, keep_jobs: float, lease: float
+    ) -> None:
+        """`keep_events` and `keep_jobs`: seconds after the end of a job."""
         self._records, self._queue, self._log, self._ringer = records, queue, log, ringer
-        self._retention, self._lease = retention, lease
-        self._tidied = -TIDY_EVERY
+        self._keep_events, self._keep_jobs, self._lease = keep_events, keep_jobs, lease
 
     async def run(self) -> None:
         """Heal, for ever."""
         for rounds in itertools.count():
-            rest = () if rounds % REST_AT else (self.deadlines, self.rings, self.retention)
-            for step in (self.leases, *rest):
+            for step in [step for step, every in EVERY.items() if rounds % every == 0]:
                 try:
-                    await step()
+                    await getattr(self, step)()
                 except RagqueueError as error:
                     logger.warning("reconcile.failed: %s", error)
-            await asyncio.sleep(LEASES_EVERY * random.uniform(0.8, 1.2))
+            await asyncio.sleep(ROUND * random.uniform(0.8, 1.2))
 
     async def leases(self) -> None:
         """Release dead leases and ring what has never been rung."""
-        if await self._records.read(jobs.any_dead):
-            released = await self._records.write(jobs.release_dead)
-            logger.warning("reconcile.released jobs=%d", released)
-        if await self._records.read(jobs.unrung):
+        dead, unrung = await self._records.read(jobs.neglected)
+        if dead:
+            released = await self._records.write(jobs.release)
+            logger.warning("reconcile.released jobs=%d", len(released))
+        if dead or unrung:
             self._ringer.ring(await self._records.note(jobs.ring_unrung))
 
     async def deadlines(self) -> None:
@@ -85,19 +73,18 @@ class Reconciler:
                 self._ringer.ring(lost)
 
     async def retention(self) -> None:
-        """Erase logs, jobs, keys, replaced texts, removals and workers that are past their time."""
-        if logs := await self._records.read(jobs.expired, self._retention.events, 500, True):
+        """Erase logs, jobs and keys that are past their time."""
+        if logs := await self._records.read(jobs.expired, self._keep_events, 500, True):
             await self._log.drop([job_id for _, job_id in logs])
-        if old := await self._records.read(jobs.expired, self._retention.jobs, 500):
+        if old := await self._records.read(jobs.expired, self._keep_jobs, 500):
             await erase_jobs(self._records, self._log, old)
-        await self._records.note(jobs.forget_keys, self._retention.idempotency)
-        await self._records.note(workers.forget, WORKERS_KEPT)
-        if time.monotonic() >= self._tidied + TIDY_EVERY:
-            self._tidied = time.monotonic()
-            # Kept as long as the answers that quote them.
-            if texts := await self._records.read(documents.replaced, self._retention.jobs, 1000):
-                await self._records.note(documents.forget_versions, texts)
-            await self._records.note(chunks.forget_removals, self._retention.jobs)
+        await self._records.note(jobs.forget_keys, KEYS_KEPT)
+
+    async def tidy(self) -> None:
+        """Erase replaced texts and removals, which are kept as long as the answers that quote them."""
+        if texts := await self._records.read(documents.replaced, self._keep_jobs, 1000):
+            await self._records.note(documents.forget_versions, texts)
+        await self._records.note(chunks.forget_removals, self._keep_jobs)
 
 
 def _ring_lost(connection: Connection, lane: str, empty: bool, looked: float) -> list[Ring]:
@@ -108,25 +95,8 @@ def _ring_lost(connection: Connection, lane: str, empty: bool, looked: float) ->
 async def erase_jobs(records: Records, log: EventLog, ids: Sequence[tuple[str, str]]) -> None:
     """Erase ended jobs, given as (tenant, job id), with their answers and logs. Raises Unavailable."""
     await log.drop([job_id for _, job_id in ids])
-    for tenant in sorted({tenant for tenant, _ in ids}):
+    for tenant in {tenant for tenant, _ in ids}:
         await records.write(jobs.erase, tenant, [job_id for owner, job_id in ids if owner == tenant])
-
-
-async def end_unheld(records: Records, log: EventLog, job: Job) -> None:
-    """End a job over the head of a worker that may be gone: fence its log first, so that nothing follows the end."""
-    if job.attempt:
-        await bury(log, job.id, job.attempt + 1)
-    await records.write(jobs.bury, job, _verdict(job))
-
-
-def _verdict(job: Job) -> Outcome:
-    if job.cancel_requested:
-        return Outcome("cancelled")
-    if job.deaths:
-        said = f"the deadline passed after {job.deaths} deaths of the processes that ran it: `ragqueue jobs retry {job.id}`"
-        return Outcome("failed", None, jobs.DEAD_LETTER, said)
-    said = "while it waited: is a worker running?" if job.attempt == 0 else f"after {job.attempt} runs"
-    return Outcome("failed", None, "deadline_exceeded", f"the deadline passed {said}")
 
 
 async def cancel(records: Records, log: EventLog, tenant: str, job_id: str) -> Job | None:
@@ -136,3 +106,15 @@ async def cancel(records: Records, log: EventLog, tenant: str, job_id: str) -> J
         await end_unheld(records, log, job)
         job = await records.read(jobs.get, tenant, job_id)
     return job
+
+
+async def end_unheld(records: Records, log: EventLog, job: Job) -> None:
+    """End a job over the head of a worker that may be gone: fence its log first, so that nothing follows the end."""
+    if job.attempt:
+        await log.append([fence(job.id, job.attempt + 1)])
+    code, said = "deadline_exceeded", f"after {job.attempt} runs" if job.attempt else "while it waited: is a worker running?"
+    if job.deaths:
+        code = jobs.DEAD_LETTER
+        said = f"after {job.deaths} deaths of the processes that ran it: `ragqueue jobs retry {job.id}`"
+    failed = Outcome("failed", None, code, f"the deadline passed {said}")
+    await records.write(jobs.bury, job, Outcome("cancelled") if job.cancel_requested else failed)

@@ -1,23 +1,63 @@
-"""Accept work: the row is the promise, so when `submit` returns the job is on the disk."""
+"""Accept work: the row is the promise, so when `submit` returns the job is on the disk; its ring follows outside of the request."""
 
+import asyncio
 import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
-from ragqueue.errors import Conflict, IdempotencyConflict, NotFound, QueueFull
-from ragqueue.jobs.ring import Ringer
+from ragqueue.errors import Conflict, IdempotencyConflict, NotFound, QueueFull, Unavailable
+from ragqueue.events.pen import patiently
+from ragqueue.queues.base import JobQueue
 from ragqueue.records import jobs
 from ragqueue.records.store import Records
 from ragqueue.types import Job, Ring, lane_of
 
+_MOST_KEPT = 20_000  # rings kept while the engine is away; reconcile finds what is dropped
 _RATE_WINDOW = 60.0  # seconds over which the rate of ended jobs is measured for Retry-After
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
+class Ringer:
+    """Rings the doorbell of the process's queue engine: sends what piled up while it last sent."""
+
+    def __init__(self, queue: JobQueue, database: str) -> None:
+        self._queue, self._database = queue, database
+        self._waiting: list[Ring] = []
+        self._sending = asyncio.Lock()
+        self._noticed = asyncio.Event()
+
+    @property
+    def busy(self) -> bool:
+        """Whether rings of this process are still on their way to the engine."""
+        return bool(self._waiting) or self._sending.locked()
+
+    def ring(self, rings: Iterable[Ring]) -> None:
+        """Send the rings soon."""
+        self._waiting += [replace(ring, database=self._database) for ring in rings]
+        del self._waiting[:-_MOST_KEPT]
+        self._noticed.set()
+
+    async def flush(self) -> None:
+        """Send what waits now. Raises Unavailable, after which it still waits."""
+        async with self._sending:
+            rings, self._waiting = self._waiting, []
+            try:
+                await self._queue.ring(rings)
+            except Unavailable:
+                self._waiting = rings + self._waiting
+                raise
+
+    async def run(self) -> None:
+        """Send what piled up, for ever; an engine that is away is waited for."""
+        while True:
+            await self._noticed.wait()
+            self._noticed.clear()
+            await patiently(self.flush)
+
+
+class Bounds(NamedTuple):
     """How many jobs of a lane may wait, and how long a job may take (seconds)."""
 
     lane: int = 20_000
@@ -26,8 +66,7 @@ class Bounds:
     other_deadline: float = 3600.0
 
 
-@dataclass(frozen=True, slots=True)
-class Idempotency:
+class Idempotency(NamedTuple):
     """What makes a repeated request the same request."""
 
     caller: str
@@ -57,7 +96,23 @@ class Submitter:
         """
         deadline = self._bounds.chat_deadline if kind == "chat" else self._bounds.other_deadline
         new = jobs.NewJob(tenant, uuid.uuid4().hex, kind, payload, deadline, retry_of)
-        job, fresh = await self._records.write(self._insert, new, idempotency, first)
+
+        def insert(connection: Connection) -> tuple[Job, bool]:
+            if idempotency and (known := jobs.remembered(connection, tenant, idempotency.caller, idempotency.key)):
+                if known[0] != idempotency.body_sha256:
+                    raise IdempotencyConflict(f"Idempotency-Key {idempotency.key!r} was used with another body: send a new key")
+                job = jobs.get(connection, tenant, known[1])
+                assert job is not None  # with a job its keys are erased
+                return job, False
+            self._admit(connection, tenant, lane_of(kind))
+            if first:
+                first(connection)
+            job = jobs.insert_job(connection, new)
+            if idempotency:
+                jobs.remember(connection, tenant, *idempotency, job)
+            return job, True
+
+        job, fresh = await self._records.write(insert)
         if fresh:
             self._ringer.ring([Ring(job.id, job.lane, "", job.created_at)])
         return job, fresh
@@ -71,35 +126,10 @@ class Submitter:
             raise Conflict(f"job {job_id!r} is {old.state}: only a failed or cancelled job can be tried again")
         return (await self.submit(tenant, old.kind, old.payload, retry_of=old.id))[0]
 
-    def _insert(
-        self, connection: Connection, new: jobs.NewJob, idempotency: Idempotency | None, first: Callable[[Connection], None] | None
-    ) -> tuple[Job, bool]:
-        if idempotency is not None:
-            known = jobs.remembered(connection, new.tenant, idempotency.caller, idempotency.key)
-            if known is not None:
-                return self._repeated(connection, new.tenant, idempotency, known), False
-        self._admit(connection, new.tenant, lane_of(new.kind))
-        if first is not None:
-            first(connection)
-        job = jobs.insert_job(connection, new)
-        if idempotency is not None:
-            jobs.remember(connection, new.tenant, idempotency.caller, idempotency.key, idempotency.body_sha256, job)
-        return job, True
-
-    def _repeated(self, connection: Connection, tenant: str, idempotency: Idempotency, known: tuple[str, str]) -> Job:
-        body_sha256, job_id = known
-        if body_sha256 != idempotency.body_sha256:
-            raise IdempotencyConflict(f"Idempotency-Key {idempotency.key!r} was used with another body: send a new key")
-        job = jobs.get(connection, tenant, job_id)
-        if job is None:
-            raise NotFound(f"the job of Idempotency-Key {idempotency.key!r} was deleted: send a new key")
-        return job
-
     def _admit(self, connection: Connection, tenant: str, lane: str) -> None:
         everybody, mine = jobs.waiting(connection, tenant, lane)
-        if everybody < self._bounds.lane and mine < self._bounds.tenant:
-            return
-        ended = jobs.ended_since(connection, lane, _RATE_WINDOW)
-        retry_after = min(60.0, max(1.0, everybody / 20 / max(ended / _RATE_WINDOW, 0.1)))
-        bound, count = (self._bounds.lane, everybody) if everybody >= self._bounds.lane else (self._bounds.tenant, mine)
-        raise QueueFull(f"{count} jobs wait in lane {lane!r}, the bound is {bound}: try again later", retry_after=round(retry_after))
+        for count, bound in ((everybody, self._bounds.lane), (mine, self._bounds.tenant)):
+            if count >= bound:
+                rate = max(jobs.ended_since(connection, lane, _RATE_WINDOW) / _RATE_WINDOW, 0.1)
+                said = f"{count} jobs wait in lane {lane!r}, the bound is {bound}: try again later"
+                raise QueueFull(said, retry_after=round(min(60.0, max(1.0, everybody / 20 / rate))))

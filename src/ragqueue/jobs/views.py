@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ragqueue.types import CREATED_SEQ, QUEUED_SEQ, Event, Job, seq_of, terminal_seq
+from ragqueue.types import CREATED_SEQ, LAST_N, QUEUED_SEQ, Event, Job, seq_of, terminal_seq
 
 DELTA = "response.output_text.delta"
 ANNOTATION = "response.output_text.annotation.added"
@@ -15,29 +15,19 @@ _PUBLIC = ("text", "citations", "invalid_markers", "grounding", "nearest", "usag
 
 def status_of(job: Job, answer: Mapping[str, Any] | None = None) -> str:
     """Return the public word for the job's state."""
-    if job.state == "succeeded" and answer is not None and answer.get("finish") == "length":
-        return "incomplete"
-    return _STATUS[job.state]
+    cut = job.state == "succeeded" and answer is not None and answer.get("finish") == "length"
+    return "incomplete" if cut else _STATUS[job.state]
 
 
 def chat_view(job: Job, answer: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return a chat job as `GET /chat/{id}` shows it."""
-    error = None
-    if job.state == "failed":
-        error = {"code": job.error_code, "message": job.error_message}
-    elif job.state == "succeeded" and answer is None:
+    error = {"code": job.error_code, "message": job.error_message} if job.state == "failed" else None
+    if job.state == "succeeded" and answer is None:
         error = {"code": "answer_erased", "message": "the answer quoted a document that was deleted, and was erased with it"}
-    return {
-        "id": job.id,
-        "status": status_of(job, answer),
-        "question": job.payload.get("question", ""),
-        "answer": {key: answer[key] for key in _PUBLIC if key in answer} if answer is not None else None,
-        "error": error,
-        "attempt": job.attempt,
-        "created_at": job.created_at,
-        "ended_at": job.ended_at,
-        "metadata": job.payload.get("metadata") or {},
-    }
+    shown = {key: answer[key] for key in _PUBLIC if key in answer} if answer is not None else None
+    said = {"id": job.id, "status": status_of(job, answer), "question": job.payload.get("question", ""), "answer": shown, "error": error}
+    times = {"attempt": job.attempt, "created_at": job.created_at, "ended_at": job.ended_at}
+    return said | times | {"metadata": job.payload.get("metadata") or {}}
 
 
 def job_view(job: Job) -> dict[str, Any]:
@@ -54,10 +44,8 @@ def job_view(job: Job) -> dict[str, Any]:
 def opening(job: Job) -> list[Event]:
     """Return the two events that stand before every log."""
     response = {"id": job.id, "object": "response", "status": "queued", "created_at": job.created_at}
-    return [
-        Event(seq, f"response.{name}", {"response": response}, job.created_at)
-        for seq, name in ((CREATED_SEQ, "created"), (QUEUED_SEQ, "queued"))
-    ]
+    names = {CREATED_SEQ: "response.created", QUEUED_SEQ: "response.queued"}
+    return [Event(seq, name, {"response": response}, job.created_at) for seq, name in names.items()]
 
 
 def terminal(job: Job, answer: Mapping[str, Any] | None) -> Event:
@@ -68,17 +56,13 @@ def terminal(job: Job, answer: Mapping[str, Any] | None) -> Event:
 
 def retold(job: Job, answer: Mapping[str, Any]) -> list[Event]:
     """Return an ended job's text and annotations as events made from its answer, for a log that is gone."""
-    annotations = [annotation(citation, index) for index, citation in enumerate(answer["citations"])]
-    first = seq_of(job.attempt, 0xFFFFF - 1 - len(annotations))  # just below the terminal event, whatever the log held
-    delta = Event(first, DELTA, {"output_index": 1, "content_index": 0, "delta": answer["text"]}, job.ended_at or 0.0)
-    return [delta] + [Event(first + 1 + index, ANNOTATION, data, job.ended_at or 0.0) for index, data in enumerate(annotations)]
+    told = [(DELTA, {"output_index": 1, "content_index": 0, "delta": answer["text"]})]
+    told += [(ANNOTATION, annotation(citation, index)) for index, citation in enumerate(answer["citations"])]
+    first = seq_of(job.attempt, LAST_N - len(told))  # just below the terminal event, whatever the log held
+    return [Event(first + n, type_, data, job.ended_at or 0.0) for n, (type_, data) in enumerate(told)]
 
 
 def annotation(citation: Mapping[str, Any], index: int, output_index: int = 1) -> dict[str, Any]:
     """Return a citation as the annotation of a text item; offsets count Unicode code points of the document's text."""
-    return {
-        "output_index": output_index,
-        "content_index": 0,
-        "annotation_index": index,
-        "annotation": {"type": "file_citation", "file_id": citation["document_id"], "index": citation["n"]} | dict(citation),
-    }
+    cited = {"type": "file_citation", "file_id": citation["document_id"], "index": citation["n"]} | dict(citation)
+    return {"output_index": output_index, "content_index": 0, "annotation_index": index, "annotation": cited}

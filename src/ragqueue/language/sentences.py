@@ -1,64 +1,120 @@
-"""Find sentences: spans only, so that a quote is always a slice of the text it came from."""
+"""Find sentences, and those of some passages that speak to a question: spans only, so that a quote is always a slice of its text."""
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
+import numpy as np
+from numpy.typing import NDArray
+
+from ragqueue.language.tokens import SPACELESS, bm25, detect, tokenize, weight
+
+Embed = Callable[[Sequence[str]], Awaitable[NDArray[np.float32]]]
+PASSAGES = 3  # the best ones hold the answer; more cost time and gain nothing
+SENTENCES = 24  # embedding so many costs about 125 ms of CPU
+LONGEST = 400  # characters of a sentence that are embedded
+KEYWORD_WEIGHT = 0.5
 # A line that opens a new block even without an empty line before it: list item, heading, table row, fence, admonition.
 _OPENS = re.compile(r"[ \t]*(?:[-*+•‣◦▪][ \t]|\d{1,3}[.)][ \t]|[#]{1,6}[ \t]|[|]|```|~~~|///|:::)")
 _ALONE = re.compile(r"[ \t]*(?:[#]{1,6}[ \t]|[|])")  # headings and table rows end with their line
 # Possessive, and tried only where a run of stops begins: a page of dots must not cost its square.
 _STOP = re.compile(r"[。！？｡]++[」』”’）》】]*+|(?<![.!?…])[.!?…؟।॥۔։።]++[\"'”’»)\]*_`]*+(?=\s)")
-_WORD_BEFORE = re.compile(r"[\w.]*\w\Z")
 _MONTH = re.compile(r"\s+(?:Jan|Feb|Mär|Apr|Mai|Jun|Jul|Aug|Sep|Okt|Nov|Dez)")  # German: "am 3. Oktober"
 _ABBREVIATION = re.compile(  # also initials, e.g, U.S
-    r"(?:al|approx|bzw|ca|cf|co|corp|dept|dra?|eds?|esp|evtl|ggf|gov|hr|inc|inkl|jr|lt|ltd|mrs?|ms|mt|prof|resp|rev|sog|sra?|st|str|tel|usw|vgl|vs"
-    r"|zzgl|\w|(?:[^\W\d]\.)+[^\W\d])\Z",
-    re.I,
+    r"(?i:al|approx|bzw|ca|cf|co|corp|dept|dra?|eds?|esp|evtl|ggf|gov|hr|inc|inkl|jr|lt|ltd|mrs?|ms|mt|prof|resp|rev|sog|sra?|st|str|tel|usw"
+    r"|vgl|vs|zzgl|\w|(?:[^\W\d]\.)+[^\W\d])\Z"
 )
 _BEFORE_NUMBER = re.compile(r"(?:art|ch|eqs?|figs?|max|min|nos?|nr|núm|pág|pp|refs?|sec|tab|vol)\Z", re.I)  # "no." may end a sentence too
+# What is no prose: fenced code, bullets, lines that begin with markup, and within a line what holds no words.
+_FENCE = re.compile(r"^[ \t]*(```|~~~).*?(?:^[ \t]*\1[`~]*[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
+_BULLET = re.compile(r"(?:>\s*)*(?:[-*+•]\s+|\d{1,3}[.)]\s+)?(?:\[[ xX]\]\s+)?")
+_MARKUP = re.compile(r"#|\||\{[*%#{]|///|:::|!!!|<!--|```|~~~|---|===")
+_NO_WORDS = re.compile(r"<[^<>]*>|!\[[^\]]*\]\([^)]*\)|\]\([^)]*\)|https?://\S+|`[^`]*`")
+
+
+@dataclass(slots=True)
+class Sentence:
+    """A stretch of one of the passages, and how near it is to the question."""
+
+    passage: int  # which one of them
+    start: int
+    text: str
+    score: float = 0.0  # by words, and by meaning where the embedder speaks the language
+    cosine: float | None = None
 
 
 def split(text: str) -> list[tuple[int, int]]:
     """Return the spans of the sentences: trimmed, in order, never overlapping; empty lines and new list items end one."""
-    return [span for start, end in _blocks(text) for span in _sentences(text, start, end)]
-
-
-def _blocks(text: str) -> Iterator[tuple[int, int]]:
-    """Yield stretches of lines that can share a sentence; a hard-wrapped paragraph is one stretch."""
-    start, at, alone = 0, 0, False
+    starts, at, alone = [0], 0, False  # of stretches of lines that can share a sentence, as a hard-wrapped paragraph does
     for line in text.splitlines(keepends=True):
         if alone or not line.strip() or _OPENS.match(line):
-            yield start, at
-            start = at
+            starts.append(at)
         alone = _ALONE.match(line) is not None
         at += len(line)
-    yield start, at
-
-
-def _sentences(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    opening = _OPENS.match(text, start, end)
-    marker = opening.end() if opening else start  # "1. Open the box": the number ends no sentence
-    for stop in _STOP.finditer(text, start, end):
-        if stop.end() > marker and _ends(text, start, stop, end):
-            yield from _trimmed(text, start, stop.end())
-            start = stop.end()
-    yield from _trimmed(text, start, end)
+    spans = []
+    for start, end in pairwise([*starts, at]):
+        opening = _OPENS.match(text, start, end)
+        marker = opening.end() if opening else start  # "1. Open the box": the number ends no sentence
+        stops = [stop.end() for stop in _STOP.finditer(text, start, end) if stop.end() > marker and _ends(text, start, stop, end)]
+        for low, high in pairwise([start, *stops, end]):
+            if body := text[low:high].strip():
+                begin = text.index(body, low)
+                spans.append((begin, begin + len(body)))
+    return spans
 
 
 def _ends(text: str, start: int, stop: re.Match[str], end: int) -> bool:
-    if stop[0][0] in "。！？｡":
-        return True
     following = text[stop.end() : min(end, stop.end() + 100)].lstrip()[:1]
     if stop[0] != "." or following.islower():
-        return not following.islower()
-    before = _WORD_BEFORE.search(text, max(start, stop.start() - 40), stop.start())
-    word = before[0] if before else ""
+        return stop[0][0] in "。！？｡" or not following.islower()
+    word = re.split(r"[^\w.]", text[max(start, stop.start() - 40) : stop.start()])[-1]
     if word.isdigit():
         return len(word) > 2 or not _MONTH.match(text, stop.end())
     return not (_ABBREVIATION.match(word) or (following.isdigit() and _BEFORE_NUMBER.match(word)))
 
 
-def _trimmed(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    if body := text[start:end].strip():
-        begin = text.index(body, start)
-        yield begin, begin + len(body)
+def candidates(passage: int, text: str) -> list[Sentence]:
+    """Return the sentences of a passage that are prose; when there is none, whatever has letters."""
+    fenced = {at for match in _FENCE.finditer(text) for at in range(*match.span())}
+    prose, rest = list[Sentence](), list[Sentence]()
+    for start, end in split(text):
+        body = _BULLET.sub("", text[start:end], count=1)
+        sentence = Sentence(passage, end - len(body), body)
+        (prose if sentence.start not in fenced and _is_prose(body) else rest).append(sentence)
+    return prose or [sentence for sentence in rest if any(map(str.isalpha, sentence.text))]
+
+
+def _is_prose(text: str) -> bool:
+    if _MARKUP.match(text) or text.endswith(("?", "？")):  # a question is a heading of its answer
+        return False
+    words = _NO_WORDS.sub(" ", text)
+    letters = sum(map(str.isalpha, words))
+    if SPACELESS.search(text):
+        return letters >= 5
+    return letters >= 12 and letters * 2 >= len(words) and len(words.split()) >= 3
+
+
+async def weigh(question: str, passages: Sequence[str], embed: Embed | None, languages: Collection[str] | None = None) -> list[Sentence]:
+    """Return the `SENTENCES` of the first passages that are nearest by their words, in order, with their scores.
+
+    `languages` are those that `embed` speaks (None: all); with a passage in another one there are no cosines.
+    """
+    spoken = [detect(text) for text in passages[:PASSAGES]]
+    sentences = [sentence for at, text in enumerate(passages[:PASSAGES]) for sentence in candidates(at, text)]
+    tokens = [tokenize(sentence.text, spoken[sentence.passage]) for sentence in sentences]
+    df = Counter(token for words in tokens for token in set(words))
+    average = sum(map(len, tokens)) / max(1, len(tokens))
+    weights = {language: {term: weight(len(tokens), df[term]) for term in tokenize(question, language)} for language in set(spoken)}
+    for sentence, words in zip(sentences, tokens, strict=True):
+        _, part = bm25(weights[spoken[sentence.passage]], words, length=len(words), average=average)
+        sentence.score = KEYWORD_WEIGHT * part
+    nearest = sorted(sentences, key=lambda sentence: -sentence.score)[:SENTENCES]
+    sentences = sorted(nearest, key=lambda sentence: (sentence.passage, sentence.start))
+    if embed and sentences and (languages is None or set(spoken) <= set(languages)):
+        vectors = await embed([question, *(sentence.text[:LONGEST] for sentence in sentences)])
+        for sentence, cosine in zip(sentences, vectors[1:] @ vectors[0], strict=True):
+            sentence.cosine = float(cosine)
+            sentence.score += sentence.cosine
+    return sentences

@@ -1,28 +1,35 @@
-"""Turn a text into the tokens of keyword search: the same for every engine, for chunks and for questions."""
+"""The words of a text for keyword search, the same for every engine, chunk and question: language, tokens, and what they weigh."""
 
+import math
 import re
 import threading
 import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import files
 from itertools import pairwise
+from typing import Any
 
 import Stemmer
 
 LONGEST = 64  # characters of a token: an encoded blob is one word, its tail tells nothing
-
-STEMMERS = {
-    "ar": "arabic", "ca": "catalan", "cs": "czech", "da": "danish", "de": "german", "el": "greek", "en": "english", "es": "spanish",
-    "et": "estonian", "eu": "basque", "fa": "persian", "fi": "finnish", "fr": "french", "ga": "irish", "hi": "hindi", "hu": "hungarian",
-    "hy": "armenian", "id": "indonesian", "it": "italian", "lt": "lithuanian", "ne": "nepali", "nl": "dutch", "no": "norwegian",
-    "pl": "polish", "pt": "portuguese", "ro": "romanian", "ru": "russian", "sr": "serbian", "sv": "swedish", "ta": "tamil", "tr": "turkish",
+K1, B = 1.2, 0.75  # of BM25
+SAMPLE = 3000  # characters that are looked at to tell a language
+SHORT = 40  # letters: below, the statistics of ASCII text say little
+STEMMED = {
+    "ar", "ca", "cs", "da", "de", "el", "en", "es", "et", "eu", "fa", "fi", "fr", "ga", "hi", "hu", "hy", "id", "it", "lt", "ne", "nl", "no",
+    "pl", "pt", "ro", "ru", "sr", "sv", "ta", "tr",
 }  # fmt: skip
-
-HAN = "\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
-KANA = "\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff"
-HANGUL = "\u1100-\u11ff\u3131-\u318e\uac00-\ud7a3"
-THAI = "\u0e01-\u0e3a\u0e40-\u0e4e"
-SPACELESS = re.compile(f"([{HAN}{KANA}{HANGUL}{THAI}]+)")
+# Known, but without a stemmer: their words are indexed as they stand.
+UNSTEMMED = {"bg", "bn", "he", "hr", "ja", "ka", "ko", "mk", "sk", "sl", "th", "uk", "ur", "vi", "zh"}
+_DENSE = {  # scripts without spaces: Hangul, Thai, Kana, Han
+    "ko": "\u1100-\u11ff\u3131-\u318e\uac00-\ud7a3",
+    "th": "\u0e01-\u0e3a\u0e40-\u0e4e",
+    "ja": "\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff",
+    "zh": "\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f",
+}
+SPACELESS = re.compile(f"([{''.join(_DENSE.values())}]+)")
 # Vowel signs and points are no word characters to `re`, but part of words in these scripts: Hebrew, Arabic, of India.
 _MARKS = "\u0300-\u036f\u0591-\u05bd\u05bf-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u0900-\u0963\u0971-\u0de5\u0df2-\u0df3"
 # No token begins with "_": tokens of our own that mark a scope do, and no text can forge them.
@@ -31,7 +38,30 @@ _ASCII_WORD = re.compile(r"[a-z0-9]\w*[a-z0-9]|[0-9]", re.ASCII)
 _FOLDED = dict.fromkeys(range(0x300, 0x370)) | str.maketrans(
     {"ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i"}
 )
-_local = threading.local()
+_local = threading.local()  # holds a thread's stemmers: two threads in one stemmer corrupt its state
+
+
+def detect(text: str) -> str:
+    """Return the ISO 639-1 code of the text's language; English for what is too short to tell in plain ASCII."""
+    sample = text[:SAMPLE]
+    letters = sum(map(str.isalpha, sample))
+    if letters == 0 or (letters < SHORT and sample.isascii()):
+        return "en"
+    counts = {code: len(re.findall(f"[{script}]", sample)) for code, script in _DENSE.items()}
+    if 3 * sum(counts.values()) < letters:  # one such character says about as much as three letters
+        return str(_identifier().classify(sample)[0])
+    if counts["ja"] * 10 > counts["zh"]:  # Japanese writes Han too, but never long without Kana
+        counts["zh"] = 0
+    return max(counts, key=lambda code: counts[code])
+
+
+@cache
+def _identifier() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # here: it costs half a second and numpy
+
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE)
+    identifier.set_languages((STEMMED | UNSTEMMED) & set(identifier.labels))
+    return identifier
 
 
 def tokenize(text: str, language: str) -> list[str]:
@@ -40,36 +70,42 @@ def tokenize(text: str, language: str) -> list[str]:
     Words lose their case, accents and endings; stop words and question words are left out; a run of Han, Kana,
     Hangul or Thai becomes its characters and pairs of neighbours. A token holds no space, quote or leading "_".
     """
-    if text.isascii():
-        return _stemmed(_ASCII_WORD.findall(text.lower()), language)
-    text = unicodedata.normalize("NFKC", text.lower().replace("\u00ad", ""))
+    stops, stemmers = _stopwords(language), _local.__dict__
+    if language in STEMMED and language not in stemmers:
+        stemmers[language] = Stemmer.Stemmer(language)
+    pattern, pieces = _ASCII_WORD, [text.lower()]
+    if not text.isascii():
+        pattern, pieces = _WORD, SPACELESS.split(unicodedata.normalize("NFKC", text.lower().replace("\u00ad", "")))
     tokens: list[str] = []
-    for at, piece in enumerate(SPACELESS.split(text)):
-        tokens += [*piece, *map("".join, pairwise(piece))] if at % 2 else _stemmed(_WORD.findall(piece), language)
+    for at, piece in enumerate(pieces):
+        if at % 2:
+            tokens += [*piece, *map("".join, pairwise(piece))]
+            continue
+        words = [word[:LONGEST] for word in pattern.findall(piece) if word not in stops]
+        stems = stemmers[language].stemWords(words) if language in stemmers else words
+        tokens += [stem if stem.isascii() else _without_accents(stem) for stem in stems if stem]
     return tokens
 
 
-def _stemmed(words: list[str], language: str) -> list[str]:
-    stops = _stopwords().get(language, frozenset())
-    kept = [word[:LONGEST] for word in words if word not in stops]
-    stemmer = _stemmer(language)
-    stems = stemmer.stemWords(kept) if stemmer is not None else kept
-    return [stem if stem.isascii() else _without_accents(stem) for stem in stems if stem]
-
-
-def _without_accents(word: str) -> str:
-    return unicodedata.normalize("NFD", word).translate(_FOLDED)
-
-
-def _stemmer(language: str) -> Stemmer.Stemmer | None:
-    """Return this thread's stemmer of a language: two threads in one stemmer corrupt its state."""
-    known: dict[str, Stemmer.Stemmer | None] = _local.__dict__.setdefault("stemmers", {})
-    if language not in known:
-        known[language] = Stemmer.Stemmer(STEMMERS[language]) if language in STEMMERS else None
-    return known[language]
-
-
 @cache
-def _stopwords() -> dict[str, frozenset[str]]:
+def _stopwords(language: str) -> frozenset[str]:
     lines = files(__package__).joinpath("stopwords.txt").read_text(encoding="utf-8").splitlines()
-    return {words[0]: frozenset(words[1:]) | {_without_accents(word) for word in words[1:]} for words in map(str.split, lines)}
+    words = " ".join(line[3:] for line in lines if line[:2] == language)
+    return frozenset([*words.split(), *_without_accents(words).split()])
+
+
+def _without_accents(text: str) -> str:
+    return unicodedata.normalize("NFD", text).translate(_FOLDED)
+
+
+def weight(count: int, df: int) -> float:
+    """Return the weight of a term that `df` of `count` texts hold; positive, and finite for an unknown term."""
+    return math.log1p((max(count - df, 0) + 0.5) / (df + 0.5))
+
+
+def bm25(weights: Mapping[str, float], tokens: Iterable[str], *, length: int, average: float) -> tuple[float, float]:
+    """Return the BM25 of a text of `length` tokens (mean: `average`) for terms of these weights, and its part of the highest, 0..1."""
+    held = Counter(filter(weights.__contains__, tokens))
+    norm = K1 * (1 - B + B * length / average) if average > 0 else K1
+    found = sum(weights[term] * count / (count + norm) for term, count in held.items())
+    return found * (K1 + 1), found / sum(weights.values()) if found else 0.0

@@ -1,170 +1,118 @@
 """Read HTML: what a reader of the page sees, block by block."""
 
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count, repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 from selectolax.lexbor import LexborHTMLParser
 
-from ragqueue.errors import UnreadableDocument
-from ragqueue.parsers.base import Parser
-from ragqueue.parsers.charset import blank, decode
-from ragqueue.parsers.outline import Kind, Outline
+from ragqueue.parsers.base import Kind, Parser, opened
+from ragqueue.parsers.text import decode
 from ragqueue.types import Block, Parsed
 
-_HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
-_LISTS = ("ul", "ol", "menu")
-_TABLE_PARTS = ("table", "caption", "tr", "td", "th")
+_KINDS: dict[str, Kind] = {
+    "h1": "heading", "h2": "heading", "h3": "heading", "h4": "heading", "h5": "heading", "h6": "heading", "ul": "list", "ol": "list",
+    "menu": "list", "table": "table", "pre": "code", "blockquote": "quote",
+}  # fmt: skip
+_FLAT = ("heading", "table")  # in these, only the ends of _LINES end a line
+_LINES = ("caption", "tr", "table", "h1", "h2", "h3", "h4", "h5", "h6")
 _BLOCKS = frozenset((
-    *_HEADINGS, *_LISTS, *_TABLE_PARTS, "address", "article", "aside", "blockquote", "body", "center", "dd", "details", "dialog", "div", "dl",
-    "dt", "fieldset", "figcaption", "figure", "footer", "form", "header", "hgroup", "hr", "html", "legend", "li", "main", "nav", "p", "pre",
-    "section", "summary", "tbody", "tfoot", "thead",
+    *_KINDS, *_LINES, "address", "article", "aside", "body", "center", "dd", "details", "dialog", "div", "dl", "dt", "fieldset", "figcaption",
+    "figure", "footer", "form", "header", "hgroup", "hr", "html", "legend", "li", "main", "nav", "p", "section", "summary", "tbody", "td",
+    "tfoot", "th", "thead",
 ))  # fmt: skip
-_UNSEEN = frozenset((
-    "audio", "canvas", "datalist", "embed", "head", "iframe", "noscript", "object", "script", "select", "style", "svg", "template", "title",
-    "video",
-))  # fmt: skip
+_UNSEEN = """audio, canvas, datalist, dialog:not([open]), embed, head, iframe, noscript, object, script, select, style, svg, template, title,
+    video, [hidden]"""
 _UNSEEN_STYLE = re.compile(
     r"display\s*:\s*none|visibility\s*:\s*hidden|(?:font-size|opacity)\s*:\s*0(?:px|pt|em|rem|%)?\s*(?:;|!|\Z)", re.I
 )
-_SPACE = re.compile(r"[ \t\n\f]+")
+_LAYOUT = "table:has(table, h1, h2, h3, h4, h5, h6)"  # a table that only places things on the page
+_SPACE = re.compile(r"\s+")
 _DEEPEST = 8  # levels of indent of a list
+
+
+class _Place(NamedTuple):
+    """Where text stands, as elements pass it on to those inside."""
+
+    kind: Kind = "paragraph"
+    whole: int = 0  # the element whose lines are one block; 0 when each is one, as in a quote
+    level: int = 0  # of a heading, or of the lists that are open
+    markers: Iterator[str] = repeat("- ")  # of the items to come
 
 
 class HtmlParser(Parser):
     """Reads HTML and XHTML; scripts, styles and hidden elements are left out, menus too where the page marks its main part."""
 
-    media_types = ("text/html",)
-
     def parse(self, data: bytes, name: str) -> Parsed:
         page = LexborHTMLParser(decode(data, name, markup=True))
-        walker = _Walker(menus=page.css_first("main, article, [role=main]") is None)
-        if page.body is not None:
-            walker.walk(page.body)
-        text = "\n\n".join(walker.pieces)
-        if blank(text):
-            raise UnreadableDocument(f"{name!r} is empty: the page shows no text")
-        title = page.head.css_first("title") if page.head is not None else None
-        if title is not None:
-            return Parsed(text, walker.blocks, title=" ".join(title.text().split()))
-        headings = (text[block.start : block.end] for block in walker.blocks if block.kind == "heading")
-        return Parsed(text, walker.blocks, title=next(headings, ""))
+        text, blocks, outline, whole = list[str](), list[Block](), dict[int, str](), 0
+        for place, line in _lines(page):
+            end = blocks[-1].end if blocks else -2
+            if place.whole and place.whole == whole:
+                text += "\n", line
+                blocks[-1] = replace(blocks[-1], end=end + 1 + len(line))
+                continue
+            whole, outline = place.whole, opened(outline, place.level, line) if place.kind == "heading" else outline
+            text += "\n\n" if blocks else "", line
+            blocks.append(Block(place.kind, end + 2, end + 2 + len(line), tuple(outline.values())))
+        title = page.css_first("head title, h1, h2, h3, h4, h5, h6")
+        return Parsed("".join(text), blocks, title=" ".join(title.text().split()) if title is not None else "")
 
 
-class _Walker:
-    """Collects pieces of text and the blocks that they are."""
-
-    def __init__(self, *, menus: bool) -> None:
-        self.pieces: list[str] = []
-        self.blocks: list[Block] = []
-        self._menus, self._outline = menus, Outline()
-        self._length = 0  # of the pieces, each with two line ends behind it
-        self._open = Counter[str]()  # block elements by tag
-        self._inline: list[str] = []
-        self._lines: list[str] = []  # of the list or table that is open
-        self._row: list[str] = []
-        self._markers: list[Iterator[str]] = []  # of the open lists: those of the items to come
-        self._marker = ""
-
-    def walk(self, body: Any) -> None:
-        """Visit every node that can be seen; without recursion, for pages nest a hundred thousand deep."""
-        stack: list[Any] = [body]
-        while stack:
-            node = stack.pop()
-            if isinstance(node, str):
-                self._leave(node)
-            elif node.is_text_node:
-                text = node.text_content or ""
-                self._inline.append(text if self._open["pre"] else _SPACE.sub(" ", text))
-            elif node.is_element_node and self._seen(node.tag, node.attributes):
-                stack += (self._enter(node), *reversed(list(node.iter(include_text=True))))
-        self._flush()
-
-    def _seen(self, tag: str, attributes: Mapping[str, str | None]) -> bool:
-        if tag in _UNSEEN or "hidden" in attributes or _UNSEEN_STYLE.search(attributes.get("style") or ""):
-            return False
-        return "open" in attributes if tag == "dialog" else tag != "nav" or self._menus
-
-    def _enter(self, node: Any) -> str:
-        """Open an element and return the tag to leave it by."""
-        tag: str = node.tag
-        if tag == "br":
-            self._inline.append(" " if self._open["table"] else "\n")
-        if tag not in _BLOCKS:
-            return tag
-        if tag in _TABLE_PARTS and not self._open["table"] and (tag != "table" or _is_layout(node)):
-            tag = "div"
-        self._flush()
-        self._open[tag] += 1
-        if tag == "ol":
-            start = node.attributes.get("start") or ""
-            self._markers.append(map("{}. ".format, count(int(start) if start.isdecimal() and len(start) < 10 else 1)))
-        elif tag in _LISTS:
-            self._markers.append(repeat("- "))
-        elif tag == "li":
-            self._marker = next(self._markers[-1]) if self._markers else "- "
-        return tag
-
-    def _leave(self, tag: str) -> None:
-        if tag not in _BLOCKS:
-            return
-        if tag in _TABLE_PARTS and self._open["table"]:
-            self._leave_table(tag)
-        elif tag in _HEADINGS and not (self._open["table"] or self._markers):
-            if text := self._take():
-                self._outline.enter(int(tag[1]), text)
-                self._emit("heading", text)
+def _lines(page: LexborHTMLParser) -> Iterator[tuple[_Place, str]]:
+    """Yield what can be seen, line by line; without recursion, for pages nest a hundred thousand deep."""
+    unseen = {node.mem_id for node in page.css(_UNSEEN + (", nav" if page.css_first("main, article, [role=main]") is not None else ""))}
+    unseen |= {node.mem_id for node in page.css("[style]") if _UNSEEN_STYLE.search(node.attributes["style"] or "")}
+    layout = {node.mem_id for node in page.css(_LAYOUT)}
+    run, marker, here, stack = list[str](), "", _Place(), list[Any]([(page.root, _Place())])
+    while stack:
+        node, place = stack.pop()
+        if ends := isinstance(node, str):
+            tag = node
+        elif node.is_text_node:
+            text, here = node.text_content or "", place
+            run.append(text if place.kind == "code" else _SPACE.sub(" ", text))
+            continue
+        elif node.mem_id in unseen or not node.is_element_node:
+            continue
         else:
-            self._flush()
-        self._open[tag] -= 1
-        if tag in _LISTS:
-            self._markers.pop()
-        if self._lines and (tag in _LISTS or tag == "table") and not (self._open["table"] or self._markers):
-            self._emit("table" if tag == "table" else "list", "\n".join(self._lines))
-            self._lines = []
-
-    def _leave_table(self, tag: str) -> None:
-        if tag in ("td", "th"):
-            self._row.append(self._take())
-        elif tag == "caption" and (caption := self._take()):
-            self._lines.append(caption)
-        elif tag in ("tr", "table"):
-            if any(self._row):
-                self._lines.append("| " + " | ".join(self._row) + " |")
-            self._row = []
-
-    def _flush(self) -> None:
-        """End the run of text that is open; inside a cell it only gets a space."""
-        if self._open["table"]:
-            self._inline.append(" ")
-        elif self._open["pre"]:
-            self._add("code", "".join(self._inline).strip("\n").rstrip())
-            self._inline = []
+            tag, place = node.tag, place if node.mem_id in layout else _inside(node, place)
+            stack += ((tag, place), *((child, place) for child in reversed(list(node.iter(include_text=True)))))
+        if tag not in _BLOCKS:
+            run += "\n" * (tag == "br" and not ends)
+        elif tag not in _LINES and place.kind in _FLAT:
+            run.append(" | " if tag in ("td", "th") and not ends else " ")
         else:
-            self._add("quote" if self._open["blockquote"] else "paragraph", self._take())
-
-    def _take(self) -> str:
-        lines = (" ".join(line.split()) for line in "".join(self._inline).split("\n"))
-        self._inline = []
-        return (" " if self._open["table"] else "\n").join(line for line in lines if line)
-
-    def _add(self, kind: Kind, text: str) -> None:
-        """Make a block of a text, or lines of the list that is open."""
-        if text.strip() and self._markers:
-            first = "  " * (min(len(self._markers), _DEEPEST) - 1) + (self._marker or "  ")
-            self._lines.append(first + text.replace("\n", "\n" + " " * len(first)))
-            self._marker = ""
-        elif text.strip():
-            self._emit(kind, text)
-
-    def _emit(self, kind: Kind, text: str) -> None:
-        self.pieces.append(text)
-        self.blocks.append(Block(kind, self._length, self._length + len(text), self._outline.path))
-        self._length += len(text) + 2
+            if line := _shown("".join(run), here, marker):
+                yield here, line
+                marker = ""
+            run, marker = [], next(place.markers) if tag == "li" and not ends else marker
 
 
-def _is_layout(table: Any) -> bool:
-    """Say whether a table only places things on the page: it holds headings or other tables."""
-    return any(node.mem_id != table.mem_id for node in table.css(", ".join(("table", *_HEADINGS))))
+def _inside(node: Any, place: _Place) -> _Place:
+    """Return the place of what an element holds: nothing makes blocks in a table or a heading, and a list is one block with its lists."""
+    tag, kind = node.tag, _KINDS.get(node.tag)
+    if kind is None or place.kind in _FLAT or (kind == "quote" and place.kind != "paragraph"):
+        return place
+    if kind != "list":
+        level = int(tag[1]) if kind == "heading" else place.level
+        return place._replace(kind=kind, whole=0 if kind == "quote" else node.mem_id, level=level)
+    start = (tag == "ol" and node.attributes.get("start")) or "1"
+    markers = map("{}. ".format, count(int(start) if start.isdecimal() and len(start) < 10 else 1)) if tag == "ol" else repeat("- ")
+    return _Place(kind, place.whole if place.kind == kind else node.mem_id, place.level + 1, markers)
+
+
+def _shown(run: str, place: _Place, marker: str) -> str:
+    """Return a run of text as it stands in its block: as a row, code or an item; nothing when there is nothing to see."""
+    if not run.replace("|", " ").strip():
+        return ""
+    if place.kind == "code":
+        return run.strip("\n").rstrip()
+    if place.kind in _FLAT:
+        text = " ".join(run.split())
+        return f"{text} |" if text.startswith("| ") else text
+    first = "  " * (min(place.level, _DEEPEST) - 1) + (marker or "  ") if place.kind == "list" else ""
+    lines = (" ".join(line.split()) for line in run.split("\n"))
+    return first + ("\n" + " " * len(first)).join(line for line in lines if line)

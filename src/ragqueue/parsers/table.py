@@ -16,7 +16,6 @@ EXTENSIONS: Mapping[str, str] = {
     ".md": "text/markdown", ".markdown": "text/markdown", ".mdown": "text/markdown", ".mkd": "text/markdown",
     ".html": "text/html", ".htm": "text/html", ".xhtml": "text/html", ".pdf": "application/pdf",
 }  # fmt: skip
-_ALIASES = {"text/x-markdown": "text/markdown", "application/xhtml+xml": "text/html", "application/x-pdf": "application/pdf"}
 _MAGIC = {  # what is not caught as binary data by its NUL bytes, or deserves a better word
     b"%PDF-": "a PDF", b"PK\x03\x04": "a ZIP archive or an Office document", b"PK\x05\x06": "an empty ZIP archive", b"{\\rtf": "an RTF document",
     b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "an old or encrypted Office document", b"\x1f\x8b": "gzip data", b"\x89PNG\r\n": "a PNG picture",
@@ -39,7 +38,6 @@ def media_type_of(name: str, data: bytes, declared: str | None = None) -> str:
     if found == "a PDF":
         return "application/pdf"
     stated = (declared or "").partition(";")[0].strip().lower()
-    stated = _ALIASES.get(stated, stated)
     if not found and stated in PARSERS:
         return stated
     if not (found or suffix or b"\x00" in data[:1024]):
@@ -56,8 +54,7 @@ def known_name(name: str) -> bool:
 
 def magic(data: bytes) -> str | None:
     """Return what the first bytes show a file to be ("a PDF"), None when they may well be text."""
-    start = data[3:] if data.startswith(b"\xef\xbb\xbf") else data
-    return next((what for prefix, what in _MAGIC.items() if start.startswith(prefix)), None)
+    return next((what for prefix, what in _MAGIC.items() if data.startswith(prefix)), None)
 
 
 def _suffix(name: str) -> str:

@@ -21,11 +21,7 @@ class JobQueue(ABC):
 
     @abstractmethod
     async def work(self, handle: Handle, lane: str, concurrency: int) -> None:
-        """Call `handle` for each ring, at most `concurrency` at once, until cancelled.
-
-        On cancellation no new ring is taken, and the call returns without waiting for the running handles:
-        the caller owns them through `handle`. A service that is away is waited for, not raised.
-        """
+        """Call `handle` for each ring, `concurrency` at once, until cancelled: what runs then is left alone. Waits for a lost service."""
 
     @abstractmethod
     async def claim_database(self, database: str) -> None:

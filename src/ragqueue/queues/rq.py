@@ -2,10 +2,9 @@
 
 import asyncio
 import logging
-import os
-import socket
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import astuple
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,6 +21,7 @@ from ragqueue.types import Ring
 BATCH = 1000  # rings sent in one transaction
 
 logger = logging.getLogger(__name__)
+logging.getLogger("rq.worker").setLevel(logging.WARNING)  # RQ tells of each step
 
 
 class RQQueue(JobQueue):
@@ -42,28 +42,24 @@ class RQQueue(JobQueue):
         return int(await self._call(self._redis.llen, Queue.redis_queue_namespace_prefix + QUEUE_PREFIX + lane))
 
     async def work(self, handle: Handle, lane: str, concurrency: int) -> None:
-        hired = None
-        while hired is None:
+        while True:
             try:
-                hired = await self._call(self._hire, lane)
+                hired: ConcurrentWorker = await self._call(self._hire, lane)
+                return await hired.consume(handle, concurrency)
             except Unavailable as error:
                 logger.warning("rq.unavailable: %s", error)
                 await asyncio.sleep(PAUSE)
-        await hired.consume(handle, concurrency)
 
     async def claim_database(self, database: str) -> None:
         await self._call(self._redis.setnx, "ragqueue:database", database)
         found = (await self._call(self._redis.get, "ragqueue:database") or b"").decode(errors="replace")
         if found != database:
-            raise DatabaseMismatch(
-                f"the broker {self._shown} belongs to database {found!r}, but this process uses {database!r}: "
-                "give both the same RAGQUEUE_DATA, or this one another REDIS_URL"
-            )
+            problem = f"the broker {self._shown} belongs to database {found!r}, but this process uses {database!r}"
+            raise DatabaseMismatch(f"{problem}: give both the same RAGQUEUE_DATA, or this one another REDIS_URL")
 
     async def close(self) -> None:
-        for hired in self._workers:
-            await asyncio.to_thread(hired.retire)
-        self._workers.clear()
+        while self._workers:
+            await asyncio.to_thread(self._workers.pop().retire)
         await asyncio.to_thread(self._redis.close)
 
     async def _call(self, function: Callable[..., Any], *args: object) -> Any:
@@ -73,29 +69,25 @@ class RQQueue(JobQueue):
             raise Unavailable(f"the broker {self._shown} failed: {error}") from error
 
     def _ring(self, rings: Sequence[Ring]) -> None:
+        # Each ring at the front goes before the last one: in reverse they keep their order.
+        ordered = [ring for ring in rings if not ring.front] + [ring for ring in reversed(rings) if ring.front]
         with self._redis.pipeline() as pipeline:
             for lane in {ring.lane for ring in rings}:
-                mine = [ring for ring in rings if ring.lane == lane and not ring.front]
-                # Each ring at the front goes before the last one: in reverse they keep their order.
-                mine += [ring for ring in reversed(rings) if ring.lane == lane and ring.front]
                 queue = Queue(QUEUE_PREFIX + lane, connection=self._redis, job_class=RingJob, serializer=serializers.JSONSerializer)
-                queue.enqueue_many([_rq_job(ring) for ring in mine], pipeline)
+                # A new id each time, for a doubled ring must not replace the first; no timeout, for our deadline ends a job.
+                rq_jobs = [
+                    Queue.prepare_data(
+                        HANDLER, list(astuple(ring)), timeout=-1, result_ttl=0, failure_ttl=FAILED_FOR, at_front=ring.front,
+                        job_id=f"{ring.job_id}-{uuid.uuid4().hex[:12]}", retry=job.Retry(max=RETRIES),
+                    )
+                    for ring in ordered if ring.lane == lane
+                ]  # fmt: skip
+                queue.enqueue_many(rq_jobs, pipeline)
             pipeline.execute()
 
     def _hire(self, lane: str) -> ConcurrentWorker:
-        name = f"{lane}-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
-        hired = ConcurrentWorker([QUEUE_PREFIX + lane], name, connection=self._redis, worker_ttl=30, maintenance_interval=LEASE)
-        hired.log = logger.getChild("worker")
-        hired.log.setLevel(logging.WARNING)  # RQ tells of each job
+        hired = ConcurrentWorker([QUEUE_PREFIX + lane], connection=self._redis, worker_ttl=30, maintenance_interval=LEASE)
         hired.register_birth()
-        self._workers.append(hired)
         hired.subscribe()
+        self._workers.append(hired)
         return hired
-
-
-def _rq_job(ring: Ring) -> Any:
-    """Return what RQ enqueues, under a new id each time: a doubled ring must not replace the first. Our deadline ends a job."""
-    return Queue.prepare_data(
-        HANDLER, [ring.job_id, ring.lane, ring.database, ring.stamp, ring.front], timeout=-1, result_ttl=0, failure_ttl=FAILED_FOR,
-        job_id=f"{ring.job_id}-{uuid.uuid4().hex[:12]}", at_front=ring.front, retry=job.Retry(max=RETRIES),
-    )  # fmt: skip

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 
 from ragqueue.errors import Unavailable
@@ -24,26 +25,39 @@ class SqlQueue(JobQueue):
 
     def __init__(self, records: Records) -> None:
         self._records = records
-        self._bells: dict[str, asyncio.Event] = {}
+        self._bells: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
     async def ring(self, rings: Sequence[Ring]) -> None:
         for ring in rings:
-            self._bell(ring.lane).set()
+            self._bells[ring.lane].set()
 
     async def depth(self, lane: str) -> int:
         return len(await self._records.read(jobs.due, lane, 1000))
 
     async def work(self, handle: Handle, lane: str, concurrency: int) -> None:
         running: dict[str, asyncio.Task[None]] = {}
-        bell = self._bell(lane)
-        watch = self._records.watch()
+        bell, watch = self._bells[lane], Watch(self._records.engine)
+
+        async def deliver(job_id: str) -> None:
+            try:
+                await handle(Ring(job_id, lane, "", 0.0))
+            except Exception:
+                logger.exception("queue.handle_failed job=%s", job_id)
+            finally:
+                del running[job_id]
+                bell.set()
+
         try:
             while True:
                 bell.clear()
-                free = concurrency - len(running)
-                found = await self._look(lane, free + SPARE) if free else []
+                free, found = concurrency - len(running), []
+                try:
+                    found = await self._records.read(jobs.due, lane, free + SPARE) if free else []
+                except Unavailable as error:
+                    logger.warning("queue.unavailable: %s", error)
+                    await asyncio.sleep(LOOK_ANYWAY)
                 for job_id in [found_id for found_id in found if found_id not in running][:free]:
-                    running[job_id] = asyncio.create_task(_deliver(handle, Ring(job_id, lane, "", 0.0), running, bell))
+                    running[job_id] = asyncio.create_task(deliver(job_id))
                 if len(found) < free + SPARE or len(running) >= concurrency:
                     await _wait(bell, watch)
         finally:
@@ -53,40 +67,15 @@ class SqlQueue(JobQueue):
         """Do nothing: the database is the queue."""
 
     async def close(self) -> None:
-        for bell in self._bells.values():
-            bell.set()
-
-    def _bell(self, lane: str) -> asyncio.Event:
-        return self._bells.setdefault(lane, asyncio.Event())
-
-    async def _look(self, lane: str, limit: int) -> list[str]:
-        try:
-            return await self._records.read(jobs.due, lane, limit)
-        except Unavailable as error:
-            logger.warning("queue.unavailable: %s", error)
-            await asyncio.sleep(0.2)
-            return []
+        """Do nothing: the records are the caller's."""
 
 
 async def _wait(bell: asyncio.Event, watch: Watch) -> None:
     """Wait for a ring of this process, a commit of any process, or time to look anyway."""
-    now = time.monotonic()
-    earliest, end = now + BUSY, now + LOOK_ANYWAY
-    while not bell.is_set() and now < end:
-        if now >= earliest and watch.changed():
-            return
+    began = now = time.monotonic()
+    while not bell.is_set() and now < began + LOOK_ANYWAY and not (now >= began + BUSY and watch.changed()):
         try:
             async with asyncio.timeout(POLL):
                 await bell.wait()
         except TimeoutError:
             now = time.monotonic()
-
-
-async def _deliver(handle: Handle, ring: Ring, running: dict[str, asyncio.Task[None]], bell: asyncio.Event) -> None:
-    try:
-        await handle(ring)
-    except Exception:
-        logger.exception("queue.handle_failed job=%s", ring.job_id)
-    finally:
-        del running[ring.job_id]
-        bell.set()

@@ -6,11 +6,11 @@ from collections.abc import Collection, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
-from sqlalchemy import Connection, and_, func, select, text
+from sqlalchemy import Connection, and_, select, text
 
 from ragqueue.language.tokens import tokenize
 from ragqueue.records.schema import chunks, removals
-from ragqueue.records.store import now
+from ragqueue.records.store import NOW, now, to_json
 from ragqueue.types import Chunk, Passage
 
 # One statement for thousands of terms: a third of the time of one statement a term.
@@ -21,12 +21,13 @@ _ADD_TERMS = text("""
 _ADD_CHUNKS = text("""
     insert into spaces (tenant, collection, generation, language, chunks, length)
     values (:tenant, :collection, :generation, :language, :chunks, :length)
-    on conflict (tenant, collection, generation, language)
-    do update set chunks = chunks + excluded.chunks, length = length + excluded.length""")
+    on conflict (tenant, collection, generation, language) do update set chunks = chunks + excluded.chunks, length = length + excluded.length""")
 _HERE = "where tenant = :tenant and collection = :collection and generation = :generation"
 _DROP_TERMS = text(f"delete from terms {_HERE} and df <= 0 and term in (select key from json_each(:counted))")
 _DROP_SPACES = text(f"delete from spaces {_HERE} and chunks <= 0")
-
+_FORGET = text(f"""
+    delete from removals where at < {NOW} - :age and seq < (select max(seq) from removals last where last.tenant = removals.tenant
+    and last.collection = removals.collection and last.generation = removals.generation)""")
 # Only chunks of ready documents, in their current version: this hides a delete at once, in every process.
 # "cross" keeps SQLite from walking all of the tenant's chunks.
 _SHOWN = """from json_each(:numbers) wanted cross join chunks c on c.number = wanted.value and c.tenant = :tenant
@@ -83,10 +84,10 @@ def insert(
     values = [
         common
         | {
-            "start": row.passage.start, "end": row.passage.end, "page": row.passage.page, "vector": row.vector, "length": len(tokens),
-            "heading_path": json.dumps(row.passage.heading_path, ensure_ascii=False), "tokens": " ".join([mark, *tokens]),
+            "start": passage.start, "end": passage.end, "page": passage.page, "heading_path": passage.heading_path, "vector": vector,
+            "tokens": " ".join([mark, *tokens]), "length": len(tokens),
         }
-        for row, tokens in zip(rows, held, strict=True)
+        for (passage, _, vector), tokens in zip(rows, held, strict=True)
     ]  # fmt: skip
     numbers = connection.execute(chunks.insert().returning(chunks.c.number, sort_by_parameter_order=True), values).scalars().all()
     _add(connection, tenant, space, language, held, sign=1)
@@ -112,8 +113,7 @@ def remove(connection: Connection, tenant: str, document_id: str) -> int:
 def _add(connection: Connection, tenant: str, space: Space, language: str, held: Sequence[Sequence[str]], *, sign: int) -> None:
     """Add chunks with these tokens to the sums of their space, or take them away (`sign` -1)."""
     frequencies = Counter(term for tokens in held for term in set(tokens))
-    # In the order of the key: neighbours share pages.
-    counted = json.dumps({term: sign * frequencies[term] for term in sorted(frequencies)}, ensure_ascii=False)
+    counted = to_json({term: sign * frequencies[term] for term in sorted(frequencies)})  # in the order of the key: neighbours share pages
     sums = {"language": language, "chunks": sign * len(held), "length": sign * sum(map(len, held)), "counted": counted}
     for statement in (_ADD_TERMS, _ADD_CHUNKS, *((_DROP_TERMS, _DROP_SPACES) if sign < 0 else ())):
         connection.execute(statement, {"tenant": tenant, **space._asdict(), **sums})
@@ -121,10 +121,7 @@ def _add(connection: Connection, tenant: str, space: Space, language: str, held:
 
 def forget_removals(connection: Connection, age: float) -> int:
     """Drop removals older than `age` seconds; the last of each space stays, for its seq says how far a replica is."""
-    newer = removals.alias()
-    last = select(func.max(newer.c.seq)).where(*(newer.c[name] == removals.c[name] for name in ("tenant", "collection", "generation")))
-    old = and_(removals.c.at < now() - age, removals.c.seq < last.scalar_subquery())
-    return connection.execute(removals.delete().where(old)).rowcount
+    return connection.execute(_FORGET, {"age": age}).rowcount
 
 
 def features(connection: Connection, tenant: str, spaces: Collection[Space], numbers: Collection[int]) -> list[Features]:

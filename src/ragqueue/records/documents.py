@@ -1,29 +1,30 @@
 """The rows of documents: what a user gave, its versions, and what a delete leaves behind."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, bindparam, delete, func, insert, select, text, update
+from sqlalchemy import Connection, and_, case, delete, func, insert, select, text, update
 
 from ragqueue.errors import Conflict
 from ragqueue.records.schema import answers, collections, documents, jobs, quotes, uploads, versions
-from ragqueue.records.store import now, to_json
+from ragqueue.records.store import NOW, now
 from ragqueue.types import ENDED, Document, Parsed
 
 _LIVE = documents.c.state != "deleted"
 _DOCUMENTS = select(*(documents.c[name] for name in Document.__dataclass_fields__)).where(_LIVE)
-_DELETED = (  # built once, as it is run for each job
-    select(documents.c.id)
-    .join(quotes, and_(quotes.c.tenant == documents.c.tenant, quotes.c.document_id == documents.c.id))
-    .where(quotes.c.tenant == bindparam("tenant"), quotes.c.job_id == bindparam("job_id"), ~_LIVE)
-    .limit(1)
-)
+_DELETED = text("""
+    select 1 from quotes q join documents d on d.tenant = q.tenant and d.id = q.document_id
+    where q.tenant = :tenant and q.job_id = :job_id and d.state = 'deleted' limit 1""")
 _QUOTE = text("insert into quotes (tenant, document_id, job_id) values (:tenant, :document_id, :job_id) on conflict do nothing")
+_REPLACED = text(f"""
+    select tenant, document_id, version from versions v where exists (
+        select 1 from versions newer where newer.tenant = v.tenant and newer.document_id = v.document_id
+        and newer.version > v.version and newer.created_at < {NOW} - :age) limit :limit""")
+_FORGET = text("delete from versions where tenant = :tenant and document_id = :document_id and version = :version")
 
 
-@dataclass(frozen=True, slots=True)
-class Upload:
+class Upload(NamedTuple):
     """A file on its way in."""
 
     tenant: str
@@ -43,17 +44,9 @@ class Receipt:
     counts: Mapping[str, int]
 
 
-def _one(tenant: str, document_id: str) -> ColumnElement[bool]:
-    return and_(documents.c.tenant == tenant, documents.c.id == document_id)
-
-
-def _of(table: Table, tenant: str, document_id: str) -> ColumnElement[bool]:
-    return and_(table.c.tenant == tenant, table.c.document_id == document_id)
-
-
 def get(connection: Connection, tenant: str, document_id: str) -> Document | None:
     """Return the tenant's document, deleted ones left out."""
-    row = connection.execute(_DOCUMENTS.where(_one(tenant, document_id))).first()
+    row = connection.execute(_DOCUMENTS.filter_by(tenant=tenant, id=document_id)).first()
     return Document(*row) if row else None
 
 
@@ -69,138 +62,107 @@ def listed(connection: Connection, tenant: str, *, collection: str | None, after
     return [Document(*row) for row in connection.execute(query if collection is None else query.filter_by(collection=collection))]
 
 
-def counted(connection: Connection, tenant: str) -> tuple[int, int]:
-    """Return how many documents and chunks of the tenant are ready."""
-    query = select(func.count(), func.coalesce(func.sum(documents.c.chunks), 0)).filter_by(tenant=tenant, state="ready")
-    ready, chunks = connection.execute(query).one()
-    return int(ready), int(chunks)
-
-
-def languages(connection: Connection, tenant: str) -> dict[str, int]:
-    """Return how many ready documents the tenant has in each language."""
-    query = select(documents.c.language, func.count()).filter_by(tenant=tenant, state="ready").group_by(documents.c.language)
-    return {language: count for language, count in connection.execute(query)}
+def counted(connection: Connection, tenant: str) -> dict[str, tuple[int, int]]:
+    """Return how many documents and chunks of the tenant are ready, by language."""
+    query = select(documents.c.language, func.count(), func.sum(documents.c.chunks)).filter_by(tenant=tenant, state="ready")
+    return {language: (ready, chunks) for language, ready, chunks in connection.execute(query.group_by(documents.c.language))}
 
 
 def add_upload(connection: Connection, upload: Upload, document_id: str, upload_id: str, generation: str) -> None:
     """Store the bytes of a file, and its document if the source is new. Raises Conflict when the source became another document."""
-    tenant, at = upload.tenant, connection.execute(select(now())).scalar_one()
-    known = by_source(connection, tenant, upload.collection, upload.source)
-    if known is not None and known.id != document_id:
-        raise Conflict(f"{upload.source!r} came in twice at the same moment: send it again")
+    tenant, collection, source, media_type, data, _ = upload
+    known, at = by_source(connection, tenant, collection, source), connection.scalar(select(now()))
     if known is None:
         row = {
-            "tenant": tenant, "id": document_id, "collection": upload.collection, "source": upload.source,
-            "media_type": upload.media_type, "title": "", "version": 0, "state": "pending", "sha256": "", "language": "", "chunks": 0,
-            "created_at": at, "updated_at": at,
+            "tenant": tenant, "id": document_id, "collection": collection, "source": source, "media_type": media_type, "title": "",
+            "version": 0, "state": "pending", "sha256": "", "language": "", "chunks": 0, "created_at": at, "updated_at": at,
         }  # fmt: skip
         connection.execute(insert(documents), row)
-    if connection.execute(select(collections.c.name).filter_by(tenant=tenant, name=upload.collection)).first() is None:
-        row = {"tenant": tenant, "name": upload.collection, "generation": generation, "created_at": at}
-        connection.execute(insert(collections), row)
-    row = {"tenant": tenant, "id": upload_id, "document_id": document_id, "data": upload.data, "created_at": at}
+    elif known.id != document_id:
+        raise Conflict(f"{source!r} came in twice at the same moment: send it again")
+    if connection.scalar(select(collections.c.name).filter_by(tenant=tenant, name=collection)) is None:
+        connection.execute(insert(collections), {"tenant": tenant, "name": collection, "generation": generation, "created_at": at})
+    row = {"tenant": tenant, "id": upload_id, "document_id": document_id, "data": data, "created_at": at}
     connection.execute(insert(uploads), row)
 
 
 def generation(connection: Connection, tenant: str, collection: str) -> str | None:
     """Return the active generation of a collection."""
-    return connection.execute(select(collections.c.generation).filter_by(tenant=tenant, name=collection)).scalar()
+    return connection.scalar(select(collections.c.generation).filter_by(tenant=tenant, name=collection))
 
 
 def upload_data(connection: Connection, tenant: str, upload_id: str) -> bytes | None:
     """Return the bytes of an upload."""
-    return connection.execute(select(uploads.c.data).filter_by(tenant=tenant, id=upload_id)).scalar()
+    return connection.scalar(select(uploads.c.data).filter_by(tenant=tenant, id=upload_id))
 
 
-def drop_upload(connection: Connection, tenant: str, upload_id: str) -> None:
-    """Drop the bytes of a file that cannot be read."""
+def refuse(connection: Connection, tenant: str, document_id: str, message: str, upload_id: str) -> None:
+    """Say why a document could not be read, and drop the bytes; an older version of it stays as it is."""
+    values = {"error": message, "updated_at": now(), "state": case((documents.c.version == 0, "failed"), else_=documents.c.state)}
+    connection.execute(update(documents).where(_LIVE).filter_by(tenant=tenant, id=document_id).values(values))
     connection.execute(delete(uploads).filter_by(tenant=tenant, id=upload_id))
 
 
-def drop_older_uploads(connection: Connection, tenant: str, document_id: str, upload_id: str) -> None:
-    """Drop what came in for a document before this upload; what came in after it still waits for its own ingest."""
-    came = select(uploads.c.created_at).filter_by(tenant=tenant, id=upload_id).scalar_subquery()
-    connection.execute(delete(uploads).where(_of(uploads, tenant, document_id), uploads.c.created_at < came))
-
-
-def add_version(connection: Connection, document: Document, parsed: Parsed, *, version: int, sha256: str) -> None:
-    """Store one canonical text with its blocks."""
-    blocks = [[b.kind, b.start, b.end, list(b.heading_path), b.page] for b in parsed.blocks]
-    row = {
-        "tenant": document.tenant, "document_id": document.id, "version": version, "text": parsed.text, "pages": parsed.pages,
-        "blocks": to_json(blocks), "sha256": sha256, "created_at": now(),
-    }  # fmt: skip
-    connection.execute(insert(versions).values(row))
-
-
-def make_ready(
-    connection: Connection, document: Document, *, version: int, title: str, sha256: str, language: str, chunks: int, media_type: str
-) -> bool:
-    """Make a version the current one; False when the document was deleted or another version came first."""
-    unchanged = and_(_one(document.tenant, document.id), _LIVE, documents.c.version == document.version)
+def add_version(
+    connection: Connection, document: Document, parsed: Parsed, *, title: str, sha256: str, language: str, chunks: int, media_type: str,
+    upload_id: str,
+) -> bool:  # fmt: skip
+    """Make a text the next version of a document and drop its older uploads; False when it was changed or deleted meanwhile."""
+    tenant, document_id, version = document.tenant, document.id, document.version + 1
     values = {
         "version": version, "state": "ready", "title": title, "sha256": sha256, "language": language, "chunks": chunks, "error": None,
         "media_type": media_type, "updated_at": now(),
     }  # fmt: skip
-    return bool(connection.execute(update(documents).where(unchanged).values(values)).rowcount)
-
-
-def note_failure(connection: Connection, tenant: str, document_id: str, message: str) -> None:
-    """Say why a document could not be read; an older version of it stays as it is."""
-    mine = and_(_one(tenant, document_id), _LIVE)
-    connection.execute(update(documents).where(mine).values(error=message, updated_at=now()))
-    connection.execute(update(documents).where(mine, documents.c.version == 0).values(state="failed"))
+    unchanged = update(documents).where(_LIVE).filter_by(tenant=tenant, id=document_id, version=document.version)
+    if not connection.execute(unchanged.values(values)).rowcount:
+        return False
+    row = {
+        "tenant": tenant, "document_id": document_id, "version": version, "text": parsed.text, "pages": parsed.pages, "sha256": sha256,
+        "blocks": [[b.kind, b.start, b.end, b.heading_path, b.page] for b in parsed.blocks], "created_at": now(),
+    }  # fmt: skip
+    connection.execute(insert(versions).values(row))
+    came = select(uploads.c.created_at).filter_by(tenant=tenant, id=upload_id).scalar_subquery()  # what came later has its own ingest
+    connection.execute(delete(uploads).where(uploads.c.created_at < came).filter_by(tenant=tenant, document_id=document_id))
+    return True
 
 
 def text_of(connection: Connection, tenant: str, document_id: str, version: int | None) -> tuple[str, int] | None:
     """Return (canonical text, version); the current version when none is given. A deleted document has none."""
-    document = get(connection, tenant, document_id)
-    if document is None:
-        return None
-    wanted = document.version if version is None else version
-    found = connection.execute(select(versions.c.text).where(_of(versions, tenant, document_id), versions.c.version == wanted)).scalar()
-    return None if found is None else (found, wanted)
+    same = and_(versions.c.tenant == documents.c.tenant, versions.c.document_id == documents.c.id)
+    query = select(versions.c.text, versions.c.version).join(documents, same).where(_LIVE, documents.c.id == document_id)
+    wanted = documents.c.version if version is None else version
+    return connection.execute(query.where(documents.c.tenant == tenant, versions.c.version == wanted)).first()
 
 
-def replaced(connection: Connection, age: float, limit: int) -> list[tuple[str, str, int]]:
-    """Return (tenant, document, version) of texts that a newer version replaced more than `age` seconds ago."""
-    newer = versions.alias()
-    same = and_(newer.c.tenant == versions.c.tenant, newer.c.document_id == versions.c.document_id)
-    newer_one = select(newer.c.version).where(same, newer.c.version > versions.c.version, newer.c.created_at < now() - age)
-    query = select(versions.c.tenant, versions.c.document_id, versions.c.version).where(newer_one.exists()).limit(limit)
-    return [(tenant, document_id, version) for tenant, document_id, version in connection.execute(query)]
+def replaced(connection: Connection, age: float, limit: int) -> list[dict[str, Any]]:
+    """Return the keys of texts that a newer version replaced more than `age` seconds ago."""
+    return [dict(row) for row in connection.execute(_REPLACED, {"age": age, "limit": limit}).mappings()]
 
 
-def forget_versions(connection: Connection, keys: Sequence[tuple[str, str, int]]) -> None:
+def forget_versions(connection: Connection, keys: Sequence[Mapping[str, Any]]) -> None:
     """Drop the texts of these versions."""
-    for tenant, document_id, version in keys:
-        connection.execute(delete(versions).where(_of(versions, tenant, document_id), versions.c.version == version))
+    connection.execute(_FORGET, keys)
 
 
 def hide(connection: Connection, tenant: str, document_id: str) -> bool:
     """Delete a document from the sight of every process; False when there is none."""
-    mine = update(documents).where(_one(tenant, document_id), _LIVE)
+    mine = update(documents).where(_LIVE).filter_by(tenant=tenant, id=document_id)
     return bool(connection.execute(mine.values(state="deleted", hidden_at=now())).rowcount)
 
 
 def receipt(connection: Connection, tenant: str, document_id: str) -> Receipt | None:
     """Return the receipt of a deleted document."""
-    columns = select(documents.c.hidden_at, documents.c.erased_at, documents.c.counts)
-    row = connection.execute(columns.where(_one(tenant, document_id), ~_LIVE)).first()
-    return Receipt(row.hidden_at, row.erased_at, json.loads(row.counts or "{}")) if row else None
+    query = select(documents.c.hidden_at, documents.c.erased_at, documents.c.counts).where(~_LIVE)
+    row = connection.execute(query.filter_by(tenant=tenant, id=document_id)).first()
+    return Receipt(row.hidden_at, row.erased_at, row.counts or {}) if row else None
 
 
-def space_of(connection: Connection, tenant: str, document_id: str) -> tuple[str, str] | None:
-    """Return (collection, active generation) of a document, also of a deleted one."""
+def traces(connection: Connection, tenant: str, document_id: str) -> tuple[tuple[str, str] | None, list[str]]:
+    """Return where a document is, also a deleted one, as (collection, active generation), and the jobs that were shown passages of it."""
     same = and_(collections.c.tenant == documents.c.tenant, collections.c.name == documents.c.collection)
-    query = select(collections.c.name, collections.c.generation).join(documents, same)
-    row = connection.execute(query.where(_one(tenant, document_id))).first()
-    return (row.name, row.generation) if row else None
-
-
-def quoting(connection: Connection, tenant: str, document_id: str) -> list[str]:
-    """Return the jobs that were shown passages of a document."""
-    return list(connection.execute(select(quotes.c.job_id).where(_of(quotes, tenant, document_id))).scalars())
+    query = select(collections.c.name, collections.c.generation).join_from(documents, collections, same)
+    space = connection.execute(query.where(documents.c.tenant == tenant, documents.c.id == document_id)).first()
+    return space, list(connection.scalars(select(quotes.c.job_id).filter_by(tenant=tenant, document_id=document_id)))
 
 
 def note_quotes(connection: Connection, tenant: str, job_id: str, document_ids: Sequence[str]) -> None:
@@ -214,22 +176,21 @@ def any_deleted(connection: Connection, tenant: str, job_id: str) -> bool:
     return connection.execute(_DELETED, {"tenant": tenant, "job_id": job_id}).first() is not None
 
 
-def erase_answers(connection: Connection, tenant: str, job_ids: Sequence[str]) -> int:
-    """Erase the answers of ended jobs; return how many went."""
-    ended = select(jobs.c.id).where(jobs.c.tenant == tenant, jobs.c.id.in_(job_ids), jobs.c.state.in_(ENDED))
-    return connection.execute(delete(answers).where(answers.c.tenant == tenant, answers.c.job_id.in_(ended))).rowcount
-
-
 def erase(connection: Connection, tenant: str, document_id: str) -> dict[str, int]:
-    """Erase a deleted document's texts and bytes and its name; return the counts."""
-    texts = connection.execute(delete(versions).where(_of(versions, tenant, document_id))).rowcount
-    files = connection.execute(delete(uploads).where(_of(uploads, tenant, document_id))).rowcount
-    connection.execute(update(documents).where(_one(tenant, document_id)).values(source="", title="", sha256="", error=None))
-    return {"versions": texts, "files": files}
+    """Erase a deleted document's texts, bytes and name, and the answers of ended jobs that were shown it; return the counts."""
+    shown = select(quotes.c.job_id).filter_by(tenant=tenant, document_id=document_id)
+    ended = select(jobs.c.id).where(jobs.c.tenant == tenant, jobs.c.id.in_(shown), jobs.c.state.in_(ENDED))
+    doomed = {
+        "versions": delete(versions).filter_by(tenant=tenant, document_id=document_id),
+        "files": delete(uploads).filter_by(tenant=tenant, document_id=document_id),
+        "answers": delete(answers).where(answers.c.tenant == tenant, answers.c.job_id.in_(ended)),
+    }
+    bare = update(documents).filter_by(tenant=tenant, id=document_id).values(source="", title="", sha256="", error=None)
+    connection.execute(bare)
+    return {name: connection.execute(query).rowcount for name, query in doomed.items()}
 
 
 def note_erased(connection: Connection, tenant: str, document_id: str, counts: Mapping[str, int]) -> None:
     """Complete the receipt."""
-    said = to_json(counts)
-    connection.execute(update(documents).where(_one(tenant, document_id)).values(erased_at=now(), counts=said))
-    connection.execute(delete(quotes).where(_of(quotes, tenant, document_id)))
+    connection.execute(update(documents).filter_by(tenant=tenant, id=document_id).values(erased_at=now(), counts=counts))
+    connection.execute(delete(quotes).filter_by(tenant=tenant, document_id=document_id))

@@ -5,15 +5,13 @@ The index is FTS5 over `chunks.tokens`, kept by triggers, so a delete is a delet
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from sqlalchemy import Connection, text
 
 from ragqueue.errors import NotFound
-from ragqueue.language import bm25
-from ragqueue.language.tokens import tokenize
+from ragqueue.language.tokens import bm25, tokenize, weight
 from ragqueue.records.chunks import Features, Space, features, scope
 
 BUDGET = 10_000  # postings that are walked for a question: the same ranking as all of them, at a fifth of the time
@@ -21,19 +19,6 @@ FEWEST_TERMS = 2
 MOST_TERMS = 12
 CANDIDATES = 200  # what the index's own ranking finds is ranked again
 
-SQLITE_DDL = [
-    # `ascii` with "_" splits at our spaces only. The content stays in `chunks`: contentless tables rank wrongly.
-    "create virtual table chunk_words using fts5(tokens, content='chunks', content_rowid='number', tokenize=\"ascii tokenchars '_'\")",
-    # What is deleted leaves the index's pages at once. SQLite below 3.42 does not know this.
-    "insert into chunk_words (chunk_words, rank) select 'secure-delete', 1 where cast(substr(sqlite_version(), 3) as real) >= 42",
-    "create trigger chunk_words_insert after insert on chunks begin "
-    "insert into chunk_words (rowid, tokens) values (new.number, new.tokens); end",
-    "create trigger chunk_words_delete after delete on chunks begin "
-    "insert into chunk_words (chunk_words, rowid, tokens) values ('delete', old.number, old.tokens); end",
-    "create trigger chunk_words_update after update of tokens on chunks begin "
-    "insert into chunk_words (chunk_words, rowid, tokens) values ('delete', old.number, old.tokens); "
-    "insert into chunk_words (rowid, tokens) values (new.number, new.tokens); end",
-]
 # Lists travel as JSON: SQLAlchemy's `in_` took 2 ms of CPU a question.
 _WANTED = "c.tenant = :tenant and (:names is null or c.name in (select value from json_each(:names)))"
 _SUMS = text(f"""
@@ -53,8 +38,7 @@ class Scored(NamedTuple):
     part: float  # of the highest possible BM25, 0..1: comparable across questions
 
 
-@dataclass(frozen=True, slots=True)
-class Weights:
+class Weights(NamedTuple):
     """What the words of a question weigh in some spaces of a tenant, for each language spoken there."""
 
     tenant: str
@@ -65,73 +49,53 @@ class Weights:
 
     def scored(self, found: Iterable[Features]) -> list[Scored]:
         """Return these chunks with their BM25, best first, ties by number."""
-        bounds = {language: bm25.bound(held) for language, held in self.idf.items()}
         scored = []
         for chunk in found:
             held, average = self.idf.get(chunk.language, {}), self.average.get(chunk.language, 0)
-            score = bm25.score(held, chunk.tokens.split(" "), length=chunk.length, average=average)
-            scored.append(Scored(chunk, score, score / bounds[chunk.language] if score else 0.0))
+            scored.append(Scored(chunk, *bm25(held, chunk.tokens.split(" "), length=chunk.length, average=average)))
         return sorted(scored, key=lambda one: (-one.bm25, one.chunk.number))
 
 
 def weigh(connection: Connection, tenant: str, names: Sequence[str] | None, question: str) -> Weights:
-    """Tokenise a question once for each language of these collections (None: of all of the tenant's), and weigh its words.
-
-    Raises NotFound for a collection that the tenant does not have.
-    """
+    """Weigh a question's words in each language of these collections (None: of all of the tenant's). Raises NotFound."""
     wanted = {"tenant": tenant, "names": None if names is None else json.dumps(names)}
     rows = connection.execute(_SUMS, wanted).all()
     if missing := set(names or ()).difference(row.name for row in rows):
         raise NotFound(f"there is no collection {min(missing)!r}: add a document to it first, or leave the collection out")
     counts, lengths = Counter[str](), Counter[str]()
-    for _, _, language, count, length in rows:
-        if language is not None:
-            counts[language] += count
-            lengths[language] += length
+    for row in rows:
+        if row.language is not None:
+            counts[row.language] += row.chunks
+            lengths[row.language] += row.length
     words = {language: set(tokenize(question, language)) for language in counts}
     every = json.dumps(list(set().union(*words.values())))
     df = {term: count for term, count in connection.execute(_FREQUENCIES, wanted | {"words": every})}
-    idf = {language: {term: bm25.idf(counts.total(), df.get(term, 0)) for term in held} for language, held in words.items()}
-    picked: dict[str, float] = {}
+    idf = {language: {term: weight(counts.total(), df.get(term, 0)) for term in held} for language, held in words.items()}
+    picked: dict[str, float] = {}  # the rarest, as many as have no more postings than the budget
     for language, held in idf.items():
         budget = BUDGET * max(counts[language] / counts.total(), 0.1)
-        picked |= {term: held[term] for term in _rarest({term: df[term] for term in held if term in df}, budget)}
+        for at, term in enumerate(sorted(held.keys() & df, key=lambda term: (df[term], term))[:MOST_TERMS]):
+            budget -= df[term]
+            if budget >= 0 or at < FEWEST_TERMS:
+                picked[term] = held[term]
     average = {language: lengths[language] / count for language, count in counts.items()}
     return Weights(tenant, dict.fromkeys(Space(row.name, row.generation) for row in rows), idf, average, picked)
 
 
-def _rarest(df: Mapping[str, int], budget: float) -> Iterator[str]:
-    """Yield the rarest terms, as many as have no more postings than the budget."""
-    for at, term in enumerate(sorted(df, key=lambda term: (df[term], term))[:MOST_TERMS]):
-        budget -= df[term]
-        if budget < 0 and at >= FEWEST_TERMS:
-            return
-        yield term
-
-
 def search(connection: Connection, weights: Weights, limit: int) -> list[Scored]:
-    """Return at most `limit` chunks, best first, ties by number."""
-    numbers = _candidates(connection, weights, max(2 * limit, CANDIDATES))
-    return weights.scored(features(connection, weights.tenant, weights.spaces, numbers))[:limit]
-
-
-def _candidates(connection: Connection, weights: Weights, limit: int) -> list[int]:
-    """Return the numbers of the chunks that are likely to have the highest BM25, out of SQLite's index.
-
-    Of several terms, the weights of those that a chunk holds are added: a third of the time of FTS5's own rank,
-    which tells more where one or two terms are all there is.
-    """
-    picked = weights.picked
-    if not picked:
+    """Return at most `limit` chunks, best first, ties by number, of those that the index takes for the best."""
+    if not weights.picked:
         return []
     scopes = _any(scope(weights.tenant, space) for space in weights.spaces)
-    values: list[float | str] = [f"{scopes} AND {_any(picked)}"]
-    query = "select rowid from chunk_words where chunk_words match ? order by rank, rowid limit ?"
-    if len(picked) > FEWEST_TERMS:
-        each = " union all ".join(["select rowid as number, ? as weight from chunk_words where chunk_words match ?"] * len(picked))
+    if len(weights.picked) <= FEWEST_TERMS:
+        query = "select rowid from chunk_words where chunk_words match ? order by rank, rowid limit ?"
+        values: list[float | str] = [f"{scopes} AND {_any(weights.picked)}"]
+    else:  # the weights of the terms that a chunk holds are added: a third of the time of FTS5's own rank
+        each = " union all ".join(["select rowid as number, ? as weight from chunk_words where chunk_words match ?"] * len(weights.picked))
         query = f"select number from ({each}) held group by number order by sum(weight) desc, number limit ?"
-        values = [value for term, weight in picked.items() for value in (weight, f"{scopes} AND {_any([term])}")]
-    return list(connection.exec_driver_sql(query, (*values, limit)).scalars())
+        values = [value for term, weight in weights.picked.items() for value in (weight, f"{scopes} AND {_any([term])}")]
+    numbers = connection.exec_driver_sql(query, (*values, max(2 * limit, CANDIDATES))).scalars().all()
+    return weights.scored(features(connection, weights.tenant, weights.spaces, numbers))[:limit]
 
 
 def _any(tokens: Iterable[str]) -> str:

@@ -33,21 +33,21 @@ class RecordsFeed:
 
     async def news(self, space: Sequence[str], after: int, removal: int, limit: int) -> News:
         """Return at most `limit` chunks after a number, and all that was removed after a seq. Raises Unavailable."""
-        return await self._records.read(_news, tuple(space), after, removal, limit)
+
+        def look(connection: Connection) -> News:
+            rows = connection.exec_driver_sql(_ADDED, (*space, after, limit)).all()
+            removed = connection.exec_driver_sql(_REMOVED, (*space, removal)).all()
+            halves = np.frombuffer(b"".join(row.vector for row in rows), "<f2")
+            numbers, gone = (np.array([row.number for row in found], np.int64) for found in (rows, removed))
+            return News(numbers, halves.reshape(len(rows), -1 if rows else 0), gone, removed[-1].seq if removed else removal)
+
+        return await self._records.read(look)
 
     async def living(self, space: Sequence[str]) -> tuple[NDArray[np.int64], int]:
         """Return the numbers of all chunks that have a vector, rising, and the seq of the last removal. Raises Unavailable."""
-        return await self._records.read(_living, tuple(space))
 
+        def look(connection: Connection) -> tuple[NDArray[np.int64], int]:
+            numbers = np.fromiter(connection.exec_driver_sql(_LIVING, tuple(space)).scalars(), np.int64)
+            return numbers, connection.exec_driver_sql(_LAST_REMOVAL, tuple(space)).scalar_one()
 
-def _news(connection: Connection, space: tuple[str, ...], after: int, removal: int, limit: int) -> News:
-    rows = connection.exec_driver_sql(_ADDED, (*space, after, limit)).all()
-    removed = connection.exec_driver_sql(_REMOVED, (*space, removal)).all()
-    vectors = np.frombuffer(b"".join(row.vector for row in rows), "<f2").reshape(len(rows), len(rows[0].vector) // 2 if rows else 0)
-    numbers, gone = (np.array([row.number for row in found], np.int64) for found in (rows, removed))
-    return News(numbers, vectors, gone, removed[-1].seq if removed else removal)
-
-
-def _living(connection: Connection, space: tuple[str, ...]) -> tuple[NDArray[np.int64], int]:
-    numbers = np.fromiter(connection.exec_driver_sql(_LIVING, space).scalars(), np.int64)
-    return numbers, connection.exec_driver_sql(_LAST_REMOVAL, space).scalar_one()
+        return await self._records.read(look)

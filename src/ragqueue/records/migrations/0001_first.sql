@@ -86,7 +86,6 @@ CREATE TABLE events (
     at FLOAT NOT NULL,
     PRIMARY KEY (job_id, seq)
 ) WITHOUT ROWID;
--- The database's UUID.
 CREATE TABLE facts (
     name VARCHAR NOT NULL,
     value TEXT NOT NULL,
@@ -212,3 +211,16 @@ CREATE TABLE workers (
     running INTEGER NOT NULL,
     PRIMARY KEY (owner)
 );
+-- The keyword index. `ascii` with "_" splits at our spaces only. The content stays in `chunks`: contentless tables rank wrongly.
+CREATE VIRTUAL TABLE chunk_words USING fts5(tokens, content='chunks', content_rowid='number', tokenize="ascii tokenchars '_'");
+-- What is deleted leaves the index's pages at once. SQLite below 3.42 does not know this.
+INSERT INTO chunk_words (chunk_words, rank) SELECT 'secure-delete', 1 WHERE cast(substr(sqlite_version(), 3) as real) >= 42;
+CREATE TRIGGER chunk_words_insert AFTER INSERT ON chunks BEGIN
+    INSERT INTO chunk_words (rowid, tokens) VALUES (new.number, new.tokens); END;
+CREATE TRIGGER chunk_words_delete AFTER DELETE ON chunks BEGIN
+    INSERT INTO chunk_words (chunk_words, rowid, tokens) VALUES ('delete', old.number, old.tokens); END;
+CREATE TRIGGER chunk_words_update AFTER UPDATE OF tokens ON chunks BEGIN
+    INSERT INTO chunk_words (chunk_words, rowid, tokens) VALUES ('delete', old.number, old.tokens)
+    ; INSERT INTO chunk_words (rowid, tokens) VALUES (new.number, new.tokens); END;
+-- The database's UUID.
+INSERT INTO facts (name, value) VALUES ('uuid', lower(hex(randomblob(16))));

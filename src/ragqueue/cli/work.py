@@ -1,0 +1,183 @@
+"""Commands that need the whole system: in this process, or the deployment's workers behind the same records."""
+
+import asyncio
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ragqueue.cli.look import Call, without_password
+from ragqueue.embedded import Ingested, Ragqueue
+from ragqueue.errors import NotFound, RagqueueError
+from ragqueue.jobs.reconcile import cancel
+from ragqueue.jobs.views import DELTA, RESTARTED, job_view
+from ragqueue.parsers.pool import isolation
+from ragqueue.records import documents, workers
+from ragqueue.records.store import sqlite_is_safe, sqlite_module
+from ragqueue.retrieval import evaluation
+from ragqueue.retrieval.base import hit_view
+from ragqueue.settings import check_model
+from ragqueue.wiring import open_runtime
+
+_BAR = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+_ANSWERED = 200  # questions of a set that are answered, too, for their quotes
+_CHUNKS = 100  # passages searched for: each document counts by its best
+_AT_ONCE = 64  # documents of a set that wait for their jobs
+
+
+@asynccontextmanager
+async def opened(call: Call) -> AsyncIterator[Ragqueue]:
+    """Open the system; tell who waits for a worker of the deployment that there is none."""
+    async with Ragqueue(tenant=call.tenant, settings=call.flags) as ragqueue:
+        if call.settings.queue_url != "sql" and not await ragqueue.workers():
+            print("no worker is running: this waits until one is (`ragqueue worker`)", file=sys.stderr, flush=True)
+        yield ragqueue
+
+
+async def ingest(call: Call, paths: tuple[str, ...], collection: str) -> None:
+    began = time.monotonic()
+    async with opened(call) as ragqueue:
+        with Progress(*_BAR, console=Console(stderr=True), disable=call.as_json or not sys.stderr.isatty()) as bar:
+            task = bar.add_task("", total=None)
+
+            def show(done: Ingested, files: int) -> None:
+                seconds = time.monotonic() - began
+                rate = f"{done.files / seconds:.1f} files/s, {done.chunks / seconds:.0f} passages/s"
+                bar.update(task, total=files, completed=done.files, description=rate)
+
+            done = await ragqueue.ingest(*paths, collection=collection, progress=show)
+    found = {"files": done.files, "ready": len(done.ready), "unchanged": len(done.unchanged), "failed": done.failed}
+    call.show(found | {"passages": done.chunks, "seconds": round(time.monotonic() - began, 3)})
+    sys.exit(bool(done.failed) and len(done.failed) == done.files)
+
+
+async def ask(call: Call, question: str, collection: str | None, limit: int | None) -> None:
+    async with opened(call) as ragqueue:
+        if call.as_json:
+            return call.show((await ragqueue.ask(question, collection=collection, limit=limit)).view)
+        await print_answer(ragqueue, question, collection, limit)
+
+
+async def print_answer(ragqueue: Ragqueue, question: str, collection: str | None = None, limit: int | None = None) -> None:
+    """Stream an answer to standard output, then its citations."""
+    async for event in ragqueue.stream(question, collection=collection, limit=limit):
+        if event.type in (DELTA, RESTARTED):
+            print(event.data.get("delta", "\n-- the answer begins anew --\n"), end="", flush=True)
+    view = event.data["response"]
+    print()
+    if view["error"]:
+        sys.exit(f"{view['status']}: {view['error']['message']} [{view['error']['code']}]")
+    for citation in view["answer"]["citations"]:
+        document = await ragqueue.runtime.records.read(documents.get, ragqueue.tenant, citation["document_id"])
+        source = document.source if document else citation["document_id"]
+        page = f", page {citation['page']}" if citation["page"] else ""
+        print(f"  [{citation['n']}] {source}{page} ({citation['start']}-{citation['end']}): {citation['quote']!r}")
+    for hit in {hit["document_id"]: hit for hit in view["answer"].get("nearest", [])}.values():
+        print(f"  nearest: {hit['source']}: {hit['text'][:160]!r}")
+
+
+async def search(call: Call, question: str, collection: str | None, limit: int) -> None:
+    async with Ragqueue(settings=call.flags) as ragqueue:
+        hits = await ragqueue.search(question, collection=collection, limit=limit)
+    if call.as_json:
+        return call.show({"hits": [hit_view(hit) for hit in hits]})
+    for n, hit in enumerate(hits, 1):
+        where = " > ".join((hit.chunk.title, *hit.chunk.heading_path))
+        print(f"{n}. {hit.score:.3f}  {hit.chunk.source}  {where}\n   {' '.join(hit.chunk.text.split())[:300]}")
+
+
+async def docs_delete(call: Call, document_id: str) -> None:
+    async with opened(call) as ragqueue:
+        call.show(asdict(await ragqueue.delete(document_id)))
+
+
+async def jobs_retry(call: Call, job_id: str) -> None:
+    async with open_runtime(call.settings) as runtime:
+        job = await runtime.submitter.retry(call.tenant, job_id)
+        await runtime.ringer.flush()
+    call.show(job_view(job))
+
+
+async def jobs_cancel(call: Call, job_id: str) -> None:
+    async with open_runtime(call.settings) as runtime:
+        if (job := await cancel(runtime.records, runtime.log, call.tenant, job_id)) is None:
+            raise NotFound(f"there is no job {job_id!r}: `ragqueue jobs list` shows what there is")
+    call.show(job_view(job))
+
+
+async def doctor(call: Call) -> None:
+    """Look at every part and say what mends it; status 1 when something is wrong."""
+    settings, alone, safe = call.settings, call.settings.queue_url == "sql", sqlite_is_safe()
+    risk = "" if safe else " can corrupt a file that two processes write: use a newer Python, or RAGQUEUE_ALLOW_OLD_SQLITE=1"
+    checks = [
+        ("settings", "ok", f"from {', '.join(sorted(set(call.origins.values())))}"),
+        ("database", "ok" if safe else "note" if alone else "fault", f"SQLite {sqlite_module.sqlite_version}{risk}"),
+        ("parsers", "ok", f"in children: {await isolation(settings.parse_memory)}"),
+        ("queue", "ok", without_password(settings.queue_url)),
+    ]
+    if not alone and sys.platform != "linux":
+        checks.append(("RQ", "note", "RQ's own Worker forks (macOS: OBJC_DISABLE_INITIALIZE_FORK_SAFETY=YES): use `ragqueue worker`"))
+    try:
+        check_model(settings)
+        checks.append(("model", "ok", settings.llm_model))
+    except RagqueueError as error:
+        checks.append(("model", "fault", error.message))
+        settings = settings.model_copy(update={"llm_model": "extractive"})  # so that the rest is looked at, too
+    try:
+        async with open_runtime(settings) as runtime:  # as a server would
+            depth = await runtime.queue.depth("chat")
+            await runtime.log.read({"-": 0})
+            beating = len(await runtime.records.read(workers.alive, 2 * settings.lease))
+            languages = set(await runtime.records.read(documents.counted, call.tenant))
+        spoken = runtime.embedder.languages or languages if runtime.embedder else set()
+        name = runtime.embedder.name if runtime.embedder else "none (RAGQUEUE_EMBEDDER=minilm adds vectors)"
+        silent = f": documents in {', '.join(sorted(languages - spoken))} are found by keywords alone" if languages - spoken else ""
+        checks += [
+            ("broker and log", "ok", f"answer; {depth} chat jobs wait"),
+            ("workers", "ok" if beating else "note", f"{beating} beat: `ragqueue worker` starts them, and `ragqueue serve` one with `sql`"),
+            ("embedder", "ok" if runtime.embedder and not silent else "note", name + silent),
+        ]
+    except RagqueueError as error:
+        checks.append(("start", "fault", f"{error.message} [{error.code}]"))
+    call.show({"checks": [{"part": part, "state": state, "text": text} for part, state, text in checks]})
+    sys.exit(any(state == "fault" for _, state, _ in checks))
+
+
+async def evaluate(call: Call, folder: str) -> None:
+    """Measure retrieval, and check every quote of the answers."""
+    corpus, questions, judgments = evaluation.read_folder(Path(folder))
+    with tempfile.TemporaryDirectory(prefix="ragqueue-eval-", ignore_cleanup_errors=True) as place:
+        flags = {"data": f"{place}/data", "vector_db_path": f"{place}/vectors", "queue": "sql", "events": "sql", "llm_model": "extractive"}
+        async with Ragqueue(settings=flags) as ragqueue:
+            gate = asyncio.Semaphore(_AT_ONCE)
+            await asyncio.gather(*(_store(ragqueue, gate, number, text) for number, text in enumerate(corpus)))
+            ranked, times = {}, []
+            for question in questions:
+                began = time.perf_counter()
+                hits = await ragqueue.search(question.text, limit=_CHUNKS)
+                times.append((time.perf_counter() - began) * 1000)
+                ranked[question.id] = [corpus[int(hit.chunk.source.partition("/")[0])].id for hit in hits]
+            scores = evaluation.evaluate(ranked, judgments)
+            answers = await asyncio.gather(*(ragqueue.ask(question.text) for question in questions[:_ANSWERED]))
+            quotes, wrong = [citation for answer in answers for citation in answer.citations], 0
+            for quote in quotes:
+                found = await ragqueue.runtime.records.read(documents.text_of, "default", quote.document_id, quote.version)
+                wrong += found is None or found[0][quote.start : quote.end] != quote.quote
+    p50, p99 = np.percentile(times, (50, 99)).round(2).tolist()
+    call.show(scores | {"quotes": len(quotes), "quotes_wrong": wrong, "search_ms_p50": p50, "search_ms_p99": p99})
+
+
+async def _store(ragqueue: Ragqueue, gate: asyncio.Semaphore, number: int, text: evaluation.Text) -> None:
+    """Ingest a document as plain text, which takes its title from the last part of its source."""
+    source, data = f"{number}/{text.title.replace('/', ' ')}", text.text.encode()
+    async with gate:
+        _, job = await ragqueue.runtime.ingester.accept("default", data, source=source, media_type="text/plain")
+        assert job is not None
+        await ragqueue.ended(job)
