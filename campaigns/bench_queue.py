@@ -111,7 +111,7 @@ async def idle(house: Bench, count: int = 60) -> float:
         made = []
         for _ in range(count):
             await asyncio.sleep(0.12)
-            made.append((await ragqueue.runtime.submitter.submit("default", "chat", {"question": QUESTION}))[0].id)
+            made.append((await ragqueue.runtime.submitter.submit("default", "chat", {"question": QUESTION})).id)
         await asyncio.sleep(1)
     rows = {job_id: started - created for job_id, created, started in read(house, "select id, created_at, started_at from jobs")}
     return quantile([rows[job_id] * 1000 for job_id in made], 0.5)

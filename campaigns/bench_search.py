@@ -84,15 +84,15 @@ def half(text: str, *, first: bool) -> str:
 
 
 def store(connection: Connection, source: str, texts: Sequence[str], vectors: Any) -> None:
-    upload = documents.Upload("default", "default", source, "text/plain", b"", source)
-    documents.add_upload(connection, upload, source, source, MiniLMEmbedder.name)
+    upload = {"tenant": "default", "collection": "default", "source": source, "media_type": "text/plain", "data": b""}
+    documents.add_upload(connection, **upload, document_id=source, upload_id=source, generation=MiniLMEmbedder.name)
     document = documents.get(connection, "default", source)
     assert document is not None
     about = {"title": source, "sha256": source, "language": "en", "chunks": len(texts), "media_type": "text/plain", "upload_id": source}
     documents.add_version(connection, document, Parsed("\n\n".join(texts), []), **about)
     rows, at = [], 0
     for text, vector in zip(texts, vectors, strict=True):
-        rows.append(chunks.ChunkRow(Passage(text, at, at + len(text)), text, vector.tobytes()))
+        rows.append((Passage(text, at, at + len(text)), text, vector.tobytes()))
         at += len(text) + 2
     chunks.insert(connection, "default", "default", MiniLMEmbedder.name, source, 1, "en", rows)
 

@@ -13,7 +13,7 @@ from campaigns.powercut_disk import promise
 from ragqueue.events.sql import SqlEventLog
 from ragqueue.jobs.beat import Beat
 from ragqueue.records import jobs
-from ragqueue.records.migrate import migrate
+from ragqueue.records.schema import migrate
 from ragqueue.records.store import Records, sqlite_url
 from ragqueue.testing import mutants
 from ragqueue.types import Append, Event, Job, Outcome, seq_of
@@ -67,7 +67,7 @@ class Writer:
 
     async def _work(self, job_id: str) -> None:
         payload = {"question": "what is kept when the power goes?"}
-        await self._records.write(jobs.insert_job, jobs.NewJob(TENANT, job_id, "chat", payload, LEASE))
+        await self._records.write(jobs.insert_job, TENANT, job_id, "chat", payload, LEASE)
         self._promise(job_id, SUBMITTED)
         job = await self._records.write(jobs.claim, job_id, self._name, 0.0, LEASE)
         assert job is not None

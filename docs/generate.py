@@ -40,7 +40,7 @@ def click_pages(command: click.Command, path: str) -> Iterator[str]:
 
 
 def errors_page() -> str:
-    rows = []
+    rows = [f"| `{code}` | 500 | no | {meaning} | `ConfigError` |" for code, meaning in errors.CONFIG_CODES.items()]
     for name, found in inspect.getmembers(errors, inspect.isclass):
         if issubclass(found, errors.RagqueueError) and found is not errors.RagqueueError:
             meaning = inspect.cleandoc(found.__doc__ or "").splitlines()[0]
@@ -57,10 +57,11 @@ def errors_page() -> str:
 def endpoints_page() -> str:
     from fastapi import FastAPI
 
-    from ragqueue.api import chat, documents, health, jobs
+    from ragqueue.api import app as api
+    from ragqueue.api import chat, documents
 
     app = FastAPI()
-    for router in (chat.router, documents.router, jobs.router, health.router):
+    for router in (chat.router, documents.router, api.health):
         app.include_router(router)
     rows = []
     for path, operations in sorted(app.openapi()["paths"].items()):

@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from ragqueue.records import chunks
-from ragqueue.records.migrate import migrate
-from ragqueue.records.schema import collections, documents, versions
+from ragqueue.records.schema import collections, documents, migrate, versions
 from ragqueue.records.store import Records, sqlite_url
 from ragqueue.types import Passage
 
@@ -60,7 +59,7 @@ def add(
     for paragraph in text.split("\n"):
         vector = embed(paragraph).astype("<f2").tobytes() if embed else None
         passage = Passage(paragraph, start, start + len(paragraph), ("Part", "One"), 3)
-        rows.append(chunks.ChunkRow(passage, paragraph, vector))
+        rows.append((passage, paragraph, vector))
         start += len(paragraph) + 1
     return chunks.insert(connection, tenant, collection, generation, document_id, version, language, rows)
 

@@ -7,7 +7,7 @@ import pytest
 
 from campaigns.auditor import DELTA, GONE, RESTARTED, Entry, Finding, Move, Row, Store, audit, count, difference, read_store
 from ragqueue.events.pen import END, FENCE
-from ragqueue.records.migrate import migrate
+from ragqueue.records.schema import migrate
 from ragqueue.records.store import open_engine, sqlite_module, sqlite_url
 from ragqueue.types import seq_of, terminal_seq
 

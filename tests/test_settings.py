@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ragqueue.errors import ConfigError, ModelNotConfigured
+from ragqueue.errors import ConfigError
 from ragqueue.settings import PREFIX, check_model, load
 
 
@@ -29,8 +29,9 @@ def test_the_three_lines_of_the_seed_are_honoured(tmp_path: Path) -> None:
 
 
 def test_a_model_that_nobody_serves_is_refused_with_the_way_out() -> None:
-    with pytest.raises(ModelNotConfigured, match="LLM_MODEL=extractive"):
+    with pytest.raises(ConfigError, match="LLM_MODEL=extractive") as refused:
         check_model(load({"llm_model": "your-llm-model"}).settings)
+    assert refused.value.code == "model_not_configured"
 
 
 def test_without_any_setting_everything_is_embedded() -> None:

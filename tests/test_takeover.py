@@ -60,7 +60,7 @@ async def ingest(house: Ragqueue, text: str) -> None:
 async def submit(house: Ragqueue) -> Job:
     parts = house.runtime
     await ingest(house, DOCUMENT)
-    return (await parts.submitter.submit(TENANT, "chat", {"question": QUESTION}))[0]
+    return await parts.submitter.submit(TENANT, "chat", {"question": QUESTION})
 
 
 def ring_of(job: Job) -> Any:

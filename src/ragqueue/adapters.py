@@ -2,9 +2,9 @@
 
 import pkgutil
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import TypeVar, cast
 
-from ragqueue.errors import ConfigError, MissingExtra
+from ragqueue.errors import ConfigError
 
 T = TypeVar("T")
 # name -> (module:Class, the extra that brings its packages)
@@ -20,20 +20,16 @@ GENERATORS = {
 
 
 def load(port: type[T], table: Mapping[str, tuple[str, str]], name: str) -> Callable[..., T]:
-    """Return the class that `name` stands for: a row of the table, or `python:package.module:Class`.
-
-    Raises ConfigError for an unknown name, MissingExtra when its packages are not installed.
-    """
+    """Return the class of a row of the table, or of `python:package.module:Class`. Raises ConfigError for what cannot be imported."""
     kind = f"{port.__name__} {name!r}"
     if name not in table and not name.startswith("python:"):
         raise ConfigError(f"unknown {kind}: use one of {', '.join(sorted(table))}, or python:package.module:Class")
     target, extra = table.get(name, (name.removeprefix("python:"), ""))
     try:
-        found: Callable[..., T] = pkgutil.resolve_name(target)
-        return found
-    except ModuleNotFoundError as error:
-        if not extra or (error.name or "").startswith("ragqueue"):
+        return cast(Callable[..., T], pkgutil.resolve_name(target))
+    except (ImportError, AttributeError, ValueError) as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if not extra or missing is None or missing.startswith("ragqueue"):
             raise ConfigError(f"cannot import the {kind}: {error}") from error
-        raise MissingExtra(f"the {kind} needs {error.name!r}, which is not installed: pip install 'ragqueue[{extra}]'") from error
-    except (AttributeError, ValueError) as error:
-        raise ConfigError(f"cannot import the {kind}: {error}") from error
+        said = f"the {kind} needs {missing!r}, which is not installed: pip install 'ragqueue[{extra}]'"
+        raise ConfigError(said, code="missing_extra") from error

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
-from ragqueue.errors import NotFound, QueueFull, RagqueueError
+from ragqueue.errors import InvalidRequest, NotFound, QueueFull, RagqueueError
 from ragqueue.parsers.table import known_name
 from ragqueue.records import documents, jobs, workers
 from ragqueue.settings import load
@@ -20,16 +20,12 @@ _IN_FLIGHT = 64  # files that wait for their jobs at once
 _POLL = 0.05  # seconds between looks at jobs that are waited for
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """An answer with its checked citations."""
 
-    id: str
-    status: str
     text: str
     citations: Sequence[Citation]
-    grounding: str
-    view: Mapping[str, Any] = field(repr=False)  # as `GET /chat/{id}` shows it
+    view: Mapping[str, Any]  # as `GET /chat/{id}` shows it, with id, status and grounding
 
 
 @dataclass(slots=True)
@@ -39,21 +35,12 @@ class Ingested:
     ready: list[str] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)  # source -> reason
+    files: int = 0  # of all three kinds
     chunks: int = 0
-
-    @property
-    def files(self) -> int:
-        return len(self.ready) + len(self.unchanged) + len(self.failed)
-
-
-Progress = Callable[[Ingested, int], None]  # is given what is done, and how many files there are
 
 
 class Ragqueue:
-    """Ingests, asks, streams and searches as one tenant; `async with Ragqueue() as ragqueue: ...`.
-
-    Works its own jobs when the queue is `sql` and no other worker beats; else a worker of the deployment does them.
-    """
+    """Works as one tenant inside `async with`; does its own jobs when the queue is `sql` and no other worker beats."""
 
     runtime: Runtime  # the objects of this process, inside the block
 
@@ -75,25 +62,35 @@ class Ragqueue:
         """Return how many worker processes beat."""
         return len(await self.runtime.records.read(workers.alive, self.runtime.settings.lease))
 
-    async def ingest(self, *paths: str | os.PathLike[str], collection: str = "default", progress: Progress | None = None) -> Ingested:
-        """Bring files and folders in and wait until their jobs have ended. Raises NotFound for a path that is not there."""
-        files, done, gate = find_files(paths), Ingested(), asyncio.Semaphore(_IN_FLIGHT)
+    async def ingest(
+        self, *paths: str | os.PathLike[str], collection: str = "default", progress: Callable[[Ingested, int], None] = lambda *_: None
+    ) -> Ingested:
+        """Bring files and folders in, wait until their jobs have ended, tell what is done of how many. Raises NotFound for a wrong path."""
+        files, done, gate, accept = find_files(paths), Ingested(), asyncio.Semaphore(_IN_FLIGHT), self.runtime.ingester.accept
+
+        async def bring(source: str, path: Path) -> Job | None:
+            data = await asyncio.to_thread(path.read_bytes)
+            while True:
+                try:
+                    _, job = await accept(self.tenant, data, source=source, collection=collection)
+                    return job and await self.ended(job)
+                except QueueFull as error:
+                    await asyncio.sleep(error.retry_after or 1.0)
 
         async def one(source: str, path: Path) -> None:
             async with gate:
                 try:
-                    job = await self._accept(await asyncio.to_thread(path.read_bytes), source, collection)
-                    if job is None:
+                    if (job := await bring(source, path)) is None:
                         done.unchanged.append(source)
-                    elif (job := await self.ended(job)).state == "succeeded" and job.result is not None:
+                    elif job.result is None:
+                        done.failed[source] = job.error_message or job.state
+                    else:
                         done.ready.append(source)
                         done.chunks += job.result["chunks"]
-                    else:
-                        done.failed[source] = job.error_message or job.state
                 except (RagqueueError, OSError) as error:
                     done.failed[source] = str(error)
-                if progress is not None:
-                    progress(done, len(files))
+                done.files += 1
+                progress(done, len(files))
 
         await asyncio.gather(*(one(source, path) for source, path in files.items()))
         return done
@@ -107,15 +104,13 @@ class Ragqueue:
             error = view.get("error") or {"code": view["status"], "message": f"the question is {view['status']}"}
             raise RagqueueError(f"{error['message']} ({error['code']})")
         view.pop("object")  # of the stream alone
-        citations = [Citation(**citation) for citation in written["citations"]]
-        return Answer(view["id"], view["status"], written["text"], citations, written["grounding"], view)
+        return Answer(written["text"], [Citation(**citation) for citation in written["citations"]], view)
 
     async def stream(self, question: str, *, collection: str | None = None, limit: int | None = None) -> AsyncIterator[Event]:
-        """Yield the events of an answer as they are written. Raises NotFound when there is no such collection."""
-        if collection is not None and await self.runtime.records.read(documents.generation, self.tenant, collection) is None:
-            raise NotFound(f"there is no collection {collection!r}")
+        """Yield the events of an answer as they are written. Raises InvalidRequest, NotFound, QueueFull."""
+        await check_question(self.runtime, self.tenant, question, collection)
         payload = {"question": question, "collection": collection, "limit": limit}
-        job, _ = await self.runtime.submitter.submit(self.tenant, "chat", {k: v for k, v in payload.items() if v is not None})
+        job = await self.runtime.submitter.submit(self.tenant, "chat", {k: v for k, v in payload.items() if v is not None})
         async for batch in self.runtime.follower.follow(job):
             for event in batch:
                 yield event
@@ -135,16 +130,9 @@ class Ragqueue:
         """Wait for the end of a job and return it."""
         while not job.ended:
             await asyncio.sleep(_POLL)
-            found = await self.runtime.records.read(jobs.get, job.tenant, job.id)
-            job = found or job
+            fresh = await self.runtime.records.read(jobs.get, job.tenant, job.id)
+            job = fresh or job
         return job
-
-    async def _accept(self, data: bytes, source: str, collection: str) -> Job | None:
-        while True:
-            try:
-                return (await self.runtime.ingester.accept(self.tenant, data, source=source, collection=collection))[1]
-            except QueueFull as error:
-                await asyncio.sleep(error.retry_after or 1.0)
 
 
 @asynccontextmanager
@@ -161,15 +149,21 @@ async def working(runtime: Runtime, worker: Worker | None = None) -> AsyncIterat
         await worker.drain(runtime.settings.drain)
 
 
+async def check_question(runtime: Runtime, tenant: str, question: str, collection: str | None) -> None:
+    """Raise InvalidRequest for an empty or too long question, NotFound for a collection that the tenant does not have."""
+    most = runtime.settings.max_question
+    if not question.strip() or len(question) > most:
+        raise InvalidRequest(f"question has {len(question):,} characters: 1 to {most:,} are allowed (RAGQUEUE_MAX_QUESTION)")
+    if collection is not None and await runtime.records.read(documents.generation, tenant, collection) is None:
+        raise NotFound(f"there is no collection {collection!r}")
+
+
 def find_files(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
     """Return {source: path} of every file; a folder gives those with a known ending, hidden ones left out. Raises NotFound."""
     found: dict[str, Path] = {}
     for given in map(Path, paths):
-        if given.is_dir():
-            inside = (path for path in sorted(given.rglob("*")) if path.is_file() and known_name(path.name))
-            found |= {path.as_posix(): path for path in inside if not any(p.startswith(".") for p in path.relative_to(given).parts)}
-        elif given.is_file():
-            found[given.as_posix()] = given
-        else:
+        if not given.exists():
             raise NotFound(f"there is no file or folder {str(given)!r}")
+        inside = sorted(path for path in given.rglob("*") if path.is_file() and known_name(path.name)) if given.is_dir() else [given]
+        found |= {path.as_posix(): path for path in inside if not any(part.startswith(".") for part in path.relative_to(given).parts)}
     return found

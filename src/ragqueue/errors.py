@@ -1,56 +1,31 @@
-"""Every error that ragqueue raises on purpose.
-
-RagqueueError
-├── ConfigError    the operator must act; the command exits with status 2
-│   └── MissingExtra, ModelNotConfigured, DatabaseMismatch, DatabaseTooNew, UnsafeSqlite
-├── RequestError   the caller must act
-│   ├── InvalidRequest, Unauthorised, NotFound, Conflict, IdempotencyConflict
-│   └── TooLarge, UnsupportedMedia, QueueFull, UnreadableDocument
-├── BackendError   a service failed
-│   └── Unavailable, StoreFull, GenerationFailed
-└── LeaseLost
-"""
+"""Every error that ragqueue raises on purpose, by who must act: the operator, the caller, or nobody (a service failed)."""
 
 
 class RagqueueError(Exception):
     """An error with a stable code, an HTTP status, and whether a retry helps; a subclass says only what differs from its parent."""
 
-    code: str = "internal_error"
-    status: int = 500
-    retryable: bool = False
+    code, status, retryable = "internal_error", 500, False
 
     def __init_subclass__(cls, *, code: str = "", status: int = 0, retryable: bool = False) -> None:
         cls.code, cls.status, cls.retryable = code or cls.code, status or cls.status, retryable or cls.retryable
 
-    def __init__(self, message: str, *, retryable: bool | None = None, retry_after: float | None = None) -> None:
+    def __init__(self, message: str, *, code: str = "", retryable: bool | None = None, retry_after: float | None = None) -> None:
         super().__init__(message)
-        self.message, self.retry_after = message, retry_after  # seconds
-        if retryable is not None:
-            self.retryable = retryable
+        self.message, self.code, self.retry_after = message, code or self.code, retry_after  # seconds
+        self.retryable = self.retryable if retryable is None else retryable
 
 
 class ConfigError(RagqueueError, code="config_error"):
-    """A setting is missing, unknown or contradicts another."""
+    """A setting is missing, unknown or contradicts another; a command ends with status 2."""
 
 
-class MissingExtra(ConfigError, code="missing_extra"):
-    """An adapter was chosen whose packages are not installed."""
-
-
-class ModelNotConfigured(ConfigError, code="model_not_configured"):
-    """A model is named but nothing says where it is served."""
-
-
-class DatabaseMismatch(ConfigError, code="database_mismatch"):
-    """The broker belongs to another database than this process uses."""
-
-
-class DatabaseTooNew(ConfigError, code="database_too_new"):
-    """The data folder was written by a newer version."""
-
-
-class UnsafeSqlite(ConfigError, code="unsafe_sqlite"):
-    """A second process would write through a SQLite that can corrupt its file."""
+CONFIG_CODES = {  # the kinds of ConfigError that have a code of their own
+    "missing_extra": "An adapter was chosen whose packages are not installed.",
+    "model_not_configured": "A model is named but nothing says where it is served.",
+    "database_mismatch": "The broker belongs to another database than this process uses.",
+    "database_too_new": "The data folder was written by a newer version.",
+    "unsafe_sqlite": "A second process would write through a SQLite that can corrupt its file.",
+}
 
 
 class RequestError(RagqueueError, code="bad_request", status=400):

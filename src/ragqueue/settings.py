@@ -2,19 +2,20 @@
 
 import difflib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, sources
 
-from ragqueue.errors import ConfigError, ModelNotConfigured
+from ragqueue.errors import ConfigError
 
 PREFIX = "RAGQUEUE_"
 # Names of ours that are no settings: where to read settings from, and a switch of the fault suite.
 OTHER_NAMES = ("RAGQUEUE_ENV_FILE", "RAGQUEUE_CONFIG", "RAGQUEUE_SECRETS", "RAGQUEUE_MUTANT")
 NEED_NO_SERVER = ("extractive", "scripted")
+MODELS = "Model that writes the answers: `extractive`, `openai:NAME` or a bare NAME, `scripted:...`, `python:module:Class`"
 
 
 class Settings(BaseSettings):
@@ -24,11 +25,7 @@ class Settings(BaseSettings):
 
     redis_url: str | None = Field(None, alias="REDIS_URL", description="Redis server; when set, the queue is RQ on it")
     vector_db_path: Path = Field(Path("./vector_store"), alias="VECTOR_DB_PATH", description="Folder of this host's vector replicas")
-    llm_model: str = Field(
-        "extractive",
-        alias="LLM_MODEL",
-        description="Model that writes the answers: `extractive`, `openai:NAME` or a bare NAME, `scripted:...`, `python:module:Class`",
-    )
+    llm_model: str = Field("extractive", alias="LLM_MODEL", description=MODELS)
     openai_api_key: SecretStr | None = Field(None, alias="OPENAI_API_KEY", description="Key for the OpenAI-compatible server")
     openai_base_url: str | None = Field(None, alias="OPENAI_BASE_URL", description="URL of the OpenAI-compatible server, up to /v1")
 
@@ -66,16 +63,13 @@ class Settings(BaseSettings):
     @property
     def queue_url(self) -> str:
         """The queue engine's URL, with the defaults resolved."""
-        if self.queue == "rq" or (self.queue is None and self.redis_url):
-            return f"rq+{self.redis_url or 'redis://localhost:6379'}"
-        return "sql" if self.queue is None else self.queue
+        wanted = self.queue or ("rq" if self.redis_url else "sql")
+        return f"rq+{self.redis_url or 'redis://localhost:6379'}" if wanted == "rq" else wanted
 
     @property
     def events_url(self) -> str:
         """The event log's URL, with the defaults resolved."""
-        if self.events is not None:
-            return self.events
-        return "sql" if self.queue_url.startswith("sql") else self.queue_url.removeprefix("rq+")
+        return self.events or ("sql" if self.queue_url.startswith("sql") else self.queue_url.removeprefix("rq+"))
 
     @property
     def model(self) -> tuple[str, str]:
@@ -97,7 +91,6 @@ def load(flags: Mapping[str, Any] | None = None) -> Loaded:
     """Read the settings. Raises ConfigError that names the setting, its value and what is allowed."""
     values: dict[str, Any] = {}
     origins = dict.fromkeys(Settings.model_fields, "default")
-    _refuse_unknown(os.environ, OTHER_NAMES)
     try:
         for origin, given in _sources(flags or {}):
             for name, value in given.items():
@@ -105,7 +98,7 @@ def load(flags: Mapping[str, Any] | None = None) -> Loaded:
                     values[field], origins[field] = value, origin
         settings = Settings(**values)
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(item) for item in error.errors())) from error
+        raise ConfigError("; ".join(map(_explain, error.errors()))) from error
     except OSError as error:
         raise ConfigError(f"cannot read the settings: {error}") from error
     if settings.beat > settings.lease / 3 + 1e-9:
@@ -114,25 +107,21 @@ def load(flags: Mapping[str, Any] | None = None) -> Loaded:
 
 
 def _sources(flags: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield each origin with what it says, the strongest first."""
+    """Yield each origin with what it says, the strongest first. Raises ConfigError for a name of ours that is no setting."""
+    ours = {env_name(field) for field in Settings.model_fields}
+    if unknown := sorted(name for name in os.environ if name.startswith(PREFIX) and name not in {*ours, *OTHER_NAMES}):
+        raise ConfigError(_unknown(unknown[0], OTHER_NAMES))
     yield "flag", {name: value for name, value in flags.items() if value is not None}
     yield "environment", sources.EnvSettingsSource(Settings)()
-    if env_file := os.environ.get("RAGQUEUE_ENV_FILE", ".env"):
-        source = sources.DotEnvSettingsSource(Settings, env_file=env_file, env_file_encoding="utf-8")
-        _refuse_unknown([name.upper() for name in source.env_vars])
-        found = source()
-        ours = [name for name in found if name.lower().startswith(PREFIX.lower()) or _field(name) in Settings.model_fields]
-        yield env_file, {name: found[name] for name in ours}  # other programs' names are left alone
-    if secrets := os.environ.get("RAGQUEUE_SECRETS"):
-        yield secrets, sources.SecretsSettingsSource(Settings, secrets_dir=secrets)()
+    if file := os.environ.get("RAGQUEUE_ENV_FILE", ".env"):
+        source = sources.DotEnvSettingsSource(Settings, env_file=file, env_file_encoding="utf-8")
+        if unknown := sorted(name for name in map(str.upper, source.env_vars) if name.startswith(PREFIX) and name not in ours):
+            raise ConfigError(_unknown(unknown[0]))
+        yield file, {name: value for name, value in source().items() if _field(name) in Settings.model_fields}  # others' are left alone
+    if folder := os.environ.get("RAGQUEUE_SECRETS"):
+        yield folder, sources.SecretsSettingsSource(Settings, secrets_dir=folder)()
     toml = os.environ.get("RAGQUEUE_CONFIG", "ragqueue.toml")
     yield toml, sources.TomlConfigSettingsSource(Settings, toml_file=toml)()
-
-
-def _refuse_unknown(names: Iterable[str], others: Sequence[str] = ()) -> None:
-    for name in sorted(names):
-        if name.startswith(PREFIX) and name not in (*map(env_name, Settings.model_fields), *others):
-            raise ConfigError(_unknown(name, others))
 
 
 def env_name(field: str) -> str:
@@ -155,18 +144,15 @@ def _explain(item: Any) -> str:
     return f"{env_name(field) if field in Settings.model_fields else name} is {shown}: {item['msg'][0].lower()}{item['msg'][1:]}"
 
 
-def _unknown(name: str, others: Sequence[str] = ()) -> str:
-    meant = _field(name)
-    known = meant in Settings.model_fields
-    near = [env_name(meant)] if known else difflib.get_close_matches(name, [*map(env_name, Settings.model_fields), *others], 1)
+def _unknown(name: str, others: Iterable[str] = ()) -> str:
+    known = [env_name(field) for field in Settings.model_fields]
+    near = [env_name(_field(name))] if _field(name) in Settings.model_fields else difflib.get_close_matches(name, [*known, *others], 1)
     return f"unknown setting {name}: " + (f"did you mean {near[0]}?" if near else "`ragqueue config show` lists the settings")
 
 
 def check_model(settings: Settings) -> None:
-    """Make sure that the model can be reached at all. Raises ModelNotConfigured."""
+    """Make sure that the model can be reached at all. Raises ConfigError."""
     kind, name = settings.model
     if kind == "openai" and settings.openai_api_key is None and settings.openai_base_url is None:
-        raise ModelNotConfigured(
-            f"LLM_MODEL is {settings.llm_model!r}, but neither OPENAI_API_KEY nor OPENAI_BASE_URL says where {name!r} is served: "
-            "set one of them, or LLM_MODEL=extractive to answer without a model"
-        )
+        said = f"LLM_MODEL is {settings.llm_model!r}, but neither OPENAI_API_KEY nor OPENAI_BASE_URL says where {name!r} is served: "
+        raise ConfigError(said + "set one of them, or LLM_MODEL=extractive to answer without a model", code="model_not_configured")

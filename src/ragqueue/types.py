@@ -1,26 +1,31 @@
-"""The words of ragqueue: one frozen record for each thing that travels between rooms.
-
-Text offsets count Unicode code points; times are seconds since 1970 by the store's clock.
-"""
+"""One record for each thing that travels between rooms. Text offsets count code points; times are seconds since 1970 by the store's clock."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 ENDED: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
-
 LANES = ("chat", "background")  # the jobs of a lane share one queue and one concurrency limit
-CHAT_KIND = "chat"
+ATTEMPT_SHIFT, LAST_N = 20, 0xFFFFF  # a seq is (attempt, n), the last n of an attempt ends the job
+CREATED_SEQ, QUEUED_SEQ = 0, 1
 
 
 def lane_of(kind: str) -> str:
     """Return the lane that jobs of this kind wait in."""
-    return "chat" if kind == CHAT_KIND else "background"
+    return "chat" if kind == "chat" else "background"
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+def seq_of(attempt: int, n: int) -> int:
+    """Return the sequence number of the n-th entry of an attempt; no seq ever names two texts."""
+    return attempt << ATTEMPT_SHIFT | n
+
+
+def terminal_seq(attempt: int) -> int:
+    """Return the sequence number of the event that ends a job in this attempt."""
+    return seq_of(attempt, LAST_N)
+
+
+class Job(NamedTuple):
     """One unit of queued work, as its row in the records says."""
 
     tenant: str
@@ -49,8 +54,7 @@ class Job:
         return self.state in ENDED
 
 
-@dataclass(frozen=True, slots=True)
-class Ring:
+class Ring(NamedTuple):
     """One ring of the doorbell: says that a job may be claimable; may be lost, late or doubled."""
 
     job_id: str
@@ -60,8 +64,7 @@ class Ring:
     front: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One entry of a job's log."""
 
     seq: int
@@ -70,36 +73,15 @@ class Event:
     at: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Append:
-    """A wish to add events to a job's log, granted only where the log ends at `after`.
-
-    `after` = -1 accepts any end below the first event: this is how a claim raises its fence.
-    """
+class Append(NamedTuple):
+    """A wish to add events to a job's log, granted only where the log ends at `after`."""
 
     job_id: str
-    after: int
+    after: int  # -1 accepts any end below the first event: this is how a claim raises its fence
     events: Sequence[Event]
 
 
-ATTEMPT_SHIFT = 20
-CREATED_SEQ = 0
-QUEUED_SEQ = 1
-LAST_N = 0xFFFFF
-
-
-def seq_of(attempt: int, n: int) -> int:
-    """Return the sequence number of the n-th entry of an attempt; no seq ever names two texts."""
-    return attempt << ATTEMPT_SHIFT | n
-
-
-def terminal_seq(attempt: int) -> int:
-    """Return the sequence number of the event that ends a job in this attempt."""
-    return seq_of(attempt, LAST_N)
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(NamedTuple):
     """A piece of structure of a document: `canonical[start:end]`."""
 
     kind: Literal["heading", "paragraph", "list", "table", "code", "quote"]
@@ -109,8 +91,7 @@ class Block:
     page: int | None = None  # 1-based
 
 
-@dataclass(frozen=True, slots=True)
-class Parsed:
+class Parsed(NamedTuple):
     """What a parser makes of a file: one canonical text and the blocks over it, in order."""
 
     text: str
@@ -119,8 +100,7 @@ class Parsed:
     pages: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Passage:
+class Passage(NamedTuple):
     """A stretch of canonical text chosen by the chunker; `text == canonical[start:end]`."""
 
     text: str
@@ -130,8 +110,7 @@ class Passage:
     page: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(NamedTuple):
     """What a user gave: its source and the version that is current."""
 
     tenant: str
@@ -150,8 +129,7 @@ class Document:
     error: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """The passage that is indexed; its number is its row in the records and its id in every index."""
 
     number: int
@@ -167,8 +145,7 @@ class Chunk:
     language: str = ""  # ISO 639-1, of the document
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(NamedTuple):
     """A chunk with its scores; `score` ranks within one answer, `cosine` and `keyword` are comparable across questions."""
 
     chunk: Chunk
@@ -177,8 +154,7 @@ class Hit:
     keyword: float = 0.0  # BM25 over its upper bound for the question, 0..1
 
 
-@dataclass(frozen=True, slots=True)
-class Citation:
+class Citation(NamedTuple):
     """A quote that stands byte for byte at `document.text[start:end]` of the version given."""
 
     n: int
@@ -191,8 +167,7 @@ class Citation:
     supported: bool = True  # False: the passage exists but does not carry the claim
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
+class Prompt(NamedTuple):
     """Everything that a generator may use for one answer."""
 
     question: str
@@ -202,17 +177,15 @@ class Prompt:
     prefix: str = ""  # text that readers were already shown and that the answer must continue
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(NamedTuple):
     """A piece of an answer as it is generated; the last one carries the finish reason."""
 
     text: str = ""
     finish: str | None = None  # "stop", "length"; a stream without one is not complete
-    usage: Mapping[str, int] = field(default_factory=dict)
+    usage: Mapping[str, int] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How a run ended: what `finish` writes."""
 
     state: State

@@ -21,9 +21,8 @@ from ragqueue.jobs.reconcile import Reconciler
 from ragqueue.jobs.submit import Bounds, Ringer, Submitter
 from ragqueue.parsers.pool import ParserPool
 from ragqueue.queues.base import JobQueue
-from ragqueue.records.migrate import migrate, open_records
+from ragqueue.records.schema import migrate, open_records
 from ragqueue.records.store import Records
-from ragqueue.records.vectors import RecordsFeed
 from ragqueue.retrieval.fused import FusedRetriever
 from ragqueue.settings import Settings, check_model
 from ragqueue.worker import Worker
@@ -44,8 +43,11 @@ class Runtime:
             records, self.queue, self.log, self.ringer, keep_events=settings.keep_events, keep_jobs=settings.keep_jobs, lease=settings.lease
         )
         self.embedder = None if settings.embedder == "none" else adapters.load(Embedder, adapters.EMBEDDERS, settings.embedder)()
-        self.index = None if self.embedder is None else _index(settings, records)
-        asking = RememberingEmbedder(self.embedder) if self.embedder is not None else None
+        asking, self.index = None, None
+        if self.embedder is not None:
+            build = adapters.load(Index, adapters.INDEXES, settings.index)
+            asking = RememberingEmbedder(self.embedder)
+            self.index = build(settings.vector_db_path, records) if settings.index == "faiss" else build()
         self.retriever, self.generator = FusedRetriever(records, asking, self.index), _generator(settings, asking)
         self.answerer = Answerer(
             records, self.retriever, self.generator, asking, limit=settings.limit, system=settings.system_prompt, budget=settings.context
@@ -55,8 +57,7 @@ class Runtime:
             max_bytes=settings.max_upload,
         )  # fmt: skip
         self.ingester = Ingester(records, self.submitter, self.log, self.pool, self.embedder, self.index, max_upload=settings.max_upload)
-        # How many jobs of each lane a worker of this runtime runs at once.
-        self.lanes = {"chat": settings.concurrency, "background": settings.background_concurrency}
+        self.lanes = {"chat": settings.concurrency, "background": settings.background_concurrency}  # jobs that a worker runs at once
 
     def worker(self, *, owner: str | None = None, lanes: Mapping[str, int] | None = None) -> Worker:
         """Return a worker that has not begun to beat."""
@@ -90,7 +91,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
 
 
 def build_queue(settings: Settings, records: Records) -> JobQueue:
-    """Return the queue engine that the settings name. Raises ConfigError, MissingExtra."""
+    """Return the queue engine that the settings name. Raises ConfigError."""
     url = settings.queue_url
     name = url if url.startswith("python:") else url.partition(":")[0].partition("+")[0]
     return adapters.load(JobQueue, adapters.QUEUES, name)(records if name == "sql" else url)
@@ -100,11 +101,6 @@ def _log(settings: Settings, records: Records) -> EventLog:
     url = settings.events_url
     name = "redis" if url.startswith(("redis://", "rediss://", "unix://")) else url
     return adapters.load(EventLog, adapters.EVENTS, name)(records if name == "sql" else url)
-
-
-def _index(settings: Settings, records: Records) -> Index:
-    build = adapters.load(Index, adapters.INDEXES, settings.index)
-    return build(settings.vector_db_path, RecordsFeed(records)) if settings.index == "faiss" else build()
 
 
 def _generator(settings: Settings, embedder: Embedder | None) -> Generator:
@@ -127,7 +123,5 @@ def is_private(settings: Settings) -> bool:
 def refuse_public(settings: Settings, *, keys: bool) -> None:
     """Refuse to serve others than this host without keys. Raises ConfigError."""
     if not keys and not is_private(settings):
-        raise ConfigError(
-            f"RAGQUEUE_HOST is {settings.host!r}, but there is no API key: anybody could read every document. "
-            "Make one with `ragqueue keys create NAME`, or bind 127.0.0.1"
-        )
+        said = f"RAGQUEUE_HOST is {settings.host!r}, but there is no API key: anybody could read every document. "
+        raise ConfigError(said + "Make one with `ragqueue keys create NAME`, or bind 127.0.0.1")

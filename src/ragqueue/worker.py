@@ -5,6 +5,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
 from ragqueue import telemetry
 from ragqueue.errors import LeaseLost, RagqueueError, Unavailable
@@ -19,11 +20,8 @@ from ragqueue.types import Outcome, Ring
 TRIES = 3
 FIRST_DELAY = 1.0  # seconds; doubled for each try, with full jitter
 LONGEST_DELAY = 60.0
-
-logger = logging.getLogger(__name__)
-
-
 Kind = Callable[[Run], Awaitable[Outcome]]
+logger = logging.getLogger(__name__)
 
 
 class Worker:
@@ -33,18 +31,15 @@ class Worker:
         self, records: Records, batcher: Batcher, ringer: Ringer, kinds: Mapping[str, Kind], *, owner: str, database: str, lease: float,
         beat_every: float, lanes: str,
     ) -> None:  # fmt: skip
+        """Make it on the loop that handles rings."""
         self._records, self._batcher, self._ringer, self._kinds = records, batcher, ringer, kinds
         self._owner, self._database, self._lease = owner, database, lease
         self._runs: dict[tuple[str, int], tuple[Run, asyncio.Task[None]]] = {}
         self._draining = False
-        on_lost, on_cancel = self._lost, self._cancel
-        self._beat = Beat(records.url, owner, self._runs, lanes=lanes, lease=lease, every=beat_every, on_lost=on_lost, on_cancel=on_cancel)
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def start(self) -> None:
-        """Begin to beat; call it on the loop that handles rings."""
-        self._loop = asyncio.get_running_loop()
-        self._beat.start()
+        soon: Callable[..., object] = asyncio.get_running_loop().call_soon_threadsafe  # the beat calls from its own thread
+        lost, cancel = partial(soon, self._lost), partial(soon, self._cancel)
+        self._beat = Beat(records.url, owner, self._runs, lanes=lanes, lease=lease, every=beat_every, on_lost=lost, on_cancel=cancel)
+        self.start = self._beat.start  # begins to beat
 
     async def handle(self, ring: Ring) -> None:
         """Claim and run the job that a ring names; a ring for what is not claimable is dropped. Raises Unavailable."""
@@ -53,8 +48,8 @@ class Worker:
             return
         if self._draining:
             return  # the row still waits, and another worker's reconcile finds it
-        claim = asyncio.ensure_future(self._records.write(jobs.claim, ring.job_id, self._owner, ring.stamp, self._lease))
-        if (job := await asyncio.shield(claim)) is None:
+        job = await asyncio.shield(self._records.write(jobs.claim, ring.job_id, self._owner, ring.stamp, self._lease))
+        if job is None:
             return
         run = Run(job, self._batcher)
         task = asyncio.create_task(self._run(run), name=f"run-{job.id}")
@@ -79,10 +74,19 @@ class Worker:
         await asyncio.to_thread(self._beat.stop)
 
     async def _run(self, run: Run) -> None:
+        """Run a job and store its outcome once the log holds everything before it; a store that is away is waited for."""
         job, began = run.job, time.monotonic()
         try:
-            if (outcome := await self._outcome(run)) is not None:
-                await self._finish(run, outcome)
+            if (outcome := await self._outcome(run)) is None:
+                return
+            run.finishing = True
+            if run.pen is not None:
+                await run.pen.flush()
+            if not await patiently(self._records.write, jobs.finish, job, outcome):
+                raise LeaseLost("another attempt is the current one")
+            telemetry.JOBS.labels(job.kind, outcome.state).inc()
+            if run.pen is not None:
+                run.pen.write(END, {})
         except LeaseLost:
             logger.warning("worker.lease_lost job=%s attempt=%d", job.id, job.attempt)
         except Exception:  # the lease runs out, and another attempt is made
@@ -129,34 +133,17 @@ class Worker:
         await patiently(self._records.write, jobs.retry_later, job, delay, error.code, error.message)
         return None
 
-    async def _finish(self, run: Run, outcome: Outcome) -> None:
-        """Store the outcome once the log holds everything before it; a store that is away is waited for."""
-        run.finishing = True
-        if run.pen is not None:
-            await run.pen.flush()
-        if not await patiently(self._records.write, jobs.finish, run.job, outcome):
-            raise LeaseLost(f"attempt {run.job.attempt} of job {run.job.id} is no longer current")
-        telemetry.JOBS.labels(run.job.kind, outcome.state).inc()
-        if run.pen is not None:
-            run.pen.write(END, {})
-
     def _lost(self, job_id: str, attempt: int) -> None:
-        self._stop(job_id, attempt, cancelled=False)
+        if (job_id, attempt) in self._runs:
+            run, task = self._runs[job_id, attempt]
+            run.cancelled = False
+            task.cancel()
 
     def _cancel(self, job_id: str) -> None:
-        self._stop(job_id, None, cancelled=True)
-
-    def _stop(self, job_id: str, attempt: int | None, *, cancelled: bool) -> None:
-        """End a run (without `attempt` every run of the job) from the beat's thread."""
-
-        def stop() -> None:
-            for (held, number), (run, task) in list(self._runs.items()):
-                if held == job_id and attempt in (None, number) and not (cancelled and (run.cancelled or run.finishing)):
-                    run.cancelled = cancelled
-                    task.cancel()
-
-        assert self._loop is not None
-        self._loop.call_soon_threadsafe(stop)
+        for (held, _), (run, task) in self._runs.items():
+            if held == job_id and not (run.cancelled or run.finishing):
+                run.cancelled = True
+                task.cancel()
 
 
 async def work(worker: Worker, queue: JobQueue, lanes: Mapping[str, int]) -> None:

@@ -1,7 +1,6 @@
 """The judgement before an answer, and the embedder that remembers."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -32,7 +31,7 @@ class FixedEmbedder(Embedder):
 
 
 def hits_with(cosine: float | None, keyword: float = 0.0, text: str = "The lease lasts ten seconds. Rings may arrive twice.") -> list[Hit]:
-    return [replace(hit, cosine=cosine, keyword=keyword) for hit in make_hits(text)]
+    return [hit._replace(cosine=cosine, keyword=keyword) for hit in make_hits(text)]
 
 
 @pytest.mark.parametrize(("cosine", "grounding"), [(0.5, "grounded"), (0.4, "weak"), (0.05, "weak"), (-0.05, "abstained")])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ragqueue.embedders.base import Embedder
-from ragqueue.testing.contracts.embedders import EmbedderContract
+from ragqueue.testing.contracts.vectors import EmbedderContract
 from ragqueue.testing.doubles import HashEmbedder
 
 

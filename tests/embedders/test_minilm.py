@@ -11,7 +11,7 @@ from ragqueue.embedders import minilm
 from ragqueue.embedders.base import Embedder
 from ragqueue.embedders.minilm import MiniLMEmbedder
 from ragqueue.errors import ConfigError
-from ragqueue.testing.contracts.embedders import EmbedderContract
+from ragqueue.testing.contracts.vectors import EmbedderContract
 
 
 @pytest.fixture(scope="module")

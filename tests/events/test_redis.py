@@ -9,7 +9,7 @@ import redis
 from campaigns.services import RedisServer, require_redis
 from ragqueue.errors import Unavailable
 from ragqueue.events.redis import RedisEventLog
-from ragqueue.testing.contracts.events import LIMIT, EventLogContract, event, everything, write
+from ragqueue.testing.contracts.engines import LIMIT, EventLogContract, event, everything, write
 
 
 @pytest.fixture(params=[2, 3], ids=["RESP2", "RESP3"])

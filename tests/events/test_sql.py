@@ -7,9 +7,9 @@ import pytest
 
 from ragqueue.events.base import EventLog
 from ragqueue.events.sql import SqlEventLog
-from ragqueue.records.migrate import migrate
+from ragqueue.records.schema import migrate
 from ragqueue.records.store import Records, sqlite_url
-from ragqueue.testing.contracts.events import EventLogContract
+from ragqueue.testing.contracts.engines import EventLogContract
 
 
 class TestSqlEventLog(EventLogContract):

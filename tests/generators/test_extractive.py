@@ -109,6 +109,16 @@ async def test_a_language_that_the_embedder_does_not_speak_is_judged_by_keywords
     assert max(sentences, key=lambda sentence: sentence.score).text.startswith("Der Mieter")
 
 
+async def test_a_passage_in_another_language_that_gives_no_sentence_leaves_the_cosines_on() -> None:
+    english = " ".join(f"A lease of the tenant number {n} lasts ten seconds." for n in range(30))
+    german = "Der Vertrag dauert zehn Jahre und endet danach von selbst, wenn ihn niemand verlängert."
+
+    sentences = await weigh("How long does a lease last?", [english, german], embed, frozenset({"en"}))
+
+    assert {sentence.passage for sentence in sentences} == {0}
+    assert all(sentence.cosine is not None for sentence in sentences)
+
+
 async def test_at_most_24_sentences_are_embedded_those_with_the_words_of_the_question_among_them() -> None:
     text = " ".join(f"Here is a filler sentence about matter {n}." for n in range(60)) + " A lease lasts ten seconds."
     seen: list[str] = []

@@ -3,19 +3,20 @@
 import asyncio
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from ragqueue.errors import ConfigError
-from ragqueue.indexes import faiss, views
+from ragqueue.indexes import faiss
 from ragqueue.indexes.base import Index, Space
 from ragqueue.indexes.faiss import FaissIndex
 from ragqueue.records import chunks
-from ragqueue.records.vectors import News, RecordsFeed
-from ragqueue.testing.contracts.indexes import DIMENSIONS, HERE, IndexContract, vectors
+from ragqueue.records.chunks import News
+from ragqueue.testing.contracts.vectors import DIMENSIONS, HERE, IndexContract, vectors
 from tests.library import add, open_records
 
 
@@ -33,6 +34,9 @@ class MemoryFeed:
         del self.vectors[number]
         self.gone.append((len(self.gone) + 1, number))
 
+    async def read(self, look: Callable[..., Any], *args: Any) -> Any:
+        return await getattr(self, look.__name__)(*args)
+
     async def news(self, space: Sequence[str], after: int, removal: int, limit: int) -> News:
         numbers = sorted(number for number in self.vectors if number > after)[:limit] if space == HERE else []
         found = np.stack([self.vectors[number] for number in numbers]) if numbers else np.empty((0, DIMENSIONS), np.float16)
@@ -48,13 +52,13 @@ class SlowFeed(MemoryFeed):
 
     def __init__(self) -> None:
         super().__init__()
-        self.read, self.go_on = asyncio.Event(), asyncio.Event()
+        self.has_read, self.go_on = asyncio.Event(), asyncio.Event()
         self.slow = False
 
     async def news(self, space: Sequence[str], after: int, removal: int, limit: int) -> News:
         news = await super().news(space, after, removal, limit)
         if self.slow and not len(news.numbers):
-            self.read.set()
+            self.has_read.set()
             await asyncio.wait_for(self.go_on.wait(), 5)
         return news
 
@@ -220,7 +224,7 @@ async def test_a_search_does_not_wait_for_a_compaction(tmp_path: Path, monkeypat
     await index.count(HERE)
     feed.slow = True
     compaction = asyncio.create_task(index.compact(HERE))
-    await asyncio.wait_for(feed.read.wait(), 5)
+    await asyncio.wait_for(feed.has_read.wait(), 5)
     feed.slow = False
     feed.put(51, 1, seed=4)
     feed.drop(7)
@@ -239,7 +243,7 @@ async def test_a_compaction_that_began_before_an_erasure_leaves_no_removed_vecto
     secret = feed.vectors[30].tobytes()
     feed.slow = True
     late = asyncio.create_task(FaissIndex(tmp_path, feed).compact(HERE))
-    await asyncio.wait_for(feed.read.wait(), 5)
+    await asyncio.wait_for(feed.has_read.wait(), 5)
     feed.slow = False
     feed.drop(30)
     await FaissIndex(tmp_path, feed).compact(HERE)
@@ -289,15 +293,15 @@ async def test_another_vector_size_is_refused_and_named(tmp_path: Path, feed: Me
         await FaissIndex(tmp_path, feed).search(HERE, np.ones(8, np.float32), 5)
 
 
-async def test_a_loose_replica_is_compacted_by_one_process_and_taken_over_by_the_next(
+async def test_each_process_compacts_its_loose_replica_and_one_snapshot_is_kept(
     tmp_path: Path, feed: MemoryFeed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(views, "LOOSE_LEAST", 10)
+    monkeypatch.setattr(faiss, "LOOSE_LEAST", 10)
     feed.put(1, 100)
     first, second = FaissIndex(tmp_path, feed), FaissIndex(tmp_path, feed)
-    monkeypatch.setattr(views, "LOOSE_LEAST", 1000)
+    monkeypatch.setattr(faiss, "LOOSE_LEAST", 1000)
     await second.count(HERE)
-    monkeypatch.setattr(views, "LOOSE_LEAST", 10)
+    monkeypatch.setattr(faiss, "LOOSE_LEAST", 10)
     for index in (first, second):
         await index.search(HERE, vectors(1)[0], 1)
         (task,) = [replica.compacting for replica in index._replicas.values()]
@@ -312,7 +316,7 @@ async def test_a_loose_replica_is_compacted_by_one_process_and_taken_over_by_the
 async def test_inverted_lists_find_nearly_all_and_all_of_a_selective_filter(
     tmp_path: Path, feed: MemoryFeed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(views, "EXACT_UP_TO", 1000)
+    monkeypatch.setattr(faiss, "EXACT_UP_TO", 1000)
     feed.put(1, 6000)
     await FaissIndex(tmp_path, feed).compact(HERE)
     index = FaissIndex(tmp_path, feed)
@@ -330,12 +334,12 @@ async def test_the_records_feed_a_replica(tmp_path: Path) -> None:
     records = open_records(tmp_path)
     made = dict(zip("abcdef", vectors(6), strict=True))
     numbers = await records.write(lambda c: add(c, "d", "a\nb\nc", generation="g1", embed=made.__getitem__))
-    index = FaissIndex(tmp_path, RecordsFeed(records))
+    index = FaissIndex(tmp_path, records)
     await index.compact(HERE)
     more = await records.write(lambda c: add(c, "e", "d\ne\nf", generation="g1", embed=made.__getitem__))
     await records.write(lambda c: chunks.remove(c, "acme", "d"))
 
-    again = FaissIndex(tmp_path, RecordsFeed(records))
+    again = FaissIndex(tmp_path, records)
 
     assert (await again.search(HERE, made["e"], 10))[0][0] == more[1]
     assert await again.count(HERE) == 3

@@ -15,7 +15,7 @@ from ragqueue.jobs.reconcile import Reconciler
 from ragqueue.jobs.submit import Bounds, Ringer, Submitter
 from ragqueue.queues.sql import SqlQueue
 from ragqueue.records import jobs
-from ragqueue.records.migrate import migrate
+from ragqueue.records.schema import migrate
 from ragqueue.records.store import Records, sqlite_url
 from ragqueue.types import Event, Job
 from ragqueue.worker import Kind, Worker, work
@@ -53,7 +53,7 @@ class House:
         self.records.close()
 
     async def submit(self, question: str = "why?") -> Job:
-        return (await self.submitter.submit(TENANT, "chat", {"question": question}))[0]
+        return await self.submitter.submit(TENANT, "chat", {"question": question})
 
     async def job(self, job_id: str) -> Job:
         found = await self.records.read(jobs.get, TENANT, job_id)

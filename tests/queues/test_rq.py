@@ -23,10 +23,9 @@ from rq.suspension import resume, suspend
 from rq.worker import Worker
 
 from campaigns.services import RedisServer, require_redis
-from ragqueue.errors import DatabaseMismatch, InvalidRequest, Unavailable
-from ragqueue.queues.rq import RQQueue
-from ragqueue.queues.rq_worker import HANDLER, RETRIES, RingJob, ring_of
-from ragqueue.testing.contracts.queues import LIMIT, Handled, QueueContract, rings, until, working
+from ragqueue.errors import ConfigError, InvalidRequest, Unavailable
+from ragqueue.queues.rq import HANDLER, RETRIES, RingJob, RQQueue, ring_of
+from ragqueue.testing.contracts.engines import LIMIT, Handled, QueueContract, rings, until, working
 from ragqueue.types import Ring
 
 CHAT = "rq:queue:ragqueue-chat"
@@ -376,8 +375,9 @@ async def test_a_broker_belongs_to_one_database(queue: RQQueue, other: RQQueue) 
     await queue.claim_database("first")
     await other.claim_database("first")
 
-    with pytest.raises(DatabaseMismatch, match="REDIS_URL") as caught:
+    with pytest.raises(ConfigError, match="REDIS_URL") as caught:
         await other.claim_database("second")
+    assert caught.value.code == "database_mismatch"
     assert "RAGQUEUE_DATA" in caught.value.message
     assert "'first'" in caught.value.message
 

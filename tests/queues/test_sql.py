@@ -9,9 +9,9 @@ from sqlalchemy import Connection, update
 from ragqueue.queues.base import Handle, JobQueue
 from ragqueue.queues.sql import SqlQueue
 from ragqueue.records import jobs
-from ragqueue.records.migrate import migrate, open_records
 from ragqueue.records.schema import jobs as rows
-from ragqueue.testing.contracts.queues import QueueContract
+from ragqueue.records.schema import migrate, open_records
+from ragqueue.testing.contracts.engines import QueueContract
 from ragqueue.types import Ring
 
 KINDS = {"chat": "chat", "background": "ingest"}
@@ -19,7 +19,7 @@ KINDS = {"chat": "chat", "background": "ingest"}
 
 def insert(connection: Connection, wanted: list[Ring]) -> None:
     for ring in wanted:
-        jobs.insert_job(connection, jobs.NewJob("acme", ring.job_id, KINDS[ring.lane], {}, 600.0))
+        jobs.insert_job(connection, "acme", ring.job_id, KINDS[ring.lane], {}, 600.0)
         if ring.front:
             connection.execute(update(rows).where(rows.c.id == ring.job_id).values(place=0.0))
 

@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from ragqueue.language.tokens import tokenize
 from ragqueue.records import chunks
-from ragqueue.records.chunks import ChunkRow, Space
+from ragqueue.records.chunks import Space
 from ragqueue.records.schema import documents, removals, spaces, terms
 from ragqueue.types import Chunk, Passage
 from tests.library import GENERATION, add, hide
@@ -72,9 +72,7 @@ def test_numbers_are_never_used_again(connection: Connection) -> None:
 
 def test_a_removed_vector_is_left_for_replicas_to_forget(connection: Connection) -> None:
     passage = Passage("text", 0, 4)
-    numbers = chunks.insert(
-        connection, "acme", "default", "g", "d", 1, "en", [ChunkRow(passage, "text", b"\0\0"), ChunkRow(passage, "text", None)]
-    )
+    numbers = chunks.insert(connection, "acme", "default", "g", "d", 1, "en", [(passage, "text", b"\0\0"), (passage, "text", None)])
 
     chunks.remove(connection, "acme", "d")
 
@@ -95,7 +93,7 @@ def test_the_sums_are_what_a_recount_finds(connection: Connection, steps: list[t
         chunks.remove(connection, "acme", document_id)
     for document_id, language, texts in steps:
         chunks.remove(connection, "acme", document_id)
-        rows = [ChunkRow(Passage(text, 0, len(text)), text, None) for text in texts]
+        rows = [(Passage(text, 0, len(text)), text, None) for text in texts]
         chunks.insert(connection, "acme", "default", "g", document_id, 1, language, rows)
         held[document_id] = (language, [tokenize(text, language) for text in texts])
 

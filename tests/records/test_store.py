@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, Table, inspect, select
 
-from ragqueue.errors import DatabaseTooNew, StoreFull, UnsafeSqlite
+from ragqueue.errors import ConfigError, StoreFull
 from ragqueue.records import schema
-from ragqueue.records.migrate import migrate
+from ragqueue.records.schema import migrate
 from ragqueue.records.store import Records, Watch, now, refuse_unsafe_sqlite, sqlite_is_safe, sqlite_url
 
 
@@ -142,8 +142,9 @@ def test_a_data_folder_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "records.sqlite3") as connection:
         connection.execute("update alembic_version set version_num = '9999'")
 
-    with pytest.raises(DatabaseTooNew, match="9999"):
+    with pytest.raises(ConfigError, match="9999") as refused:
         migrate(records.engine)
+    assert refused.value.code == "database_too_new"
     records.close()
 
 
@@ -158,6 +159,7 @@ def test_sqlites_that_can_corrupt_a_shared_file_are_known(version: tuple[int, ..
 def test_a_second_writer_on_an_unsafe_sqlite_is_refused_with_the_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ragqueue.records.store.sqlite_is_safe", lambda: False)
 
-    with pytest.raises(UnsafeSqlite, match="RAGQUEUE_ALLOW_OLD_SQLITE"):
+    with pytest.raises(ConfigError, match="RAGQUEUE_ALLOW_OLD_SQLITE") as refused:
         refuse_unsafe_sqlite("sqlite:///x", allowed=False)
+    assert refused.value.code == "unsafe_sqlite"
     refuse_unsafe_sqlite("sqlite:///x", allowed=True)

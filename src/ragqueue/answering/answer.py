@@ -23,8 +23,6 @@ _NEAREST = 3  # passages shown when the sources do not hold the answer
 
 
 class Answerer:
-    """Does chat jobs."""
-
     def __init__(
         self, records: Records, retriever: Retriever, generator: Generator, embedder: Embedder | None,
         *, limit: int, system: str | None, budget: int,
@@ -34,7 +32,8 @@ class Answerer:
 
     async def run(self, run: Run) -> Outcome:
         """Do one attempt at a chat job and return what it ends with."""
-        job, pen = run.job, await run.open_pen()
+        job = run.job
+        pen = run.pen = await run.batcher.open(job)
         message, timings = Message(pen), {"queued_s": _since(job)}
         hits, grounding = await self._sources(job, pen, message)
         timings["retrieved_s"] = _since(job)

@@ -62,11 +62,9 @@ class CitationScanner:
         # Of two that share as much, the one that says less besides; then the first.
         start, end, held = max(sentences, key=lambda sentence: (len(words & sentence[2]), -len(sentence[2])))
         carried = len(words & held) >= SENTENCE_SHARE * len(words) or len(words & every) >= PASSAGE_SHARE * len(words)
-        numbers = {word for word in words if any(map(str.isdigit, word))}
-        return Citation(
-            n, chunk.document_id, chunk.version, chunk.start + start, chunk.start + end, chunk.page, quote=chunk.text[start:end],
-            supported=bool(words) and carried and numbers <= every,
-        )  # fmt: skip
+        supported = bool(words) and carried and {word for word in words if any(map(str.isdigit, word))} <= every
+        place = (chunk.document_id, chunk.version, chunk.start + start, chunk.start + end, chunk.page)
+        return Citation(n, *place, quote=chunk.text[start:end], supported=supported)
 
 
 def _is_code(before: str) -> bool:

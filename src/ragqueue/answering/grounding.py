@@ -16,10 +16,9 @@ KEYWORD_WEAK = 0.25  # keeps 95 % of the questions that the sources answer
 
 
 async def judge(question: str, hits: Sequence[Hit], embedder: Embedder | None, *, sentences: bool = True) -> str:
-    """Return "grounded", "weak" or "abstained". Raises Unavailable.
+    """Return "grounded", "weak" or "abstained", by the cosines of the best passage and of its best sentence, else by keywords.
 
-    The cosines of the best passage and of its best sentence are added; without any, keywords decide. Without `sentences`
-    the passage counts twice (AUC 0.88, not 0.91): they cost 0.1 s of CPU, which an extractive answer spends anyway.
+    Without `sentences` the passage counts twice (AUC 0.88, not 0.91): they cost 0.1 s of CPU, which an extractive answer spends anyway.
     """
     near, abstain_below, weak_below = max((hit.keyword for hit in hits), default=0.0), KEYWORD_ABSTAIN, KEYWORD_WEAK
     cosines = {at: hit.cosine for at, hit in enumerate(hits[:PASSAGES]) if hit.cosine is not None}

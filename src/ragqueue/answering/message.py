@@ -1,7 +1,6 @@
 """The answer's message in the log: text, then each citation right after its marker."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from ragqueue.answering.citations import CitationScanner
@@ -49,7 +48,7 @@ class Message:
                 self._pen.write(DELTA, {"output_index": self._index, "content_index": 0, "delta": fresh})
             self.text += shown
             for citation in citations:
-                cited = annotation(asdict(citation), len(self._annotations), self._index)
+                cited = annotation(citation._asdict(), len(self._annotations), self._index)
                 self._annotations.append(cited["annotation"])
                 self._write(ANNOTATION, cited)
 
@@ -64,7 +63,7 @@ class Message:
 
     def outcome(self, about: Mapping[str, Any]) -> Outcome:
         """Return the answer as it stands, with what else is known about it."""
-        citations = [asdict(citation) for citation in self._scanner.citations]
+        citations = [citation._asdict() for citation in self._scanner.citations]
         told = {"text": self.text, "citations": citations, "invalid_markers": self._scanner.invalid, "log_end": self._pen.end}
         return Outcome("succeeded", result=told | dict(about))
 

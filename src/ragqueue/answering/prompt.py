@@ -32,10 +32,7 @@ _TAG = re.compile(r"<(?=\s*/?\s*source)", re.IGNORECASE)
 
 
 def build(question: str, hits: Sequence[Hit], *, system: str = SYSTEM, budget_tokens: int, nonce: str, prefix: str = "") -> Prompt:
-    """Return the prompt with as many whole passages as the budget holds, the first cut to fit. Raises InvalidRequest.
-
-    `nonce`: letters and digits, random, the same for every attempt of a job.
-    """
+    """Return the prompt with as many whole passages as the budget holds, the first cut to fit; `nonce` is random. Raises InvalidRequest."""
     asked = clean(question, nonce).strip()
     room = budget_tokens - estimate(asked) - FENCE_TOKENS
     if room <= 0:

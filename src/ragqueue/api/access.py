@@ -1,29 +1,14 @@
 """What a route is given: who asks, the objects of this process, and texts that a store can hold."""
 
-from typing import Annotated, Any, NamedTuple, TypeVar
+import re
+from collections.abc import Callable
+from typing import Annotated, Any
 
-from fastapi import Depends, Query, Request
+from fastapi import Depends, Path, Query, Request
 from pydantic import AfterValidator, Field
 
-from ragqueue.errors import InvalidRequest, NotFound
-from ragqueue.records import documents
+from ragqueue.errors import NotFound
 from ragqueue.wiring import Runtime
-
-T = TypeVar("T")
-
-
-class Principal(NamedTuple):
-    """Who asks, and whose data that may touch."""
-
-    tenant: str
-    caller: str
-
-
-def _encodable(text: str) -> str:
-    """Refuse what no store can hold: half of a surrogate pair, a NUL."""
-    if "\x00" in text or any("\ud800" <= char <= "\udfff" for char in text):
-        raise ValueError("it holds a NUL or half of a surrogate pair, which is no text")
-    return text
 
 
 def _state(name: str) -> Any:
@@ -33,25 +18,27 @@ def _state(name: str) -> Any:
     return Depends(get)
 
 
-EncodableText = AfterValidator(_encodable)
-Words = Annotated[str, EncodableText]
-Collection = Annotated[str, Field(max_length=200), EncodableText]
-Limit = Annotated[int, Query(ge=1, le=500)]  # rows of a list
-Caller = Annotated[Principal, _state("principal")]
+def _encodable(text: str) -> str:
+    if re.search("[\x00\ud800-\udfff]", text):
+        raise ValueError("it holds a NUL or half of a surrogate pair, which is no text")
+    return text
+
+
+Tenant = Annotated[str, _state("tenant")]  # whose data the request may touch
+Caller = Annotated[str, _state("caller")]
 Parts = Annotated[Runtime, _state("runtime")]
+Words = Annotated[str, AfterValidator(_encodable)]
+Collection = Annotated[Words, Field(max_length=200)]
+Limit = Annotated[int, Query(ge=1, le=500)]  # rows of a list
 
 
-def found(thing: T | None, what: str) -> T:
-    """Return the thing. Raises NotFound when there is none, or none that the caller may see."""
-    if thing is None:
-        raise NotFound(f"there is no {what}")
-    return thing
+def owned(read: Callable[..., Any], what: str, part: str = "") -> Any:
+    """Return the dependency that gives the tenant's chat, job or document (or a part of it); what is another tenant's is the same 404."""
 
+    async def get(thing_id: Annotated[str, Path(alias=f"{what}_id")], tenant: Tenant, parts: Parts) -> Any:
+        thing = await parts.records.read(read, tenant, thing_id)
+        if thing is None or (what == "chat" and thing.kind != "chat"):
+            raise NotFound(f"there is no {part}{what} {thing_id!r}")
+        return thing
 
-async def check_question(parts: Runtime, tenant: str, question: str, collection: str | None) -> None:
-    """Raise InvalidRequest for an empty or too long question, NotFound for a collection that the tenant does not have."""
-    most = parts.settings.max_question
-    if not question.strip() or len(question) > most:
-        raise InvalidRequest(f"question has {len(question):,} characters: 1 to {most:,} are allowed (RAGQUEUE_MAX_QUESTION)")
-    if collection is not None:
-        found(await parts.records.read(documents.generation, tenant, collection), f"collection {collection!r}")
+    return Depends(get)

@@ -1,14 +1,14 @@
 """Documents: bring them in, read their text, delete them with a receipt; and search in them."""
 
-from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Form, Query, UploadFile
+from fastapi import APIRouter, Form, Query, Response, UploadFile
+from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from ragqueue.api.access import Caller, Collection, Limit, Parts, Words, check_question, found
+from ragqueue.api.access import Collection, Limit, Parts, Tenant, Words, owned
+from ragqueue.embedded import check_question
 from ragqueue.errors import InvalidRequest, NotFound
 from ragqueue.records import documents
 from ragqueue.retrieval.base import hit_view
@@ -17,59 +17,51 @@ from ragqueue.types import Document
 router = APIRouter(tags=["documents"])
 _SOURCE = 1000  # characters of a source
 _SHOWN = ("id", "collection", "source", "title", "media_type", "version", "language", "chunks", "error", "created_at", "updated_at")
-
-
-async def document_of(document_id: str, caller: Caller, parts: Parts) -> Document:
-    """Return the caller's document. Raises NotFound, also for what is another tenant's."""
-    return found(await parts.records.read(documents.get, caller.tenant, document_id), f"document {document_id!r}")
-
-
-Known = Annotated[Document, Depends(document_of)]
+Known = Annotated[Document, owned(documents.get, "document")]
+Kept = Annotated[documents.Receipt, owned(documents.receipt, "document", "receipt for ")]
 Into = Annotated[Collection, Form(min_length=1)]
 Top = Annotated[int, Field(ge=1, le=100)]  # passages of a search
 Named = Annotated[Words | None, Form(min_length=1, max_length=_SOURCE)]
 
 
 class Search(BaseModel):
-    """The body of `POST /search`."""
-
     model_config = ConfigDict(extra="forbid")
-
     question: Words = Field(description="What to look for")
     collection: Collection | None = None
     limit: Top = 10
 
 
-def view(document: Document) -> dict[str, Any]:
-    """Return a document as the API shows it."""
+def _view(document: Document) -> dict[str, Any]:
     return {name: getattr(document, name) for name in _SHOWN} | {"status": document.state}
 
 
 @router.post("/documents", status_code=202)
-async def upload(caller: Caller, parts: Parts, file: UploadFile, collection: Into = "default", source: Named = None) -> Response:
+async def upload(tenant: Tenant, parts: Parts, file: UploadFile, collection: Into = "default", source: Named = None) -> Response:
     """Accept a file durably: 202 with the job that reads it, or 200 when its bytes are known already."""
     if not (name := (source or file.filename or "")[:_SOURCE]):
         raise InvalidRequest("source: name the file, by its filename or by the field `source`")
     declared = file.content_type if file.content_type != "application/octet-stream" else None
     data = await file.read()
-    document, job = await parts.ingester.accept(caller.tenant, data, source=name, collection=collection, media_type=declared)
-    path, job_id = f"/documents/{document.id}", job.id if job else None
-    links = {"self": path, "text": f"{path}/text"} | ({"job": f"/jobs/{job_id}"} if job else {})
-    return JSONResponse(view(document) | {"job_id": job_id, "links": links}, 202 if job else 200, {"location": path})
+    document, job = await parts.ingester.accept(tenant, data, source=name, collection=collection, media_type=declared)
+    path = f"/documents/{document.id}"
+    links = {"self": path, "text": f"{path}/text"} | ({"job": f"/jobs/{job.id}"} if job else {})
+    body = _view(document) | {"job_id": job.id if job else None, "links": links}
+    return JSONResponse(body, 202 if job else 200, {"location": path})
 
 
 @router.get("/documents")
-async def listing(caller: Caller, parts: Parts, collection: str | None = None, after: str = "", limit: Limit = 100) -> dict[str, Any]:
+async def list_documents(
+    tenant: Tenant, parts: Parts, collection: str | None = None, after: str = "", limit: Limit = 100
+) -> dict[str, Any]:
     """List documents in order of id; `next` continues the list."""
-    query = partial(documents.listed, tenant=caller.tenant, collection=collection, after=after, limit=limit + 1)
-    rows = await parts.records.read(query)
-    return {"documents": [view(document) for document in rows[:limit]], "next": rows[limit - 1].id if len(rows) > limit else None}
+    rows = await parts.records.read(partial(documents.listed, tenant=tenant, collection=collection, after=after, limit=limit + 1))
+    return {"documents": [_view(row) for row in rows[:limit]], "next": rows[limit - 1].id if len(rows) > limit else None}
 
 
 @router.get("/documents/{document_id}")
 async def show(document: Known) -> dict[str, Any]:
     """Return a document."""
-    return view(document)
+    return _view(document)
 
 
 @router.get("/documents/{document_id}/text")
@@ -90,21 +82,21 @@ async def delete(document: Known, parts: Parts) -> Response:
 
 
 @router.get("/documents/{document_id}/receipt")
-async def receipt(document_id: str, caller: Caller, parts: Parts) -> dict[str, Any]:
+async def receipt(kept: Kept) -> dict[str, Any]:
     """Return when a deleted document was hidden and erased, and what went."""
-    return asdict(found(await parts.records.read(documents.receipt, caller.tenant, document_id), f"receipt for {document_id!r}"))
+    return kept._asdict()
 
 
 @router.post("/search")
-async def search(body: Search, caller: Caller, parts: Parts) -> dict[str, Any]:
+async def search(body: Search, tenant: Tenant, parts: Parts) -> dict[str, Any]:
     """Find the passages that are nearest to a question."""
-    await check_question(parts, caller.tenant, body.question, body.collection)
+    await check_question(parts, tenant, body.question, body.collection)
     collections = [body.collection] if body.collection else None
-    hits = await parts.retriever.retrieve(caller.tenant, body.question, collections=collections, limit=body.limit)
+    hits = await parts.retriever.retrieve(tenant, body.question, collections=collections, limit=body.limit)
     return {"hits": [hit_view(hit) for hit in hits]}
 
 
 @router.get("/search")
-async def search_by_query(caller: Caller, parts: Parts, q: Words, collection: Collection | None = None, limit: Top = 10) -> dict[str, Any]:
+async def search_by_query(tenant: Tenant, parts: Parts, q: Words, collection: Collection | None = None, limit: Top = 10) -> dict[str, Any]:
     """Find the passages that are nearest to a question."""
-    return await search(Search(question=q, collection=collection, limit=limit), caller, parts)
+    return await search(Search(question=q, collection=collection, limit=limit), tenant, parts)

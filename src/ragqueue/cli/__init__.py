@@ -37,9 +37,9 @@ ORIGIN = _flag(["--origin"], help="Show where each value comes from")
 
 # name -> (module:function, what it does, its parameters); a group has no function
 COMMANDS: dict[str, tuple[str, str, list[click.Parameter]]] = {
-    "demo": ("serve:demo", "Start everything on sample documents and ask a question. Needs no server, key or download.", [EXIT, PORT]),
-    "serve": ("serve:serve", "Serve the API and the page; with the `sql` queue a worker, too.", [HOST, PORT, NO_WORKER, DATA]),
-    "worker": ("serve:worker", "Run worker processes under a supervisor that restarts them.", [PROCESSES, CHATS, DATA]),
+    "demo": ("work:demo", "Start everything on sample documents and ask a question. Needs no server, key or download.", [EXIT, PORT]),
+    "serve": ("work:serve", "Serve the API and the page; with the `sql` queue a worker, too.", [HOST, PORT, NO_WORKER, DATA]),
+    "worker": ("work:worker", "Run worker processes under a supervisor that restarts them.", [PROCESSES, CHATS, DATA]),
     "ingest": ("work:ingest", "Bring files and folders in. Waits until they can be asked about.", [PATHS, INTO, DATA, JSON]),
     "ask": ("work:ask", "Ask a question and stream the answer with its citations.", [QUESTION, COLLECTION, PASSAGES, DATA, JSON]),
     "search": ("work:search", "Show the passages nearest to a question.", [QUESTION, COLLECTION, HITS, DATA, JSON]),
@@ -66,7 +66,7 @@ COMMANDS: dict[str, tuple[str, str, list[click.Parameter]]] = {
 
 def run(target: str, as_json: bool | None = None, tenant: str = "default", **words: Any) -> None:
     """Import a function, often async, and run it with a `Call` and its own options; Ctrl+C ends it quietly."""
-    if target == "serve:demo":  # it shows what there is before anything is set
+    if target == "work:demo":  # it shows what there is before anything is set
         for name in [name for name in os.environ if name.startswith(("RAGQUEUE_", "OPENAI_", "REDIS_URL", "VECTOR_DB_PATH", "LLM_MODEL"))]:
             del os.environ[name]
         os.environ |= {"RAGQUEUE_ENV_FILE": "", "RAGQUEUE_CONFIG": os.devnull, "RAGQUEUE_LOG_LEVEL": "ERROR"}

@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
@@ -13,7 +12,7 @@ from rich.table import Column, Table
 from ragqueue.errors import NotFound
 from ragqueue.jobs.views import job_view
 from ragqueue.records import documents, jobs, keys, workers
-from ragqueue.records.migrate import migrate, open_records
+from ragqueue.records.schema import migrate, open_records
 from ragqueue.settings import env_name, load
 from ragqueue.telemetry import configure_logging
 
@@ -61,13 +60,13 @@ def without_password(url: object) -> str:
 
 async def docs_list(call: Call, collection: str | None) -> None:
     found = await call.records(lambda c: documents.listed(c, call.tenant, collection=collection, after="", limit=100_000))
-    call.show({"documents": [asdict(document) for document in found]}, "id", "collection", "source", "state", "chunks", "error")
+    call.show({"documents": [document._asdict() for document in found]}, "id", "collection", "source", "state", "chunks", "error")
 
 
 async def docs_show(call: Call, document_id: str, text: bool) -> None:
     document = await call.records(documents.get, call.tenant, document_id, wanted=f"document {document_id!r}")
     if not text:
-        return call.show(asdict(document))
+        return call.show(document._asdict())
     print((await call.records(documents.text_of, call.tenant, document_id, None, wanted=f"text of {document_id!r}"))[0])
 
 
@@ -86,7 +85,7 @@ async def keys_create(call: Call, name: str) -> None:
 
 
 async def keys_list(call: Call) -> None:
-    call.show({"keys": [key._asdict() for key in await call.records(keys.listed)]}, "id", "tenant", "name", "revoked_at")
+    call.show({"keys": await call.records(keys.listed)}, "id", "tenant", "name", "revoked_at")
 
 
 async def keys_revoke(call: Call, key_id: str) -> None:
@@ -101,7 +100,7 @@ async def status(call: Call) -> None:
     ready, passages = map(sum, zip((0, 0), *counted.values(), strict=True))
     counts = {f"{lane} {state}": count for (lane, state), count in sorted(gauge.states.items())}
     found = {"jobs": counts, "oldest_s": gauge.oldest, "dead_letters": gauge.dead_letters, "documents": ready, "passages": passages}
-    call.show(found | {"workers": [worker._asdict() for worker in alive]})
+    call.show(found | {"workers": alive})
 
 
 def config_show(call: Call, origin: bool) -> None:

@@ -1,12 +1,14 @@
 """Commands that need the whole system: in this process, or the deployment's workers behind the same records."""
 
 import asyncio
+import signal
+import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import asdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,22 +16,110 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ragqueue.cli.look import Call, without_password
-from ragqueue.embedded import Ingested, Ragqueue
-from ragqueue.errors import NotFound, RagqueueError
+from ragqueue.embedded import Ingested, Ragqueue, working
+from ragqueue.errors import ConfigError, NotFound, RagqueueError
 from ragqueue.jobs.reconcile import cancel
+from ragqueue.jobs.supervise import Supervisor
 from ragqueue.jobs.views import DELTA, RESTARTED, job_view
 from ragqueue.parsers.pool import isolation
-from ragqueue.records import documents, workers
-from ragqueue.records.store import sqlite_is_safe, sqlite_module
+from ragqueue.records import documents, jobs, keys, workers
+from ragqueue.records.schema import migrate, open_records
+from ragqueue.records.store import refuse_unsafe_sqlite, sqlite_is_safe, sqlite_module
 from ragqueue.retrieval import evaluation
 from ragqueue.retrieval.base import hit_view
-from ragqueue.settings import check_model
-from ragqueue.wiring import open_runtime
+from ragqueue.settings import Settings, check_model
+from ragqueue.telemetry import configure_logging
+from ragqueue.wiring import build_queue, open_runtime, refuse_public
 
 _BAR = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
 _ANSWERED = 200  # questions of a set that are answered, too, for their quotes
 _CHUNKS = 100  # passages searched for: each document counts by its best
 _AT_ONCE = 64  # documents of a set that wait for their jobs
+QUESTION = "How do I declare a query parameter with a default value?"
+READY = """
+ragqueue is ready on {url}
+  API      {url}/chat   (description: {url}/openapi.json; metrics: {url}/metrics)
+  Data     {data}
+  Queue    {queue}   (REDIS_URL=redis://localhost:6379 in .env and `ragqueue worker`: RQ on Redis)
+  Model    {model}   (LLM_MODEL=your-model and OPENAI_BASE_URL or OPENAI_API_KEY in .env: a model that writes)
+Ctrl+C ends it."""
+NEXT = """
+Without --exit it now serves API and page, and prints their URL. Your own documents: `ragqueue serve`, then `ragqueue ingest PATH`. In .env:
+  REDIS_URL=redis://localhost:6379                         RQ on Redis, with `ragqueue worker`
+  LLM_MODEL=your-model, OPENAI_BASE_URL or OPENAI_API_KEY  a model that writes"""
+
+
+async def serve(call: Call, no_worker: bool) -> None:
+    """Serve until SIGTERM or Ctrl+C. Raises ConfigError when the port is taken or others could read without a key."""
+    import uvicorn  # here: a worker process loads no web server
+
+    from ragqueue.api.app import create_app
+
+    settings, queue = call.settings, without_password(call.settings.queue_url)
+    family, dual = (socket.AF_INET6, socket.has_dualstack_ipv6()) if ":" in settings.host else (socket.AF_INET, False)
+    async with open_runtime(settings) as runtime:
+        refuse_public(settings, keys=await runtime.records.read(keys.any_valid))
+        try:
+            listener = socket.create_server((settings.host, settings.port), family=family, backlog=2048, dualstack_ipv6=dual)
+        except OSError as error:
+            raise ConfigError(f"cannot bind {settings.host!r}: {error.strerror}: take another with --port (0: any free one)") from error
+        host, port = listener.getsockname()[:2]
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again when it has ended: the worker inside shall drain
+        async with nullcontext() if no_worker or settings.queue_url != "sql" else working(runtime):
+            config = uvicorn.Config(create_app(runtime), log_config=None, access_log=False, timeout_graceful_shutdown=5)
+            print(READY.format(url=url, data=settings.data, queue=queue, model=settings.llm_model), flush=True)
+            await uvicorn.Server(config).serve(sockets=[listener])
+
+
+def worker(call: Call) -> None:
+    settings = call.settings
+    check_model(settings)
+
+    async def prepare() -> None:  # fails in the foreground; no connection lives on in a forked child, here and below
+        with closing(open_records(settings.data)) as records:
+            refuse_unsafe_sqlite(records.url, allowed=settings.allow_old_sqlite)
+            queue = build_queue(settings, records)
+            await queue.claim_database(migrate(records.engine))
+            await queue.close()
+
+    def release(owner: str) -> None:  # the leases of a dead child
+        with closing(open_records(settings.data)) as records:
+            asyncio.run(records.note(jobs.release, owner))
+
+    asyncio.run(prepare())
+    print(f"{settings.processes} workers x {settings.concurrency} chats on {without_password(settings.queue_url)}", flush=True)
+    main = partial(live_as_worker, settings)
+    Supervisor(main, release, processes=settings.processes, lease=settings.lease, drain=settings.drain).run()
+
+
+def live_as_worker(settings: Settings, owner: str, pulse: Callable[[], None]) -> None:
+    """Be one worker process until SIGTERM, then drain; a function of the module, so that Windows can send it to a spawned child."""
+    configure_logging(settings.log_level, settings.log_format)  # a spawned child begins without
+
+    async def live() -> None:
+        async with open_runtime(settings) as runtime, working(runtime, runtime.worker(owner=owner)) as consuming:
+            signal.signal(signal.SIGTERM, lambda *_: consuming.get_loop().call_soon_threadsafe(consuming.cancel))
+            pulse()
+            with suppress(asyncio.CancelledError):
+                await consuming
+
+    asyncio.run(live())
+
+
+async def demo(call: Call, leave: bool) -> None:
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="ragqueue-demo-", ignore_cleanup_errors=True) as folder:
+        flags = {"data": f"{folder}/data", "vector_db_path": f"{folder}/vectors", "port": call.flags["port"] or 0}
+        async with Ragqueue(settings=flags) as ragqueue:
+            done = await ragqueue.ingest(Path(__file__).parents[1] / "samples")
+            print(f"{len(done.ready)} sample documents with {done.chunks} passages (FastAPI's manual, MIT)", end=" ")
+            print(f"ingested in {time.monotonic() - began:.1f} s\n\nquestion: {QUESTION}\nanswer:   ", end="")
+            await print_answer(ragqueue, QUESTION)
+        if leave:
+            print(NEXT)
+        else:
+            await serve(Call(flags, None, call.tenant), no_worker=False)
 
 
 @asynccontextmanager
@@ -95,7 +185,7 @@ async def search(call: Call, question: str, collection: str | None, limit: int) 
 
 async def docs_delete(call: Call, document_id: str) -> None:
     async with opened(call) as ragqueue:
-        call.show(asdict(await ragqueue.delete(document_id)))
+        call.show((await ragqueue.delete(document_id))._asdict())
 
 
 async def jobs_retry(call: Call, job_id: str) -> None:
@@ -132,7 +222,7 @@ async def doctor(call: Call) -> None:
         settings = settings.model_copy(update={"llm_model": "extractive"})  # so that the rest is looked at, too
     try:
         async with open_runtime(settings) as runtime:  # as a server would
-            depth = await runtime.queue.depth("chat")
+            waiting = f"answer; {await runtime.queue.depth('chat')} chat jobs wait"
             await runtime.log.read({"-": 0})
             beating = len(await runtime.records.read(workers.alive, 2 * settings.lease))
             languages = set(await runtime.records.read(documents.counted, call.tenant))
@@ -140,7 +230,7 @@ async def doctor(call: Call) -> None:
         name = runtime.embedder.name if runtime.embedder else "none (RAGQUEUE_EMBEDDER=minilm adds vectors)"
         silent = f": documents in {', '.join(sorted(languages - spoken))} are found by keywords alone" if languages - spoken else ""
         checks += [
-            ("broker and log", "ok", f"answer; {depth} chat jobs wait"),
+            ("broker and log", "ok", waiting),
             ("workers", "ok" if beating else "note", f"{beating} beat: `ragqueue worker` starts them, and `ragqueue serve` one with `sql`"),
             ("embedder", "ok" if runtime.embedder and not silent else "note", name + silent),
         ]

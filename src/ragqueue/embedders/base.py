@@ -1,4 +1,4 @@
-"""The port to an embedder: texts become unit vectors."""
+"""The port to an embedder: texts become unit vectors whose dot product is their likeness."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 
 
 class Embedder(ABC):
-    """Turns texts into vectors whose dot product is their likeness."""
-
     name: str  # identifies model and weights; vectors of two names never mix
     dimensions: int
     languages: frozenset[str] | None  # ISO 639-1 codes that it speaks; None: all

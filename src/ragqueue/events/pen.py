@@ -14,7 +14,6 @@ from ragqueue.types import Append, Event, Job, Outcome, State, seq_of
 
 FENCE, END = "fence", "end"  # entries that readers are not shown
 R = TypeVar("R")
-
 logger = logging.getLogger(__name__)
 
 
@@ -130,11 +129,6 @@ class Run:
     partial: Callable[[], Outcome] | None = None  # what is kept when the last try fails in the middle
     cancelled: bool = False
     finishing: bool = False
-
-    async def open_pen(self) -> Pen:
-        """Raise the attempt's fence and return the pen of its log. Raises LeaseLost."""
-        self.pen = await self.batcher.open(self.job)
-        return self.pen
 
     def kept(self, state: State, code: str | None = None, message: str | None = None) -> Outcome:
         """Return an outcome with the text so far, if there is any."""

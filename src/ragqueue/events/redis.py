@@ -19,7 +19,6 @@ from ragqueue.types import ATTEMPT_SHIFT, LAST_N, Append, Event, seq_of
 
 KEEP = 86_400  # seconds after its last append that a log is kept, if nobody drops it
 PATIENCE = 5.0  # seconds that a call may take, beyond the `wait` of a read
-WAKE_KEPT = 60  # seconds
 
 # KEYS: the log. ARGV: the end that the writer knows ("-": any lower one), seconds to keep, then id, type, data, at of each event.
 _APPEND = """
@@ -80,7 +79,7 @@ class RedisEventLog(EventLog):
     async def wake(self) -> None:
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.xadd(self._wake_key, {"w": ""}, maxlen=1, approximate=False)
-        pipeline.expire(self._wake_key, WAKE_KEPT)
+        pipeline.expire(self._wake_key, 60)
         await self._call(pipeline.execute())
 
     async def drop(self, job_ids: Sequence[str]) -> None:

@@ -7,8 +7,6 @@ from ragqueue.types import Delta, Prompt
 
 
 class Generator(ABC):
-    """Writes an answer piece by piece."""
-
     model: str  # the name shown to users
     continues: bool  # whether `stream` can go on after `prompt.prefix` (else it starts anew and ignores it)
 

@@ -1,4 +1,4 @@
-"""Answer without a model: quote the sentences of the passages that speak to the question."""
+"""Answer without a model: quote the sentences that speak to the question in reading order, each with the number of its passage."""
 
 import re
 from collections.abc import AsyncGenerator, Collection
@@ -12,8 +12,6 @@ SENTENCES = 3  # a fourth gains nothing
 
 
 class ExtractiveGenerator(Generator):
-    """Quotes the sentences that answer, in reading order, each followed by the number of its passage."""
-
     model = "extractive"
     continues = False  # what took a moment is begun anew
 
@@ -21,7 +19,6 @@ class ExtractiveGenerator(Generator):
         self._embed, self._languages = embed, languages
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
-        """Yield a sentence at a time. Raises GenerationFailed when there is none."""
         chunks = [hit.chunk for hit in prompt.hits]
         documents = [chunk.document_id for chunk in chunks]
         places = [(documents.index(chunk.document_id), chunk.start) for chunk in chunks]

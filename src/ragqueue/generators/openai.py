@@ -17,8 +17,6 @@ from ragqueue.types import Delta, Prompt
 FIRST, GAP, AFTER_FINISH = 30.0, 15.0, 1.0  # seconds that are waited for the first token, the next, and the usage after the last
 CONTINUE = {"continue_final_message": True, "add_generation_prompt": False}  # for vLLM and SGLang; others ignore it
 FAULTS = (TimeoutError, openai.APIError, httpx2.HTTPError, aiohttp.ClientError, ConnectionError)
-RETRYABLE = frozenset({408, 409, 425, 429, *range(500, 600)})  # HTTP statuses
-LENGTH = frozenset({"length", "max_tokens", "model_length"})  # finish reasons
 EMPTY = "gave an empty answer: if it spent its tokens on thinking, raise its limit"
 REFUSED = {"content_filter": "held back the answer (content filter)", "tool_calls": "asked for a tool instead of answering"}
 FAILED = REFUSED | dict.fromkeys(("", "abort", "error", "cancelled"), "ended its answer without a finish reason: the server broke it off")
@@ -32,7 +30,6 @@ class OpenAIGenerator(Generator):
     """Streams in one try, for the job's are the only retries. What broke off goes in the last message to a model that `continues`."""
 
     def __init__(self, model: str, *, base_url: str, api_key: str | None, continues: bool = False, max_connections: int = 512) -> None:
-        """Raises ConfigError."""
         if not base_url.startswith(("http://", "https://")):
             raise ConfigError(f"OPENAI_BASE_URL is {base_url!r}: it must start with http:// or https:// (and usually ends in /v1)")
         self.model, self.continues, self._base_url = model, continues, base_url
@@ -43,7 +40,6 @@ class OpenAIGenerator(Generator):
         self._client = openai.AsyncOpenAI(base_url=base_url, api_key=api_key or "none", max_retries=0, timeout=timeout, http_client=http)
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
-        """Yield what each network read holds. Raises GenerationFailed, Unavailable."""
         now = asyncio.get_running_loop().time
         prefix, limit, answer = prompt.prefix if self.continues else "", now() + FIRST, _Answer()
         try:
@@ -71,7 +67,7 @@ class OpenAIGenerator(Generator):
                 raise self._explained(error, begun=answer.begun) from error
         if failed := FAILED.get(answer.finish, "" if answer.worded or prefix else EMPTY):
             raise GenerationFailed(f"the model {self.model!r} {failed}", retryable=answer.finish not in REFUSED)
-        yield Delta(finish="length" if answer.finish in LENGTH else "stop", usage=answer.usage)
+        yield Delta(finish="length" if answer.finish in ("length", "max_tokens", "model_length") else "stop", usage=answer.usage)
 
     async def close(self) -> None:
         await self._client.close()
@@ -94,7 +90,7 @@ class OpenAIGenerator(Generator):
         server = f"{server}, asked for {self.model!r}, answered HTTP {error.status_code}"
         if error.code == "insufficient_quota":
             return GenerationFailed(f"{server}: no quota is left, see its billing", retryable=False)
-        if error.status_code in RETRYABLE:
+        if error.status_code in (408, 409, 425, 429) or error.status_code >= 500:
             wait = re.fullmatch(r"\d{1,4}", error.response.headers.get("retry-after", ""))
             return GenerationFailed(f"{server}: it is overloaded or failing", retry_after=float(wait[0]) if wait else None)
         told = _LONG if _TOO_LONG.search(str(error)) else "check that it serves this model for chat"

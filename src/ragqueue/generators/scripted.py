@@ -1,4 +1,4 @@
-"""Answer by a script: known words at a known pace, for tests and benches."""
+"""Answer by a script, for tests and benches: the same words for the same question, each at its time."""
 
 import asyncio
 import time
@@ -20,8 +20,6 @@ _RANGE = msgspec.Meta(ge=0, lt=10**9)
 
 
 class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to say and how fast."""
-
     rate: Annotated[float, _RANGE] = 0.0  # tokens a second; 0: as fast as possible
     tokens: Annotated[int, _RANGE] = 100
     stamp: bool = False  # each token ends with ` @SECONDS.MICROS`, the time it was emitted
@@ -56,8 +54,6 @@ def seed_of(question: str) -> int:
 
 
 class ScriptedGenerator(Generator):
-    """Says the same words for the same question, each at its time."""
-
     model = "scripted"
 
     def __init__(self, options: str = "") -> None:
@@ -69,7 +65,6 @@ class ScriptedGenerator(Generator):
         self.continues = self.script.continues
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
-        """Yield a token at a time. Raises GenerationFailed when the prefix is not its own."""
         script, seed, passages, began = self.script, seed_of(prompt.question), len(prompt.hits), time.monotonic()
         place = script.resume(seed, passages, prompt.prefix if self.continues else "")
         if place is None:

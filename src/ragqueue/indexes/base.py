@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+Vectors = NDArray[np.float32]
+
 
 class Space(NamedTuple):
     """What an index keeps apart by construction."""
@@ -20,13 +22,11 @@ class Index(ABC):
     """Finds the nearest vectors; holds no text. Higher scores are nearer, ties go to the lower number."""
 
     @abstractmethod
-    async def upsert(self, space: Space, numbers: Sequence[int], vectors: NDArray[np.float32]) -> None:
+    async def upsert(self, space: Space, numbers: Sequence[int], vectors: Vectors) -> None:
         """Store or replace the vectors of these chunks. Raises Unavailable."""
 
     @abstractmethod
-    async def search(
-        self, space: Space, vector: NDArray[np.float32], limit: int, *, allowed: Collection[int] | None = None
-    ) -> list[tuple[int, float]]:
+    async def search(self, space: Space, vector: Vectors, limit: int, *, allowed: Collection[int] | None = None) -> list[tuple[int, float]]:
         """Return at most `limit` (chunk number, cosine), best first, among `allowed` only when it is given."""
 
     @abstractmethod

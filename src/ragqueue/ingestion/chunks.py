@@ -4,7 +4,6 @@ import math
 import re
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import pairwise
 
 from ragqueue.language.sentences import split
@@ -23,10 +22,7 @@ _WORDS = 3  # the depth at which a piece of a block falls into words
 
 
 def chunk(parsed: Parsed, *, target: int = 200, smallest: int = 64, largest: int = 256) -> list[Passage]:
-    """Return passages of about `target` tokens, never above `largest`: in order, apart, together all that the blocks hold.
-
-    A table or list that fits is not cut; a section below `smallest` goes with the next one, but never across a top heading.
-    """
+    """Return passages of about `target` tokens, at most `largest`, that hold all blocks in order; what is below `smallest` joins the next."""
     passages = []
     for section in _sections(parsed, target, smallest):
         path = section[0].heading_path
@@ -77,7 +73,7 @@ def _finer(text: str, piece: Block, depth: int) -> list[tuple[Block, int]]:
     else:
         part = _PARAGRAPH if depth == 0 else _WORD if depth == _WORDS else _ROWS.get(piece.kind)
         spans = [match.span() for match in part.finditer(text, start, end)] if part else [(start, end)]
-    return [(replace(piece, start=begin, end=stop), depth + 1) for begin, stop in spans]
+    return [(piece._replace(start=begin, end=stop), depth + 1) for begin, stop in spans]
 
 
 def _packed(text: str, blocks: Sequence[Block], target: int, smallest: int, largest: int) -> Iterator[list[Block]]:

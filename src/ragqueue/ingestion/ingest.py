@@ -32,8 +32,6 @@ _END_WAIT = 20.0  # seconds that a cancelled question may take to end
 
 
 class Ingester:
-    """Accepts, stores and erases documents."""
-
     def __init__(
         self, records: Records, submitter: Submitter, log: EventLog, pool: ParserPool, embedder: Embedder | None, index: Index | None,
         *, max_upload: int,
@@ -56,10 +54,9 @@ class Ingester:
         if known is not None and known.state == "ready" and known.sha256 == sha256:
             return known, None
         document_id, upload_id = known.id if known else uuid.uuid4().hex, uuid.uuid4().hex
-        upload = documents.Upload(tenant, collection, source, known_type, data, sha256)
-        add = partial(documents.add_upload, upload=upload, document_id=document_id, upload_id=upload_id, generation=self._generation)
-        payload = {"document_id": document_id, "upload_id": upload_id, "source": source, "media_type": known_type, "sha256": sha256}
-        job, _ = await self._submitter.submit(tenant, "ingest", payload, first=add)
+        said = {"document_id": document_id, "upload_id": upload_id, "source": source, "media_type": known_type}
+        add = partial(documents.add_upload, tenant=tenant, collection=collection, data=data, generation=self._generation, **said)
+        job = await self._submitter.submit(tenant, "ingest", said | {"sha256": sha256}, first=add)
         document = await self._records.read(documents.get, tenant, document_id)
         if document is None:
             raise NotFound(f"document {document_id!r} was deleted while it came in")
@@ -96,7 +93,7 @@ class Ingester:
             parts = (texts[at : at + _EMBED_AT_ONCE] for at in range(0, len(texts), _EMBED_AT_ONCE))
             vectors = np.concatenate([await self._embedder.embed(part) for part in parts])
         halves = [None] * len(texts) if vectors is None else [vector.tobytes() for vector in vectors.astype("<f2")]
-        rows = [chunks.ChunkRow(*row) for row in zip(passages, texts, halves, strict=True)]
+        rows = list(zip(passages, texts, halves, strict=True))
 
         def write(connection: Connection) -> list[int]:
             current = documents.add_version(
@@ -128,7 +125,7 @@ class Ingester:
             if not documents.hide(connection, tenant, document_id):
                 raise NotFound(f"there is no document {document_id!r}")
 
-        return (await self._submitter.submit(tenant, "delete", {"document_id": document_id}, first=hide))[0]
+        return await self._submitter.submit(tenant, "delete", {"document_id": document_id}, first=hide)
 
     async def erase(self, job: Job) -> Outcome:
         """Do a delete job, with everything that quotes the document: every step can be repeated, and the receipt is completed last."""
@@ -145,14 +142,12 @@ class Ingester:
                 else:
                     await asyncio.sleep(0.1)
         await self._log.drop(quoting)
-        counts = await self._records.write(
+        counts = {"logs": len(quoting)} | await self._records.write(
             lambda connection: {"chunks": chunks.remove(connection, tenant, document_id)} | documents.erase(connection, tenant, document_id)
         )
-        compact = getattr(self._index, "compact", None)  # an index that keeps files of its own
-        if compact is not None and space is not None:
+        if space is not None and (compact := getattr(self._index, "compact", None)):  # an index that keeps files of its own
             await compact(Space(tenant, *space))
         await self._records.checkpoint()
-        counts |= {"logs": len(quoting)}
         await self._records.write(documents.note_erased, tenant, document_id, counts)
         return Outcome("succeeded", result={"document_id": document_id, "counts": counts})
 

@@ -1,8 +1,6 @@
 """Keep the leases of a process alive from a thread and connection of its own: a blocked loop must not lose 200 of them."""
 
 import logging
-import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -15,8 +13,6 @@ from ragqueue import telemetry
 from ragqueue.records import jobs, workers
 from ragqueue.records.store import open_engine, transact
 
-LOOK_EVERY = 0.5  # seconds between looks for cancels
-
 logger = logging.getLogger(__name__)
 
 
@@ -25,7 +21,7 @@ class Beat(threading.Thread):
 
     def __init__(
         self, url: str, owner: str, held: Collection[tuple[str, int]], *, lanes: str, lease: float, every: float,
-        on_lost: Callable[[str, int], None], on_cancel: Callable[[str], None],
+        on_lost: Callable[[str, int], object], on_cancel: Callable[[str], object],
     ) -> None:  # fmt: skip
         """`held` always has the (job id, attempt) of each run of the process; both callbacks run in this thread."""
         super().__init__(name="beat", daemon=True)
@@ -41,7 +37,6 @@ class Beat(threading.Thread):
         self._engine.dispose()
 
     def run(self) -> None:
-        """Beat until told to stop."""
         renewed_at = 0.0
         with self._engine.connect() as connection:
             while not self._stopped.is_set():
@@ -57,12 +52,11 @@ class Beat(threading.Thread):
                         self._on_cancel(job_id)
                 except DBAPIError as error:
                     logger.warning("beat.failed: %s", error.orig)
-                self._stopped.wait(min(LOOK_EVERY, self._every))
+                self._stopped.wait(min(0.5, self._every))  # seconds between looks for cancels
             with suppress(DBAPIError):
                 transact(connection, self._renew, set[tuple[str, int]]())
                 transact(connection, workers.leave, self._owner)
 
     def _renew(self, connection: Connection, held: set[tuple[str, int]]) -> dict[str, int]:
-        deltas = self._tally.deltas()
-        workers.beat(connection, self._owner, socket.gethostname(), os.getpid(), self._lanes, len(held), deltas)
+        workers.beat(connection, self._owner, self._lanes, len(held), self._tally.deltas())
         return jobs.renew(connection, self._owner, [job_id for job_id, _ in held], self._lease) if held else {}

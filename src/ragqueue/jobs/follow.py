@@ -14,8 +14,7 @@ from ragqueue.types import ENDED, QUEUED_SEQ, Event, Job
 
 KEEP_ALIVE = 15.0  # seconds without an event after which a batch is empty
 ROWS_EVERY = 1.0  # seconds between looks at the rows of live jobs: the row decides that a job has ended
-# What a reader is told when the log was lost; a reader that breaks off here resumes at the start.
-_LOST = Event(QUEUED_SEQ, RESTARTED, {"reason": "log_lost"})
+_LOST = Event(QUEUED_SEQ, RESTARTED, {"reason": "log_lost"})  # a reader that breaks off here resumes at the start
 
 
 class Reader:
@@ -46,10 +45,7 @@ class Follower:
         self._hub: asyncio.Task[None] | None = None
 
     async def follow(self, job: Job, after: int | None = None) -> AsyncIterator[list[Event]]:
-        """Yield batches of the job's events after `after` (None: all), up to its terminal event; empty batches when nothing happens.
-
-        An `after` that is not in the log means that the log was lost: `ragqueue:restarted`, then everything from the start.
-        """
+        """Yield batches of events after `after` (None: all), empty when nothing happens, to the terminal one; all again after a lost log."""
         lead = [event for event in opening(job) if after is None or event.seq > after]
         shown = max(after or 0, QUEUED_SEQ)
         if not await self._holds(job.id, shown):
@@ -58,7 +54,8 @@ class Follower:
             yield lead
         reader, ended = Reader(job, shown), False
         try:
-            await self._join(reader)
+            if not reader.ended:
+                await self._join(reader)
             while not ended:
                 # What arrived while a lost log was told again may be in it already.
                 new = [event for event in await reader.take() if event.seq > shown]
@@ -92,12 +89,11 @@ class Follower:
         return seq <= QUEUED_SEQ or any(event.seq == seq for event in await self._after(job_id, seq - 1))
 
     async def _join(self, reader: Reader) -> None:
-        if not reader.ended:
-            self._readers.add(reader)
-            if self._hub is None or self._hub.done():
-                self._hub = asyncio.create_task(self._run_hub(), name="hub")
-            else:
-                await self._log.wake()
+        self._readers.add(reader)
+        if self._hub is None or self._hub.done():
+            self._hub = asyncio.create_task(self._run_hub(), name="hub")
+        else:
+            await self._log.wake()
 
     async def _run_hub(self) -> None:
         rows_at = 0.0

@@ -18,13 +18,9 @@ from ragqueue.records import chunks, documents, jobs
 from ragqueue.records.store import Records
 from ragqueue.types import LANES, Job, Outcome, Ring
 
-ROUND = 0.5  # seconds
-EVERY = {"leases": 1, "deadlines": 6, "rings": 6, "retention": 6, "tidy": 7200}  # step -> rounds
+EVERY = {"leases": 1, "deadlines": 6, "rings": 6, "retention": 6, "tidy": 7200}  # step -> rounds of about half a second
 RING_AGE = 2.0  # a younger ring is on its way
 OVERTAKINGS = 20  # claims of jobs rung later that prove a ring lost; one proves nothing (1,400 surplus rings of 1,500)
-RERING_LIMIT = 2_000
-KEYS_KEPT = 86_400.0  # seconds that an Idempotency-Key is remembered
-
 logger = logging.getLogger(__name__)
 
 
@@ -46,16 +42,15 @@ class Reconciler:
                     await getattr(self, step)()
                 except RagqueueError as error:
                     logger.warning("reconcile.failed: %s", error)
-            await asyncio.sleep(ROUND * random.uniform(0.8, 1.2))
+            await asyncio.sleep(random.uniform(0.4, 0.6))
 
     async def leases(self) -> None:
         """Release dead leases and ring what has never been rung."""
         dead, unrung = await self._records.read(jobs.neglected)
         if dead:
-            released = await self._records.write(jobs.release)
-            logger.warning("reconcile.released jobs=%d", len(released))
+            logger.warning("reconcile.released jobs=%d", len(await self._records.write(jobs.release)))
         if dead or unrung:
-            self._ringer.ring(await self._records.note(jobs.ring_unrung))
+            self._ringer.ring(await self._records.note(jobs.ring_due))
 
     async def deadlines(self) -> None:
         """End jobs that must end and that nobody ends."""
@@ -78,18 +73,17 @@ class Reconciler:
             await self._log.drop([job_id for _, job_id in logs])
         if old := await self._records.read(jobs.expired, self._keep_jobs, 500):
             await erase_jobs(self._records, self._log, old)
-        await self._records.note(jobs.forget_keys, KEYS_KEPT)
+        await self._records.note(jobs.forget_keys, 86_400.0)  # an Idempotency-Key is remembered for a day
 
     async def tidy(self) -> None:
         """Erase replaced texts and removals, which are kept as long as the answers that quote them."""
-        if texts := await self._records.read(documents.replaced, self._keep_jobs, 1000):
-            await self._records.note(documents.forget_versions, texts)
+        await self._records.note(documents.forget_replaced, self._keep_jobs)
         await self._records.note(chunks.forget_removals, self._keep_jobs)
 
 
 def _ring_lost(connection: Connection, lane: str, empty: bool, looked: float) -> list[Ring]:
     age = RING_AGE + time.monotonic() - looked  # this write may have waited behind many others since the queue was looked at
-    return jobs.ring_lost(connection, lane, empty=empty, age=age, overtakings=OVERTAKINGS, limit=RERING_LIMIT)
+    return jobs.ring_lost(connection, lane, empty=empty, age=age, overtakings=OVERTAKINGS, limit=2_000)
 
 
 async def erase_jobs(records: Records, log: EventLog, ids: Sequence[tuple[str, str]]) -> None:
@@ -114,7 +108,6 @@ async def end_unheld(records: Records, log: EventLog, job: Job) -> None:
         await log.append([fence(job.id, job.attempt + 1)])
     code, said = "deadline_exceeded", f"after {job.attempt} runs" if job.attempt else "while it waited: is a worker running?"
     if job.deaths:
-        code = jobs.DEAD_LETTER
-        said = f"after {job.deaths} deaths of the processes that ran it: `ragqueue jobs retry {job.id}`"
+        code, said = jobs.DEAD_LETTER, f"after {job.deaths} deaths of the processes that ran it: `ragqueue jobs retry {job.id}`"
     failed = Outcome("failed", None, code, f"the deadline passed {said}")
     await records.write(jobs.bury, job, Outcome("cancelled") if job.cancel_requested else failed)

@@ -14,13 +14,10 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-STARTING = 60.0  # seconds that a child may take until its first pulse
-LONGEST_PAUSE = 10.0  # seconds between starts of a child that dies before its first pulse
 _TICK = 0.25  # seconds
 # fork keeps the start of a child cheap; macOS and Windows cannot fork safely.
 _CONTEXT: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
 Main = Callable[[str, Callable[[], None]], None]
-
 logger = logging.getLogger(__name__)
 
 
@@ -31,7 +28,7 @@ class Child:
     owner: str
     process: BaseProcess
     receiver: Connection
-    patience: float = STARTING  # seconds that it may still be silent
+    patience: float = 60.0  # seconds that it may still be silent: these are for its start
     beaten: bool = False
 
 
@@ -95,7 +92,7 @@ class Supervisor:
             logger.warning("supervisor.child_died pid=%s exit=%s", child.process.pid, child.process.exitcode)
             self._children.remove(child)
             self._unreleased.append(child.owner)
-            self._pause = 0.0 if child.beaten else min(LONGEST_PAUSE, max(0.2, self._pause * 2))
+            self._pause = 0.0 if child.beaten else min(10.0, max(0.2, self._pause * 2))  # seconds
             self._start_at = time.monotonic() + self._pause
 
     def _release_dead(self) -> None:

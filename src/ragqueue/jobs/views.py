@@ -10,6 +10,7 @@ ANNOTATION = "response.output_text.annotation.added"
 RESTARTED = "ragqueue:restarted"  # tells readers to drop what they were shown
 
 _STATUS = {"queued": "queued", "running": "in_progress", "succeeded": "completed", "failed": "failed", "cancelled": "cancelled"}
+_JOB = "id kind lane attempt tries deaths created_at started_at ended_at run_at deadline_at result retry_of"
 _PUBLIC = ("text", "citations", "invalid_markers", "grounding", "nearest", "usage", "timings")
 
 
@@ -33,12 +34,8 @@ def chat_view(job: Job, answer: Mapping[str, Any] | None) -> dict[str, Any]:
 def job_view(job: Job) -> dict[str, Any]:
     """Return any job as `GET /jobs` shows it."""
     error = {"code": job.error_code, "message": job.error_message} if job.error_code else None
-    return {
-        "id": job.id, "kind": job.kind, "lane": job.lane, "status": _STATUS[job.state], "attempt": job.attempt, "tries": job.tries,
-        "deaths": job.deaths, "created_at": job.created_at, "started_at": job.started_at, "ended_at": job.ended_at, "run_at": job.run_at,
-        "deadline_at": job.deadline_at, "error": error, "result": job.result, "retry_of": job.retry_of,
-        "document_id": job.payload.get("document_id"),
-    }  # fmt: skip
+    shown = {name: getattr(job, name) for name in _JOB.split()}
+    return shown | {"status": _STATUS[job.state], "error": error, "document_id": job.payload.get("document_id")}
 
 
 def opening(job: Job) -> list[Event]:

@@ -91,15 +91,13 @@ def _is_prose(text: str) -> bool:
         return False
     words = _NO_WORDS.sub(" ", text)
     letters = sum(map(str.isalpha, words))
-    if SPACELESS.search(text):
-        return letters >= 5
-    return letters >= 12 and letters * 2 >= len(words) and len(words.split()) >= 3
+    return letters >= 5 if SPACELESS.search(text) else letters >= 12 and letters * 2 >= len(words) and len(words.split()) >= 3
 
 
 async def weigh(question: str, passages: Sequence[str], embed: Embed | None, languages: Collection[str] | None = None) -> list[Sentence]:
     """Return the `SENTENCES` of the first passages that are nearest by their words, in order, with their scores.
 
-    `languages` are those that `embed` speaks (None: all); with a passage in another one there are no cosines.
+    `languages` are those that `embed` speaks (None: all); with one of these sentences in another there are no cosines.
     """
     spoken = [detect(text) for text in passages[:PASSAGES]]
     sentences = [sentence for at, text in enumerate(passages[:PASSAGES]) for sentence in candidates(at, text)]
@@ -112,7 +110,7 @@ async def weigh(question: str, passages: Sequence[str], embed: Embed | None, lan
         sentence.score = KEYWORD_WEIGHT * part
     nearest = sorted(sentences, key=lambda sentence: -sentence.score)[:SENTENCES]
     sentences = sorted(nearest, key=lambda sentence: (sentence.passage, sentence.start))
-    if embed and sentences and (languages is None or set(spoken) <= set(languages)):
+    if embed and sentences and (languages is None or {spoken[sentence.passage] for sentence in sentences} <= set(languages)):
         vectors = await embed([question, *(sentence.text[:LONGEST] for sentence in sentences)])
         for sentence, cosine in zip(sentences, vectors[1:] @ vectors[0], strict=True):
             sentence.cosine = float(cosine)

@@ -35,9 +35,8 @@ _MARKS = "\u0300-\u036f\u0591-\u05bd\u05bf-\u05c7\u0610-\u061a\u064b-\u065f\u067
 # No token begins with "_": tokens of our own that mark a scope do, and no text can forge them.
 _WORD = re.compile(rf"[^\W_][\w{_MARKS}]*(?:[^\W_]|[{_MARKS}])|\d")
 _ASCII_WORD = re.compile(r"[a-z0-9]\w*[a-z0-9]|[0-9]", re.ASCII)
-_FOLDED = dict.fromkeys(range(0x300, 0x370)) | str.maketrans(
-    {"ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i"}
-)
+_LETTERS = {"ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i"}
+_FOLDED = dict.fromkeys(range(0x300, 0x370)) | str.maketrans(_LETTERS)
 _local = threading.local()  # holds a thread's stemmers: two threads in one stemmer corrupt its state
 
 
@@ -65,10 +64,9 @@ def _identifier() -> Any:
 
 
 def tokenize(text: str, language: str) -> list[str]:
-    """Return the keyword tokens of a text, in order, repeated as often as they occur.
+    """Return the keyword tokens of a text, in order, repeated as they occur; none holds a space, a quote or a leading "_".
 
-    Words lose their case, accents and endings; stop words and question words are left out; a run of Han, Kana,
-    Hangul or Thai becomes its characters and pairs of neighbours. A token holds no space, quote or leading "_".
+    Words lose case, accents and endings, stop words go; a run of Han, Kana, Hangul or Thai becomes its characters and pairs of neighbours.
     """
     stops, stemmers = _stopwords(language), _local.__dict__
     if language in STEMMED and language not in stemmers:

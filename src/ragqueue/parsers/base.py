@@ -1,7 +1,6 @@
 """The port to a parser: the bytes of a file become one canonical text and blocks over it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from typing import Literal
 
 from ragqueue.types import Parsed
@@ -17,7 +16,7 @@ class Parser(ABC):
         """Return text and blocks; block offsets are exact and rise. Raises UnreadableDocument naming the cause."""
 
 
-def opened(outline: Mapping[int, str], level: int, heading: str) -> dict[int, str]:
+def opened(outline: dict[int, str], level: int, heading: str) -> dict[int, str]:
     """Return the open headings by level once this one has begun, cut to 200 characters: it closes those of its level and below."""
     title = " ".join(heading.split())[:200]
     return {above: text for above, text in outline.items() if above < level} | ({level: title} if title else {})

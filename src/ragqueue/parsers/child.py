@@ -1,7 +1,4 @@
-"""Parse documents in a process of its own, limited and without network; started and killed by the pool only.
-
-A frame is a length (8 bytes, big endian) and that much MessagePack: an Answer that says what bounds the child, then one for each Request.
-"""
+"""Parse documents in a process of its own, limited and without network; started and killed by the pool only."""
 
 import ctypes
 import os
@@ -41,7 +38,7 @@ class Answer(msgspec.Struct):
 
 
 def main() -> None:
-    """Answer requests until the pipe closes."""
+    """Say what bounds the child, then answer requests until the pipe closes; a frame is a length (8 bytes, big endian) and MessagePack."""
     requests, answers, nothing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb"), os.open(os.devnull, os.O_RDWR)
     for number in (0, 1):  # no library can read or write between the frames
         os.dup2(nothing, number)
@@ -74,30 +71,26 @@ def _answer(request: Request) -> Answer:
         return Answer(request.id, parsed)
     except MemoryError:
         raise
-    except RagqueueError as error:
-        return Answer(request.id, code=error.code, message=error.message)
     except Exception as error:  # noqa: BLE001 - the edge of a process: the pool raises it again
-        cause = f"{type(error).__name__}: {str(error)[:300]}"
-        return Answer(request.id, code=UnreadableDocument.code, message=f"{name} cannot be read: its parser failed ({cause})")
+        if not isinstance(error, RagqueueError):
+            error = UnreadableDocument(f"{name} cannot be read: its parser failed ({type(error).__name__}: {str(error)[:300]})")
+        return Answer(request.id, code=error.code, message=error.message)
 
 
 def _bound(memory: int) -> str:
     """Bound this process, its memory to so many bytes above what is in use; return in words what does."""
     most, words = _memory_used() + memory, f"memory limit {memory // 1_000_000:,} MB by "
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
-        alone = libc.unshare(_NEW_USER | _NEW_NET) == 0 or libc.unshare(_NEW_NET) == 0
-        words += "the kernel; " + ("no network" if alone else "network not cut off: namespaces are forbidden here")
-        _limit(resource.RLIMIT_AS, most)
-    else:
-        words += "a watchdog; network not cut off: only Linux can"
+    if sys.platform != "win32":
+        _limit(resource.RLIMIT_CORE, 0)  # a core file would hold the document
+        _limit(resource.RLIMIT_FSIZE, 0)
+    if sys.platform != "linux":
         threading.Thread(target=_watch, args=(most,), daemon=True).start()
-    if sys.platform == "win32":
-        return f"{words}; time limit by the pool"
-    _limit(resource.RLIMIT_CORE, 0)  # a core file would hold the document
-    _limit(resource.RLIMIT_FSIZE, 0)
-    return f"{words}; time limit by the kernel; no writing of files"
+        return f"{words}a watchdog; network not cut off: only Linux can"
+    _limit(resource.RLIMIT_AS, most)
+    libc = ctypes.CDLL(None)
+    libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+    alone = libc.unshare(_NEW_USER | _NEW_NET) == 0 or libc.unshare(_NEW_NET) == 0
+    return f"{words}the kernel; " + ("no network" if alone else "network not cut off: namespaces are forbidden here")
 
 
 def _limit(kind: int, most: int) -> None:

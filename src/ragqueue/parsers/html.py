@@ -1,8 +1,7 @@
-"""Read HTML: what a reader of the page sees, block by block."""
+"""Read HTML and XHTML: what a reader of the page sees, block by block; no menus where the page marks its main part."""
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import count, repeat
 from typing import Any, NamedTuple
 
@@ -23,19 +22,13 @@ _BLOCKS = frozenset((
     "figure", "footer", "form", "header", "hgroup", "hr", "html", "legend", "li", "main", "nav", "p", "section", "summary", "tbody", "td",
     "tfoot", "th", "thead",
 ))  # fmt: skip
-_UNSEEN = """audio, canvas, datalist, dialog:not([open]), embed, head, iframe, noscript, object, script, select, style, svg, template, title,
-    video, [hidden]"""
-_UNSEEN_STYLE = re.compile(
-    r"display\s*:\s*none|visibility\s*:\s*hidden|(?:font-size|opacity)\s*:\s*0(?:px|pt|em|rem|%)?\s*(?:;|!|\Z)", re.I
-)
+_UNSEEN = "audio, canvas, datalist, dialog:not([open]), head, iframe, noscript, object, script, select, style, svg, template, title, video, [hidden]"
+_UNSEEN_STYLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden|(?:font-size|opacity)\s*:\s*0[a-z%]*\s*(?:;|!|\Z)", re.I)
 _LAYOUT = "table:has(table, h1, h2, h3, h4, h5, h6)"  # a table that only places things on the page
 _SPACE = re.compile(r"\s+")
-_DEEPEST = 8  # levels of indent of a list
 
 
-class _Place(NamedTuple):
-    """Where text stands, as elements pass it on to those inside."""
-
+class _Place(NamedTuple):  # where text stands, as elements pass it on to those inside
     kind: Kind = "paragraph"
     whole: int = 0  # the element whose lines are one block; 0 when each is one, as in a quote
     level: int = 0  # of a heading, or of the lists that are open
@@ -43,22 +36,19 @@ class _Place(NamedTuple):
 
 
 class HtmlParser(Parser):
-    """Reads HTML and XHTML; scripts, styles and hidden elements are left out, menus too where the page marks its main part."""
-
     def parse(self, data: bytes, name: str) -> Parsed:
         page = LexborHTMLParser(decode(data, name, markup=True))
-        text, blocks, outline, whole = list[str](), list[Block](), dict[int, str](), 0
+        text, blocks, outline, whole, end = list[str](), list[Block](), dict[int, str](), 0, -2
         for place, line in _lines(page):
-            end = blocks[-1].end if blocks else -2
-            if place.whole and place.whole == whole:
-                text += "\n", line
-                blocks[-1] = replace(blocks[-1], end=end + 1 + len(line))
-                continue
-            whole, outline = place.whole, opened(outline, place.level, line) if place.kind == "heading" else outline
-            text += "\n\n" if blocks else "", line
-            blocks.append(Block(place.kind, end + 2, end + 2 + len(line), tuple(outline.values())))
+            goes_on = place.whole == whole != 0
+            if place.kind == "heading" and not goes_on:
+                outline = opened(outline, place.level, line)
+            start = blocks.pop().start if goes_on else end + 2
+            text.append(("\n" if goes_on else "\n\n") + line)
+            end, whole = end + len(text[-1]), place.whole
+            blocks.append(Block(place.kind, start, end, tuple(outline.values())))
         title = page.css_first("head title, h1, h2, h3, h4, h5, h6")
-        return Parsed("".join(text), blocks, title=" ".join(title.text().split()) if title is not None else "")
+        return Parsed("".join(text)[2:], blocks, title=" ".join(title.text().split()) if title is not None else "")
 
 
 def _lines(page: LexborHTMLParser) -> Iterator[tuple[_Place, str]]:
@@ -111,8 +101,7 @@ def _shown(run: str, place: _Place, marker: str) -> str:
     if place.kind == "code":
         return run.strip("\n").rstrip()
     if place.kind in _FLAT:
-        text = " ".join(run.split())
-        return f"{text} |" if text.startswith("| ") else text
-    first = "  " * (min(place.level, _DEEPEST) - 1) + (marker or "  ") if place.kind == "list" else ""
+        return " ".join(run.split()) + " |" * run.lstrip().startswith("| ")
+    first = "  " * (min(place.level, 8) - 1) + (marker or "  ") if place.kind == "list" else ""
     lines = (" ".join(line.split()) for line in run.split("\n"))
     return first + ("\n" + " " * len(first)).join(line for line in lines if line)

@@ -1,4 +1,4 @@
-"""Read Markdown: the canonical text is the source itself, so that a quote stands in the file byte for byte."""
+"""Read Markdown (CommonMark, tables, front matter): the text is the source itself, so that a quote stands in the file byte for byte."""
 
 import itertools
 import re
@@ -29,12 +29,9 @@ _INLINE = MarkdownIt("commonmark", {"maxNesting": 100})
 
 
 class MarkdownParser(Parser):
-    """Reads Markdown (CommonMark and tables); front matter gives the title and is no block."""
-
     def parse(self, data: bytes, name: str) -> Parsed:
         text = decode(data, name)
-        match = _FRONT.match(text)
-        front = match.end() if match else 0
+        front = match.end() if (match := _FRONT.match(text)) else 0
         # Front matter becomes empty lines for the parser, so that its line numbers stay those of the text.
         tokens = _BLOCKS.parse("\n" * text.count("\n", 0, front) + text[front:])
         lines = [0, *itertools.accumulate(len(line) + 1 for line in text.split("\n"))]
@@ -47,10 +44,9 @@ class MarkdownParser(Parser):
                 heading = _plain(tokens[at + 1].content)
                 outline = opened(outline, int(token.tag[1:]), heading)
                 title = title or (heading if token.tag == "h1" else "")
-            start, end = lines[token.map[0]], min(lines[token.map[1]], len(text))
-            edges = [start, end]
+            edges = [lines[token.map[0]], min(lines[token.map[1]], len(text))]
             if token.type == "html_block":  # the stretches between what no reader of the page sees
-                edges[1:1] = itertools.chain.from_iterable(unseen.span() for unseen in _UNSEEN.finditer(text, start, end))
+                edges[1:1] = itertools.chain.from_iterable(unseen.span() for unseen in _UNSEEN.finditer(text, *edges))
             for span in zip(edges[::2], edges[1::2], strict=True):
                 ink = (_CODE if _KINDS[token.type] == "code" else _INK).search(text, *span)
                 if ink and not _TAGS.fullmatch(text, *span):

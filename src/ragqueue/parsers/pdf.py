@@ -1,10 +1,9 @@
-"""Read PDF: text page by page; the bookmarks tell the headings."""
+"""Read PDF that holds text, page by page, counted from 1; the bookmarks tell the headings."""
 
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 
 import pypdfium2
 
@@ -14,10 +13,8 @@ from ragqueue.parsers.table import magic
 from ragqueue.types import Block, Parsed
 
 Bookmark = tuple[int, str]  # level, title
-_CAUSES = {  # FPDF_ERR_PASSWORD, FPDF_ERR_SECURITY
-    4: "is encrypted and needs a password: save it without one",
-    5: "is encrypted in a way that cannot be read: save it without encryption",
-}
+# FPDF_ERR_PASSWORD, FPDF_ERR_SECURITY
+_CAUSES = {4: "is encrypted and needs a password: save it without one", 5: "is encrypted in an unknown way: save it unencrypted"}
 # PDFium's sign for a word that was broken at the end of a line; what is no text; spaces at the end of a line
 _NOISE = re.compile("[\x02\ufffe]\n?|[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff\uffff]|(?<! ) +(?=\n)")
 _NUMBER = re.compile(r"\A(?:\d+(?:\.\d+)*\.?|[IVXLC]+\.|[A-Z]\.)\s+")
@@ -26,8 +23,6 @@ _FILE_NAME = re.compile(r"untitled|.*\.(?:docx?|odt|rtf|tex|dvi|indd|pptx?|xlsx?
 
 
 class PdfParser(Parser):
-    """Reads PDF that holds text; page numbers count from 1."""
-
     def parse(self, data: bytes, name: str) -> Parsed:
         if b"%PDF-" not in data[:1024]:
             raise UnreadableDocument(f"{name!r} is not a PDF: its bytes are {magic(data) or 'text or unknown data'}")
@@ -47,13 +42,11 @@ class PdfParser(Parser):
             cause = _CAUSES.get(error.err_code, f"is damaged: no PDF reader can open all of it ({error})")
             raise UnreadableDocument(f"{name!r} {cause}") from error
         if not "".join(pages).strip():
-            count = f"{len(pages)} page(s) but no text"
-            raise UnreadableDocument(f"{name!r} has {count}: it may be a scan; run text recognition (OCR) on it first")
+            raise UnreadableDocument(f"{name!r} has {len(pages)} page(s) but no text: it may be a scan; run text recognition (OCR) first")
         return Parsed("\n\n".join(pages), _blocks(pages, bookmarks), "" if _FILE_NAME.match(title) else title, len(pages))
 
 
 def _blocks(pages: Sequence[str], bookmarks: Mapping[int, Sequence[Bookmark]]) -> list[Block]:
-    """Return headings and paragraphs at their places in the joined pages."""
     blocks, outline, at = list[Block](), dict[int, str](), 0
     for number, page in enumerate(pages):
         lines, previous = page.split("\n"), ""
@@ -65,7 +58,7 @@ def _blocks(pages: Sequence[str], bookmarks: Mapping[int, Sequence[Bookmark]]) -
             # A short line that ends a sentence ends its paragraph, and a list item begins one.
             ended = _BULLET.match(body) or (previous.endswith((".", "!", "?", ":", "。")) and len(previous) < 0.8 * full)
             if body and previous and not (here or ended) and blocks[-1].kind == "paragraph":
-                blocks[-1] = replace(blocks[-1], end=start + len(body))
+                blocks[-1] = blocks[-1]._replace(end=start + len(body))
             elif body:
                 kind: Kind = "heading" if here and _bare(body) == _bare(here[-1][1]) else "paragraph"
                 blocks.append(Block(kind, start, start + len(body), tuple(outline.values()), number + 1))

@@ -18,9 +18,8 @@ from ragqueue.parsers.table import PARSERS
 from ragqueue.types import Block, Parsed
 
 _START = 30.0  # seconds that a child may take to say hello on a busy machine
-_REASONS = {-known: f"crash, signal {known:d} {known.name}" for known in signal.Signals} | {
-    MEMORY_EXIT: "memory limit", -24: "time limit", None: "it answered nonsense",  # -24: SIGXCPU
-}  # fmt: skip
+_REASONS = {-known: f"crash, signal {known:d} {known.name}" for known in signal.Signals}
+_REASONS |= {MEMORY_EXIT: "memory limit", -24: "time limit"}  # -24: SIGXCPU
 
 
 class ParserDied(UnreadableDocument, retryable=True):
@@ -63,8 +62,7 @@ class ParserPool:
             self._alive.add(child)
             try:
                 async with asyncio.timeout(self._seconds):
-                    body = await _exchange(child, msgspec.msgpack.encode(request), most=1_000_000 + 16 * self._max_text)
-                answer = await asyncio.to_thread(_read, body, request.id)
+                    answer = await _exchange(child, request, most=1_000_000 + 16 * self._max_text)
                 self._idle += () if self._closed else (child,)
                 return answer
             except TimeoutError:
@@ -83,11 +81,8 @@ class ParserPool:
 
 
 async def isolation(memory: int) -> str:
-    """Start a child and return in words what bounds it on this machine."""
-    try:
-        child, bounds = await _launch(memory)
-    except Unavailable as error:
-        return error.message
+    """Start a child and return in words what bounds it on this machine. Raises Unavailable."""
+    child, bounds = await _launch(memory)
     await _end(child)
     return bounds
 
@@ -102,9 +97,9 @@ async def _launch(memory: int) -> tuple[Process, str]:
     try:
         async with asyncio.timeout(_START):
             child = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, env=environment, limit=2**20)
-            bounds = msgspec.msgpack.decode(await _exchange(child, b"", most=10_000), type=Answer).message
+            bounds = (await _exchange(child, None, most=10_000)).message
         return child, bounds
-    except (EOFError, OSError) as error:
+    except (EOFError, OSError, msgspec.MsgspecError) as error:
         why = f"{await _end(child, patience=1)}: standard error says why" if child else error
         raise Unavailable(f"no parser process can be started ({why})") from error
     finally:
@@ -112,24 +107,25 @@ async def _launch(memory: int) -> tuple[Process, str]:
             await _end(child)
 
 
-async def _exchange(child: Process, request: bytes, *, most: int) -> bytes:
-    """Return the next frame of a child, after a request to it or its hello. Raises EOFError or ConnectionError when it died."""
+async def _exchange(child: Process, request: Request | None, *, most: int) -> Answer:
+    """Return the answer to a request, or the hello. Raises EOFError or ConnectionError when the child died, MsgspecError as _read."""
     assert child.stdin
     assert child.stdout
     if request:
-        child.stdin.writelines((len(request).to_bytes(8, "big"), request))
+        body = msgspec.msgpack.encode(request)
+        child.stdin.writelines((len(body).to_bytes(8, "big"), body))
         await child.stdin.drain()
     size = int.from_bytes(await child.stdout.readexactly(8), "big")
     if size > most:
-        raise EOFError  # no answer of ours: as good as dead
-    return await child.stdout.readexactly(size)
+        raise msgspec.ValidationError(f"{size:,} bytes")
+    return await asyncio.to_thread(_read, await child.stdout.readexactly(size), request.id if request else "")
 
 
 async def _end(child: Process, *, patience: float = 0) -> str:
     """Kill a child, unless it ends by itself within so many seconds; say why it ended."""
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(child.wait(), patience)
-    reason = _REASONS.get(child.returncode, f"exit status {child.returncode}")
+    reason = _REASONS.get(child.returncode or 0, f"exit status {child.returncode}")
     with contextlib.suppress(ProcessLookupError):
         child.kill()
     await child.wait()
@@ -141,8 +137,8 @@ def _read(body: bytes, request_id: str) -> Answer:
     answer = msgspec.msgpack.decode(body, type=Answer)
     if answer.id != request_id:
         raise msgspec.ValidationError("it answers another document")
-    text, blocks = (answer.parsed.text, answer.parsed.blocks) if answer.parsed is not None else ("", ())
-    for before, block in itertools.pairwise([Block("paragraph", 0, 0), *blocks]):
-        if not before.end <= block.start < block.end <= len(text):
+    parsed = answer.parsed or Parsed("", ())
+    for before, block in itertools.pairwise((Block("paragraph", 0, 0), *parsed.blocks)):
+        if not before.end <= block.start < block.end <= len(parsed.text):
             raise msgspec.ValidationError(f"block {block.start}-{block.end} does not stand in order in the text")
     return answer

@@ -1,36 +1,32 @@
 """Say which media type a file is and which parser reads it."""
 
 import re
-from collections.abc import Mapping
 
 from ragqueue.errors import UnreadableDocument, UnsupportedMedia
 
-PARSERS: Mapping[str, str] = {  # media type -> "module:Class", imported in the child only
+PARSERS = {  # media type -> "module:Class", imported in the child only
     "text/plain": "ragqueue.parsers.text:TextParser",
     "text/markdown": "ragqueue.parsers.markdown:MarkdownParser",
     "text/html": "ragqueue.parsers.html:HtmlParser",
     "application/pdf": "ragqueue.parsers.pdf:PdfParser",
 }  # fmt: skip
-EXTENSIONS: Mapping[str, str] = {
+EXTENSIONS = {
     ".txt": "text/plain", ".text": "text/plain", ".log": "text/plain", ".rst": "text/plain", ".adoc": "text/plain",
     ".md": "text/markdown", ".markdown": "text/markdown", ".mdown": "text/markdown", ".mkd": "text/markdown",
     ".html": "text/html", ".htm": "text/html", ".xhtml": "text/html", ".pdf": "application/pdf",
 }  # fmt: skip
 _MAGIC = {  # what is not caught as binary data by its NUL bytes, or deserves a better word
-    b"%PDF-": "a PDF", b"PK\x03\x04": "a ZIP archive or an Office document", b"PK\x05\x06": "an empty ZIP archive", b"{\\rtf": "an RTF document",
+    b"%PDF-": "a PDF", b"PK\x03\x04": "a ZIP archive or an Office document", b"{\\rtf": "an RTF document",
     b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "an old or encrypted Office document", b"\x1f\x8b": "gzip data", b"\x89PNG\r\n": "a PNG picture",
-    b"\xff\xd8\xff": "a JPEG picture", b"GIF87a": "a GIF picture", b"GIF89a": "a GIF picture",
+    b"\xff\xd8\xff": "a JPEG picture", b"GIF8": "a GIF picture", b"PK\x05\x06": "an empty ZIP archive",
 }  # fmt: skip
-_SUFFIX = re.compile(r"\.[a-z][a-z0-9]{0,9}\Z")
+_SUFFIX = re.compile(r"(?:\.[a-z][a-z0-9]{0,9})?\Z")
 _HTML = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?:<!--.{0,200}?-->\s*)?<(?:!doctype\s+html|html[\s>])", re.I | re.S)
 
 
 def media_type_of(name: str, data: bytes, declared: str | None = None) -> str:
-    """Return the media type by extension, else as declared, else by the bytes; the first kilobyte is enough of them.
-
-    Raises UnsupportedMedia when no parser reads it, UnreadableDocument when name and bytes contradict each other.
-    """
-    found, suffix = magic(data), _suffix(name)
+    """Return the media type by extension, else as declared, else by the first kilobyte. Raises UnsupportedMedia, UnreadableDocument."""
+    found, suffix = magic(data), _SUFFIX.findall(name.lower())[0]
     if by_name := EXTENSIONS.get(suffix):
         if found and (by_name, found) != ("application/pdf", "a PDF"):
             raise UnreadableDocument(f"{name!r} is named {suffix}, but its bytes are {found}: give it its right name, or another file")
@@ -43,20 +39,14 @@ def media_type_of(name: str, data: bytes, declared: str | None = None) -> str:
     if not (found or suffix or b"\x00" in data[:1024]):
         return "text/html" if _HTML.match(data[:1024]) else "text/plain"
     what = found or (f"of type {stated!r}" if stated else f"named {suffix}" if suffix else "binary data")
-    allowed = f"allowed are {', '.join(EXTENSIONS)}, or a text declared as text/plain"
-    raise UnsupportedMedia(f"no parser reads {name!r}, which is {what}: {allowed}")
+    raise UnsupportedMedia(f"no parser reads {name!r}, {what}: allowed are {', '.join(EXTENSIONS)}, or a text declared as text/plain")
 
 
 def known_name(name: str) -> bool:
     """Say whether the extension of a file name tells that a parser reads it."""
-    return _suffix(name) in EXTENSIONS
+    return name.lower().endswith(tuple(EXTENSIONS))
 
 
 def magic(data: bytes) -> str | None:
     """Return what the first bytes show a file to be ("a PDF"), None when they may well be text."""
     return next((what for prefix, what in _MAGIC.items() if data.startswith(prefix)), None)
-
-
-def _suffix(name: str) -> str:
-    match = _SUFFIX.search(name.lower())
-    return match[0] if match else ""

@@ -63,12 +63,6 @@ class SqlQueue(JobQueue):
         finally:
             watch.close()
 
-    async def claim_database(self, database: str) -> None:
-        """Do nothing: the database is the queue."""
-
-    async def close(self) -> None:
-        """Do nothing: the records are the caller's."""
-
 
 async def _wait(bell: asyncio.Event, watch: Watch) -> None:
     """Wait for a ring of this process, a commit of any process, or time to look anyway."""

@@ -1,4 +1,4 @@
-"""The rows of chunks, and the sums that keyword ranking needs: both change in one transaction."""
+"""The rows of chunks with their vectors, and the sums that keyword ranking needs: all change in one transaction."""
 
 import json
 from collections import Counter, defaultdict
@@ -6,6 +6,8 @@ from collections.abc import Collection, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import Connection, and_, select, text
 
 from ragqueue.language.tokens import tokenize
@@ -32,19 +34,16 @@ _FORGET = text(f"""
 # "cross" keeps SQLite from walking all of the tenant's chunks.
 _SHOWN = """from json_each(:numbers) wanted cross join chunks c on c.number = wanted.value and c.tenant = :tenant
     join documents d on d.tenant = c.tenant and d.id = c.document_id and d.state = 'ready' and d.version = c.version"""
+_FROM = "from {} where tenant = ? and collection = ? and generation = ?"
+_ADDED = f"select number, vector {_FROM.format('chunks')} and number > ? and vector is not null order by number limit ?"
+_REMOVED = f"select seq, number {_FROM.format('removals')} and seq > ? order by seq"
+_LIVING = f"select number {_FROM.format('chunks')} and vector is not null order by number"
+_LAST_REMOVAL = f"select coalesce(max(seq), 0) {_FROM.format('removals')}"
 _FEATURES = text(f"select c.number, c.collection, c.generation, c.language, c.tokens, c.length, c.vector {_SHOWN}")
 _LOAD = text(f"""
     select c.number, c.document_id, c.version, c.start, c."end", substr(v.text, c.start + 1, c."end" - c.start) as text,
     d.title, d.source, c.heading_path, c.page, c.language {_SHOWN}
     join versions v on v.tenant = c.tenant and v.document_id = c.document_id and v.version = c.version""")
-
-
-class ChunkRow(NamedTuple):
-    """A passage that is to be indexed."""
-
-    passage: Passage
-    indexed_text: str  # title, heading path and text
-    vector: bytes | None  # little-endian fp16
 
 
 class Features(NamedTuple):
@@ -66,6 +65,15 @@ class Space(NamedTuple):
     generation: str
 
 
+class News(NamedTuple):
+    """What changed in a space. A number's vector never changes, and numbers become visible in rising order."""
+
+    numbers: NDArray[np.int64]  # of new chunks, rising
+    vectors: NDArray[np.float16]  # of these, shape (len(numbers), dimensions)
+    gone: NDArray[np.int64]  # numbers of removed chunks
+    removal: int  # seq of the last removal
+
+
 def scope(tenant: str, space: Space) -> str:
     """Return the token that marks the chunks of a space in the keyword index; no text yields one with a leading "_"."""
     return "_" + blake2b(json.dumps([tenant, *space]).encode(), digest_size=10).hexdigest()
@@ -73,22 +81,17 @@ def scope(tenant: str, space: Space) -> str:
 
 def insert(
     connection: Connection, tenant: str, collection: str, generation: str, document_id: str, version: int, language: str,
-    rows: Sequence[ChunkRow],
+    rows: Sequence[tuple[Passage, str, bytes | None]],
 ) -> list[int]:  # fmt: skip
-    """Add the chunks of a document's version and return their numbers, in order."""
+    """Add the chunks of a version, each (passage, text to index, little-endian fp16 vector); return their numbers, in order."""
     if not rows:
         return []
-    space, held = Space(collection, generation), [tokenize(row.indexed_text, language) for row in rows]
-    mark = scope(tenant, space)
+    space, held, values = Space(collection, generation), [tokenize(indexed, language) for _, indexed, _ in rows], []
     common = {"tenant": tenant, **space._asdict(), "document_id": document_id, "version": version, "language": language}
-    values = [
-        common
-        | {
-            "start": passage.start, "end": passage.end, "page": passage.page, "heading_path": passage.heading_path, "vector": vector,
-            "tokens": " ".join([mark, *tokens]), "length": len(tokens),
-        }
-        for (passage, _, vector), tokens in zip(rows, held, strict=True)
-    ]  # fmt: skip
+    for (passage, _, vector), tokens in zip(rows, held, strict=True):
+        place = {"start": passage.start, "end": passage.end, "page": passage.page, "heading_path": passage.heading_path}
+        words = {"tokens": " ".join([scope(tenant, space), *tokens]), "length": len(tokens)}
+        values.append(common | place | words | {"vector": vector})
     numbers = connection.execute(chunks.insert().returning(chunks.c.number, sort_by_parameter_order=True), values).scalars().all()
     _add(connection, tenant, space, language, held, sign=1)
     return list(numbers)
@@ -111,7 +114,6 @@ def remove(connection: Connection, tenant: str, document_id: str) -> int:
 
 
 def _add(connection: Connection, tenant: str, space: Space, language: str, held: Sequence[Sequence[str]], *, sign: int) -> None:
-    """Add chunks with these tokens to the sums of their space, or take them away (`sign` -1)."""
     frequencies = Counter(term for tokens in held for term in set(tokens))
     counted = to_json({term: sign * frequencies[term] for term in sorted(frequencies)})  # in the order of the key: neighbours share pages
     sums = {"language": language, "chunks": sign * len(held), "length": sign * sum(map(len, held)), "counted": counted}
@@ -135,3 +137,18 @@ def load(connection: Connection, tenant: str, numbers: Sequence[int]) -> list[Ch
     rows = connection.execute(_LOAD, {"tenant": tenant, "numbers": json.dumps(numbers)})
     found = {row.number: Chunk(**{**row._mapping, "heading_path": tuple(json.loads(row.heading_path))}) for row in rows}
     return [found[number] for number in numbers if number in found]
+
+
+def news(connection: Connection, space: Sequence[str], after: int, removal: int, limit: int) -> News:
+    """Return at most `limit` chunks of (tenant, collection, generation) after a number, and all that was removed after a seq."""
+    rows = connection.exec_driver_sql(_ADDED, (*space, after, limit)).all()
+    removed = connection.exec_driver_sql(_REMOVED, (*space, removal)).all()
+    halves = np.frombuffer(b"".join(row.vector for row in rows), "<f2")
+    numbers, gone = (np.array([row.number for row in found], np.int64) for found in (rows, removed))
+    return News(numbers, halves.reshape(len(rows), -1 if rows else 0), gone, removed[-1].seq if removed else removal)
+
+
+def living(connection: Connection, space: Sequence[str]) -> tuple[NDArray[np.int64], int]:
+    """Return the numbers of all chunks of a space that have a vector, rising, and the seq of the last removal."""
+    numbers = np.fromiter(connection.exec_driver_sql(_LIVING, tuple(space)).scalars(), np.int64)
+    return numbers, connection.exec_driver_sql(_LAST_REMOVAL, tuple(space)).scalar_one()

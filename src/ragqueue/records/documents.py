@@ -1,8 +1,7 @@
 """The rows of documents: what a user gave, its versions, and what a delete leaves behind."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import Connection, and_, case, delete, func, insert, select, text, update
 
@@ -12,31 +11,15 @@ from ragqueue.records.store import NOW, now
 from ragqueue.types import ENDED, Document, Parsed
 
 _LIVE = documents.c.state != "deleted"
-_DOCUMENTS = select(*(documents.c[name] for name in Document.__dataclass_fields__)).where(_LIVE)
-_DELETED = text("""
-    select 1 from quotes q join documents d on d.tenant = q.tenant and d.id = q.document_id
-    where q.tenant = :tenant and q.job_id = :job_id and d.state = 'deleted' limit 1""")
+_DOCUMENTS = select(*(documents.c[name] for name in Document._fields)).where(_LIVE)
 _QUOTE = text("insert into quotes (tenant, document_id, job_id) values (:tenant, :document_id, :job_id) on conflict do nothing")
-_REPLACED = text(f"""
-    select tenant, document_id, version from versions v where exists (
+_FORGET = text(f"""
+    delete from versions where (tenant, document_id, version) in (select tenant, document_id, version from versions v where exists (
         select 1 from versions newer where newer.tenant = v.tenant and newer.document_id = v.document_id
-        and newer.version > v.version and newer.created_at < {NOW} - :age) limit :limit""")
-_FORGET = text("delete from versions where tenant = :tenant and document_id = :document_id and version = :version")
+        and newer.version > v.version and newer.created_at < {NOW} - :age) limit 1000)""")
 
 
-class Upload(NamedTuple):
-    """A file on its way in."""
-
-    tenant: str
-    collection: str
-    source: str
-    media_type: str
-    data: bytes
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(NamedTuple):
     """When a document was hidden and erased, and what the erasure removed."""
 
     hidden_at: float
@@ -68,9 +51,11 @@ def counted(connection: Connection, tenant: str) -> dict[str, tuple[int, int]]:
     return {language: (ready, chunks) for language, ready, chunks in connection.execute(query.group_by(documents.c.language))}
 
 
-def add_upload(connection: Connection, upload: Upload, document_id: str, upload_id: str, generation: str) -> None:
+def add_upload(
+    connection: Connection, /, *, tenant: str, collection: str, source: str, media_type: str, data: bytes, document_id: str, upload_id: str,
+    generation: str,
+) -> None:  # fmt: skip
     """Store the bytes of a file, and its document if the source is new. Raises Conflict when the source became another document."""
-    tenant, collection, source, media_type, data, _ = upload
     known, at = by_source(connection, tenant, collection, source), connection.scalar(select(now()))
     if known is None:
         row = {
@@ -80,10 +65,9 @@ def add_upload(connection: Connection, upload: Upload, document_id: str, upload_
         connection.execute(insert(documents), row)
     elif known.id != document_id:
         raise Conflict(f"{source!r} came in twice at the same moment: send it again")
-    if connection.scalar(select(collections.c.name).filter_by(tenant=tenant, name=collection)) is None:
-        connection.execute(insert(collections), {"tenant": tenant, "name": collection, "generation": generation, "created_at": at})
-    row = {"tenant": tenant, "id": upload_id, "document_id": document_id, "data": data, "created_at": at}
-    connection.execute(insert(uploads), row)
+    row = {"tenant": tenant, "name": collection, "generation": generation, "created_at": at}
+    connection.execute(insert(collections).prefix_with("or ignore"), row)
+    connection.execute(insert(uploads), {"tenant": tenant, "id": upload_id, "document_id": document_id, "data": data, "created_at": at})
 
 
 def generation(connection: Connection, tenant: str, collection: str) -> str | None:
@@ -103,24 +87,18 @@ def refuse(connection: Connection, tenant: str, document_id: str, message: str, 
     connection.execute(delete(uploads).filter_by(tenant=tenant, id=upload_id))
 
 
-def add_version(
-    connection: Connection, document: Document, parsed: Parsed, *, title: str, sha256: str, language: str, chunks: int, media_type: str,
-    upload_id: str,
-) -> bool:  # fmt: skip
-    """Make a text the next version of a document and drop its older uploads; False when it was changed or deleted meanwhile."""
+def add_version(connection: Connection, document: Document, parsed: Parsed, *, upload_id: str, **said: str | int) -> bool:
+    """Make a text the next version of a document and drop its older uploads; False when it was changed or deleted meanwhile.
+
+    `said`: title, sha256, language, chunks (how many), media_type.
+    """
     tenant, document_id, version = document.tenant, document.id, document.version + 1
-    values = {
-        "version": version, "state": "ready", "title": title, "sha256": sha256, "language": language, "chunks": chunks, "error": None,
-        "media_type": media_type, "updated_at": now(),
-    }  # fmt: skip
     unchanged = update(documents).where(_LIVE).filter_by(tenant=tenant, id=document_id, version=document.version)
-    if not connection.execute(unchanged.values(values)).rowcount:
+    if not connection.execute(unchanged.values(version=version, state="ready", error=None, updated_at=now(), **said)).rowcount:
         return False
-    row = {
-        "tenant": tenant, "document_id": document_id, "version": version, "text": parsed.text, "pages": parsed.pages, "sha256": sha256,
-        "blocks": [[b.kind, b.start, b.end, b.heading_path, b.page] for b in parsed.blocks], "created_at": now(),
-    }  # fmt: skip
-    connection.execute(insert(versions).values(row))
+    blocks = [[b.kind, b.start, b.end, b.heading_path, b.page] for b in parsed.blocks]
+    row = {"tenant": tenant, "document_id": document_id, "version": version, "sha256": said["sha256"], "created_at": now()}
+    connection.execute(insert(versions).values(row | {"text": parsed.text, "pages": parsed.pages, "blocks": blocks}))
     came = select(uploads.c.created_at).filter_by(tenant=tenant, id=upload_id).scalar_subquery()  # what came later has its own ingest
     connection.execute(delete(uploads).where(uploads.c.created_at < came).filter_by(tenant=tenant, document_id=document_id))
     return True
@@ -134,14 +112,9 @@ def text_of(connection: Connection, tenant: str, document_id: str, version: int 
     return connection.execute(query.where(documents.c.tenant == tenant, versions.c.version == wanted)).first()
 
 
-def replaced(connection: Connection, age: float, limit: int) -> list[dict[str, Any]]:
-    """Return the keys of texts that a newer version replaced more than `age` seconds ago."""
-    return [dict(row) for row in connection.execute(_REPLACED, {"age": age, "limit": limit}).mappings()]
-
-
-def forget_versions(connection: Connection, keys: Sequence[Mapping[str, Any]]) -> None:
-    """Drop the texts of these versions."""
-    connection.execute(_FORGET, keys)
+def forget_replaced(connection: Connection, age: float) -> int:
+    """Drop at most 1,000 texts that a newer version replaced more than `age` seconds ago; return how many went."""
+    return connection.execute(_FORGET, {"age": age}).rowcount
 
 
 def hide(connection: Connection, tenant: str, document_id: str) -> bool:
@@ -171,11 +144,6 @@ def note_quotes(connection: Connection, tenant: str, job_id: str, document_ids: 
         connection.execute(_QUOTE, [{"tenant": tenant, "document_id": d, "job_id": job_id} for d in sorted(set(document_ids))])
 
 
-def any_deleted(connection: Connection, tenant: str, job_id: str) -> bool:
-    """Say whether a document that a job was shown has been deleted."""
-    return connection.execute(_DELETED, {"tenant": tenant, "job_id": job_id}).first() is not None
-
-
 def erase(connection: Connection, tenant: str, document_id: str) -> dict[str, int]:
     """Erase a deleted document's texts, bytes and name, and the answers of ended jobs that were shown it; return the counts."""
     shown = select(quotes.c.job_id).filter_by(tenant=tenant, document_id=document_id)
@@ -185,8 +153,7 @@ def erase(connection: Connection, tenant: str, document_id: str) -> dict[str, in
         "files": delete(uploads).filter_by(tenant=tenant, document_id=document_id),
         "answers": delete(answers).where(answers.c.tenant == tenant, answers.c.job_id.in_(ended)),
     }
-    bare = update(documents).filter_by(tenant=tenant, id=document_id).values(source="", title="", sha256="", error=None)
-    connection.execute(bare)
+    connection.execute(update(documents).filter_by(tenant=tenant, id=document_id).values(source="", title="", sha256="", error=None))
     return {name: connection.execute(query).rowcount for name, query in doomed.items()}
 
 

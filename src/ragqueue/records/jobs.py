@@ -3,19 +3,18 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, delete, func, insert, or_, select, true, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, delete, func, insert, or_, select, text, true, update
 
-from ragqueue.records import documents
 from ragqueue.records.schema import answers, events, idempotency, jobs, quotes
 from ragqueue.records.store import now
 from ragqueue.types import ENDED, Job, Outcome, Ring, lane_of
 
 DEAD_LETTER = "dead_letter"
-_COLUMNS = [jobs.c[name] for name in Job.__dataclass_fields__]
+_COLUMNS = [jobs.c[name] for name in Job._fields]
 _QUEUED, _RUNNING = jobs.c.state == "queued", jobs.c.state == "running"
-_DUE = and_(_QUEUED, jobs.c.run_at <= now())
+_DUE, _UNRUNG = and_(_QUEUED, jobs.c.run_at <= now()), jobs.c.rung_at.is_(None)
 _REQUEUED = {"state": "queued", "place": 0.0, "rung_at": None, "owner": None, "lease_until": None}
 _FRESH = {"state": "queued", "attempt": 0, "tries": 0, "deaths": 0, "cancel_requested": False, "deadline_at": now() + bindparam("deadline")}
 _HELD = {"state": "running", "attempt": jobs.c.attempt + 1, "owner": bindparam("new_owner"), "lease_until": now() + bindparam("lease")}
@@ -26,22 +25,17 @@ _NEW = insert(jobs).values(_FRESH | dict.fromkeys(("place", "run_at", "rung_at",
 _CLAIM = update(jobs).where(jobs.c.id == bindparam("wanted"), _DUE).values(_HELD | _CLAIMED).returning(*_COLUMNS)
 _END = update(jobs).values(_OVER | {"error_code": bindparam("code"), "error_message": bindparam("message")})
 _ANSWER = insert(answers).values(created_at=now())
+_SHOWN_DELETED = text("""
+    select 1 from quotes q join documents d on d.tenant = q.tenant and d.id = q.document_id
+    where q.tenant = :tenant and q.job_id = :job_id and d.state = 'deleted' limit 1""")
 
 
-class NewJob(NamedTuple):
-    """What a submitter says of a job."""
-
-    tenant: str
-    id: str
-    kind: str
-    payload: Mapping[str, Any]
-    deadline: float  # seconds from now
-    retry_of: str | None = None
-
-
-def insert_job(connection: Connection, new: NewJob) -> Job:
-    """Add a queued job that is due now and counts as rung now: its submitter rings after the commit."""
-    return Job(*connection.execute(_NEW, new._asdict() | {"lane": lane_of(new.kind)}).one())
+def insert_job(
+    connection: Connection, tenant: str, job_id: str, kind: str, payload: Mapping[str, Any], deadline: float, retry_of: str | None = None
+) -> Job:
+    """Add a queued job that is due now and counts as rung now: its submitter rings after the commit. `deadline`: seconds from now."""
+    new = {"tenant": tenant, "id": job_id, "kind": kind, "payload": payload, "deadline": deadline, "retry_of": retry_of}
+    return Job(*connection.execute(_NEW, new | {"lane": lane_of(kind)}).one())
 
 
 def _only(connection: Connection, query: Any, given: Mapping[str, Any] | None = None) -> Job | None:
@@ -104,13 +98,13 @@ def current(job_id: str, attempt: int) -> ColumnElement[bool]:
 
 def finish(connection: Connection, job: Job, outcome: Outcome) -> bool:
     """End the job with this outcome, and store a chat's answer; False when the run is not the current one."""
-    is_chat = job.kind == "chat"
-    if is_chat and documents.any_deleted(connection, job.tenant, job.id):
+    is_chat, key = job.kind == "chat", {"tenant": job.tenant, "job_id": job.id}
+    if is_chat and connection.execute(_SHOWN_DELETED, key).first():
         outcome = Outcome("failed", None, "source_deleted", "a document that it was answered from was deleted meanwhile: ask again")
     if not _end(connection, _END.where(current(job.id, job.attempt)), outcome, None if is_chat else outcome.result):
         return False
     if is_chat and outcome.result is not None:
-        connection.execute(_ANSWER, {"tenant": job.tenant, "job_id": job.id, "attempt": job.attempt, "body": outcome.result})
+        connection.execute(_ANSWER, key | {"attempt": job.attempt, "body": outcome.result})
     return True
 
 
@@ -147,28 +141,24 @@ def _fronts(connection: Connection, query: Any) -> list[Ring]:
 def neglected(connection: Connection) -> tuple[bool, bool]:
     """Say whether a lease ran out, and whether a due job waits for its first ring: lets the usual look be a read."""
     dead = select(jobs.c.id).where(_RUNNING, jobs.c.lease_until < now()).exists()
-    unrung = select(jobs.c.id).where(_DUE, jobs.c.rung_at.is_(None)).exists()
+    unrung = select(jobs.c.id).where(_DUE, _UNRUNG).exists()
     return connection.execute(select(dead, unrung)).one()
 
 
-def ring_unrung(connection: Connection) -> list[Ring]:
-    """Mark the due jobs that were never rung as rung now; the caller rings them, at the front."""
-    return _ring(connection, jobs.c.rung_at.is_(None), 10_000)
+def ring_due(connection: Connection, which: ColumnElement[bool] = _UNRUNG, limit: int = 10_000) -> list[Ring]:
+    """Mark due jobs, by default those that were never rung, as rung now; the caller rings them, at the front."""
+    chosen = select(jobs.c.id).where(_DUE, which).order_by(jobs.c.place, jobs.c.created_at).limit(limit)
+    return _fronts(connection, update(jobs).where(jobs.c.id.in_(chosen)).values(rung_at=now()))
 
 
 def ring_lost(connection: Connection, lane: str, *, empty: bool, age: float, overtakings: int, limit: int) -> list[Ring]:
-    """Like `ring_unrung`, for rings older than `age` while the queue is empty or `overtakings` jobs rung later were claimed."""
+    """Like `ring_due`, for rings older than `age` while the queue is empty or `overtakings` jobs rung later were claimed."""
     old = and_(jobs.c.lane == lane, jobs.c.rung_at < now() - age)
     if not empty:
         claimed = select(jobs.c.claimed_stamp).where(jobs.c.lane == lane, jobs.c.claimed_stamp.is_not(None)).correlate(None)
         last = claimed.order_by(jobs.c.claimed_stamp.desc()).limit(1).offset(overtakings - 1)
         old = and_(old, jobs.c.rung_at < last.scalar_subquery())
-    return _ring(connection, old, limit)
-
-
-def _ring(connection: Connection, condition: ColumnElement[bool], limit: int) -> list[Ring]:
-    chosen = select(jobs.c.id).where(_DUE, condition).order_by(jobs.c.place, jobs.c.created_at).limit(limit)
-    return _fronts(connection, update(jobs).where(jobs.c.id.in_(chosen)).values(rung_at=now()))
+    return ring_due(connection, old, limit)
 
 
 def request_cancel(connection: Connection, tenant: str, job_id: str) -> Job | None:

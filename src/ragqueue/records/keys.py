@@ -3,7 +3,7 @@
 import hashlib
 import hmac
 import secrets
-from typing import NamedTuple
+from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
@@ -13,16 +13,6 @@ from ragqueue.records.store import now
 _VALID = api_keys.c.revoked_at.is_(None)
 
 
-class KeyRow(NamedTuple):
-    """What is known of a key besides its secret."""
-
-    tenant: str
-    id: str
-    name: str
-    created_at: float
-    revoked_at: float | None
-
-
 def _hash(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
@@ -30,8 +20,7 @@ def _hash(secret: str) -> str:
 def create(connection: Connection, tenant: str, name: str) -> str:
     """Make a key for a tenant and return it; it cannot be shown again."""
     key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
-    row = {"tenant": tenant, "id": key_id, "hash": _hash(secret), "name": name, "created_at": now()}
-    connection.execute(insert(api_keys).values(row))
+    connection.execute(insert(api_keys).values(tenant=tenant, id=key_id, hash=_hash(secret), name=name, created_at=now()))
     return f"rq_{key_id}_{secret}"
 
 
@@ -48,10 +37,10 @@ def any_valid(connection: Connection) -> bool:
     return connection.execute(select(api_keys.c.id).where(_VALID).limit(1)).first() is not None
 
 
-def listed(connection: Connection) -> list[KeyRow]:
-    """Return every key."""
-    query = select(*(api_keys.c[name] for name in KeyRow._fields)).order_by(api_keys.c.created_at)
-    return [KeyRow(*row) for row in connection.execute(query)]
+def listed(connection: Connection) -> list[dict[str, Any]]:
+    """Return every key: all columns but the hash of its secret."""
+    query = select(*(column for column in api_keys.c if column is not api_keys.c.hash)).order_by(api_keys.c.created_at)
+    return [dict(row) for row in connection.execute(query).mappings()]
 
 
 def revoke(connection: Connection, key_id: str) -> bool:

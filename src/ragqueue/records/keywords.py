@@ -1,7 +1,4 @@
-"""Keyword search over the tokens of chunks: candidates from the database's index, ranked by true BM25.
-
-The index is FTS5 over `chunks.tokens`, kept by triggers, so a delete is a delete.
-"""
+"""Keyword search: candidates from FTS5 over `chunks.tokens`, which triggers keep (a delete is a delete), ranked by true BM25."""
 
 import json
 from collections import Counter
@@ -18,7 +15,6 @@ BUDGET = 10_000  # postings that are walked for a question: the same ranking as 
 FEWEST_TERMS = 2
 MOST_TERMS = 12
 CANDIDATES = 200  # what the index's own ranking finds is ranked again
-
 # Lists travel as JSON: SQLAlchemy's `in_` took 2 ms of CPU a question.
 _WANTED = "c.tenant = :tenant and (:names is null or c.name in (select value from json_each(:names)))"
 _SUMS = text(f"""

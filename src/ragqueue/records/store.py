@@ -14,7 +14,7 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, Engine, Float, create_engine, event, literal_column
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from ragqueue.errors import StoreFull, Unavailable, UnsafeSqlite
+from ragqueue.errors import ConfigError, StoreFull, Unavailable
 
 try:  # a current SQLite where a wheel exists: Python's own is often inside the WAL-reset corruption range
     import pysqlite3 as _sqlite
@@ -49,12 +49,11 @@ def sqlite_is_safe(version: tuple[int, ...] = sqlite_module.sqlite_version_info)
 
 
 def refuse_unsafe_sqlite(url: str, *, allowed: bool) -> None:
-    """Refuse a second writing process on a SQLite that can corrupt its file. Raises UnsafeSqlite."""
+    """Refuse a second writing process on a SQLite that can corrupt its file. Raises ConfigError."""
     if url.startswith("sqlite") and not allowed and not sqlite_is_safe():
-        raise UnsafeSqlite(
-            f"SQLite {sqlite_module.sqlite_version} can corrupt a file that two processes write (its WAL-reset bug): "
-            "use a newer Python, or set RAGQUEUE_ALLOW_OLD_SQLITE=1 to accept the risk"
-        )
+        said = f"SQLite {sqlite_module.sqlite_version} can corrupt a file that two processes write (its WAL-reset bug)"
+        way_out = "use a newer Python, or set RAGQUEUE_ALLOW_OLD_SQLITE=1 to accept the risk"
+        raise ConfigError(f"{said}: {way_out}", code="unsafe_sqlite")
 
 
 def sqlite_url(folder: Path) -> str:
@@ -98,19 +97,17 @@ class Records:
 
     async def read(self, function: Callable[..., T], *args: Any) -> T:
         """Run `function(connection, *args)` in a read transaction. Raises Unavailable."""
-        return await self._ask(self._reads, READ, function, args)
+        return await self._ask(READ, function, args)
 
     async def write(self, function: Callable[..., T], *args: Any) -> T:
         """Run `function(connection, *args)` and return once it is on the disk. Raises StoreFull, Unavailable: nothing was kept."""
-        return await self._ask(self._writes, WRITE, function, args)
+        return await self._ask(WRITE, function, args)
 
     async def note(self, function: Callable[..., T], *args: Any) -> T:
         """Like `write`, but a power cut may undo it: for what can be made again, like token events."""
-        return await self._ask(self._writes, NOTE, function, args)
+        return await self._ask(NOTE, function, args)
 
-    def _ask(
-        self, works: "queue.SimpleQueue[Work | None]", strength: int, function: Callable[..., T], args: tuple[Any, ...]
-    ) -> "asyncio.Future[T]":
+    def _ask(self, strength: int, function: Callable[..., T], args: tuple[Any, ...]) -> asyncio.Future[T]:
         if self._closed:
             raise Unavailable("the records are closed")
         if not self._threads:  # at the first use: a process that forks must not have threads
@@ -119,10 +116,10 @@ class Records:
             for thread in self._threads:
                 thread.start()
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        works.put(Work(function, args, strength, future))
+        (self._reads if strength == READ else self._writes).put(Work(function, args, strength, future))
         return future
 
-    def _serve(self, works: "queue.SimpleQueue[Work | None]", most: int) -> None:
+    def _serve(self, works: queue.SimpleQueue[Work | None], most: int) -> None:
         with self.engine.connect() as connection:  # for good: taking one out of the pool for each read costs more than most reads
             group: list[Work | None] = []
             while None not in group:  # which stands for the end

@@ -1,7 +1,9 @@
 """The processes that work: who they are, when they last beat, and what they counted."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from os import getpid
+from socket import gethostname
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, delete, func, or_, select, text
 
@@ -17,17 +19,6 @@ _COUNT = text("""
     on conflict (name, labels) do update set value = counters.value + excluded.value""")
 
 
-class WorkerRow(NamedTuple):
-    """One process that works."""
-
-    owner: str
-    host: str
-    pid: int
-    lanes: str
-    running: int
-    age: float  # seconds since its last beat
-
-
 class Gauge(NamedTuple):
     """The state of the jobs at one moment."""
 
@@ -40,11 +31,9 @@ class Gauge(NamedTuple):
     tries: int
 
 
-def beat(
-    connection: Connection, owner: str, host: str, pid: int, lanes: str, running: int, deltas: Mapping[tuple[str, str], float]
-) -> None:
+def beat(connection: Connection, owner: str, lanes: str, running: int, deltas: Mapping[tuple[str, str], float]) -> None:
     """Say that a process lives, and add what it counted since its last beat, by (name, labels as JSON)."""
-    connection.execute(_BEAT, {"owner": owner, "host": host, "pid": pid, "lanes": lanes, "running": running})
+    connection.execute(_BEAT, {"owner": owner, "host": gethostname(), "pid": getpid(), "lanes": lanes, "running": running})
     if deltas:
         connection.execute(_COUNT, [{"name": name, "labels": labels, "delta": delta} for (name, labels), delta in deltas.items()])
 
@@ -54,10 +43,11 @@ def leave(connection: Connection, owner: str) -> None:
     connection.execute(delete(workers).where(or_(workers.c.owner == owner, workers.c.beat_at < now() - KEPT)))
 
 
-def alive(connection: Connection, age: float) -> list[WorkerRow]:
-    """Return the processes that beat in the last `age` seconds."""
-    columns = [*(workers.c[name] for name in WorkerRow._fields[:-1]), now() - workers.c.beat_at]
-    return [WorkerRow(*row) for row in connection.execute(select(*columns).where(workers.c.beat_at > now() - age))]
+def alive(connection: Connection, age: float) -> list[dict[str, Any]]:
+    """Return the processes that beat in the last `age` seconds: owner, host, pid, lanes, running, age (seconds since its last beat)."""
+    columns = (workers.c[name] for name in ("owner", "host", "pid", "lanes", "running"))
+    query = select(*columns, (now() - workers.c.beat_at).label("age")).where(workers.c.beat_at > now() - age)
+    return [dict(row) for row in connection.execute(query).mappings()]
 
 
 def gauge(connection: Connection, age: float) -> Gauge:

@@ -1,4 +1,4 @@
-"""The retriever: finds the chunks that answer a question. Retrievers wrap retrievers."""
+"""The retriever: finds the chunks that answer a question; never one of another tenant, nor of a deleted document."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -8,8 +8,6 @@ from ragqueue.types import Hit
 
 
 class Retriever(ABC):
-    """Finds chunks of one tenant; never one of another, nor of a deleted document."""
-
     @abstractmethod
     async def retrieve(self, tenant: str, question: str, *, collections: Sequence[str] | None = None, limit: int = 10) -> list[Hit]:
         """Return at most `limit` hits, best first, from these collections (None: all of the tenant's). Raises NotFound, Unavailable."""

@@ -16,8 +16,6 @@ Judgments = Mapping[str, Mapping[str, float]]  # question id -> document id -> r
 
 
 class Text(NamedTuple):
-    """A document or a question of a set."""
-
     id: str
     text: str
     title: str
@@ -61,9 +59,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidRequest(
-            f"{str(path)!r} cannot be read: a set is corpus.jsonl, queries.jsonl and qrels.tsv in UTF-8 ({error})"
-        ) from error
+        raise InvalidRequest(f"{str(path)!r} cannot be read: a set is corpus.jsonl, queries.jsonl, qrels.tsv in UTF-8 ({error})") from error
     yield from ((f"{path.name}, line {number}", line.rstrip("\r")) for number, line in enumerate(lines, 1) if line.strip())
 
 

@@ -1,4 +1,4 @@
-"""Hybrid retrieval: both scores of every candidate, standardised and added. Better than fusing ranks on every set we measured."""
+"""Hybrid retrieval: both scores of every candidate, standardised and added (which beat fusing ranks on every set); BM25 alone without vectors."""
 
 import asyncio
 from collections.abc import Sequence
@@ -24,8 +24,6 @@ Nearest = tuple[NDArray[np.float32] | None, Sequence[int]]  # the question's vec
 
 
 class FusedRetriever(Retriever):
-    """Ranks by 0.4 cosine + 0.6 BM25; by BM25 alone without an embedder, or where the vectors are another's."""
-
     def __init__(self, records: Records, embedder: Embedder | None, index: Index | None) -> None:
         self._records, self._embedder, self._index = records, embedder, index
 
@@ -67,10 +65,7 @@ class FusedRetriever(Retriever):
 
 
 def fuse(cosines: Floats, bm25: Floats, parts: Floats) -> Floats:
-    """Return 0.4 z(cosine) + 0.6 z(BM25) of each candidate; of few ones 0.4 max(cosine, 0) + 0.6 `parts` (BM25 over its bound).
-
-    Without any cosine (all NaN) it is BM25 alone; a candidate without one counts as average there.
-    """
+    """Return 0.4 z(cosine) + 0.6 z(BM25), where no cosine (NaN) is an average one; of few 0.4 max(cosine, 0) + 0.6 `parts` (BM25 over its bound)."""
     known = ~np.isnan(cosines)
     if not known.any():
         return bm25

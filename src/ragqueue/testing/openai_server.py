@@ -21,7 +21,6 @@ RETRY_AFTER = 2  # seconds, sent with a refusal
 # hang-first only comments, hang nothing more; cut ends without a finish reason, malformed with an event that is no JSON.
 REFUSALS = {"400": "context_length", "401": "bad_key", "404": "no_model", "429": "busy", "429-quota": "insufficient_quota", "500": "oops"}
 STREAM_FAULTS = {"silent": 0, "hang-first": 0, "empty": 0, "hang": FAULT_AFTER, "cut": FAULT_AFTER, "malformed": FAULT_AFTER}
-
 _CHUNK = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "sim"}
 # Written out, because encoding it for every token would cost more than all the rest.
 _TOKEN = b'data: %b,"choices":[{"index":0,"delta":{"content":%%b},"finish_reason":null}]}\n\n' % msgspec.json.encode(_CHUNK)[:-1]
@@ -51,8 +50,7 @@ class OpenAISimulator(TestServer):
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         self.requests.append(request)
         body = await request.json()
-        asked = re.search(r"FAULT:([\w-]+)", str(body["messages"]))
-        fault = asked[1] if asked else ""
+        fault = next(iter(re.findall(r"FAULT:([\w-]+)", str(body["messages"]))), "")
         if fault in REFUSALS:
             error = {"error": {"message": REFUSALS[fault], "code": REFUSALS[fault]}}
             return web.json_response(error, status=int(fault[:3]), headers={"Retry-After": str(RETRY_AFTER)})

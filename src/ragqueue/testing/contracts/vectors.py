@@ -1,13 +1,43 @@
-"""What every vector index must do: subclass the contract and give the fixture `index`, an empty index."""
+"""What every embedder and every vector index must do: subclass a contract and give the fixture `embedder`, or `index`, an empty one."""
+
+import asyncio
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ragqueue.embedders.base import Embedder
 from ragqueue.indexes.base import Index, Space
 
+TEXTS = ["one", "How do I rotate a key of the gateway?", "a longer text about two things " * 20, "Schlüssel 密钥 🔑", "", "word " * 10_000]
+LIKE = ["How do I rotate the key of the gateway?", "To rotate the key of the gateway, run the command."]
 HERE = Space("acme", "default", "g1")
 DIMENSIONS = 16
+
+
+class EmbedderContract:
+    async def test_every_text_of_any_length_becomes_a_unit_vector(self, embedder: Embedder) -> None:
+        vectors = await embedder.embed(TEXTS)
+        assert vectors.dtype == np.float32
+        assert vectors.shape == (len(TEXTS), embedder.dimensions)
+        assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-4)
+        assert (await embedder.embed([])).shape == (0, embedder.dimensions)
+
+    async def test_a_text_has_the_same_vector_in_any_company(self, embedder: Embedder) -> None:
+        together = await embedder.embed(TEXTS)
+        turned = (await embedder.embed(TEXTS[::-1]))[::-1]
+        alone = np.concatenate([await embedder.embed([text]) for text in TEXTS])
+        at_the_same_time = np.concatenate(await asyncio.gather(*(embedder.embed([text]) for text in TEXTS)))
+        for other in (turned, alone, at_the_same_time):
+            assert np.allclose(together, other, atol=1e-3)
+
+    async def test_the_like_is_nearer_than_the_unlike(self, embedder: Embedder) -> None:
+        question, like, unlike = await embedder.embed([*LIKE, "The cat sat on a warm mat."])
+        assert question @ like > question @ unlike + 0.2
+
+    def test_it_says_what_its_vectors_are(self, embedder: Embedder) -> None:
+        assert embedder.name
+        assert 0 <= embedder.abstain_below <= embedder.weak_below <= 2
 
 
 def vectors(count: int, *, seed: int = 0) -> NDArray[np.float32]:
@@ -17,16 +47,13 @@ def vectors(count: int, *, seed: int = 0) -> NDArray[np.float32]:
 
 
 class IndexContract:
-    async def test_the_nearest_come_first(self, index: Index) -> None:
+    async def test_the_nearest_come_first_and_fewer_than_asked_for_are_no_error(self, index: Index) -> None:
         stored = vectors(50)
         await index.upsert(HERE, list(range(1, 51)), stored)
         found = await index.search(HERE, stored[7], 5)
         assert [number for number, _ in found] == (np.argsort(-(stored @ stored[7]), kind="stable")[:5] + 1).tolist()
         assert found[0][1] == pytest.approx(1.0, abs=1e-2)
-
-    async def test_fewer_than_asked_for_is_no_error(self, index: Index) -> None:
-        await index.upsert(HERE, [1, 2], vectors(2))
-        assert len(await index.search(HERE, vectors(1)[0], 10)) == 2
+        assert len(await index.search(HERE, stored[7], 100)) == 50
 
     async def test_upsert_replaces(self, index: Index) -> None:
         first, second = vectors(2)
