@@ -209,7 +209,6 @@ async def doctor(call: Call) -> None:
     checks = [
         ("settings", "ok", f"from {', '.join(sorted(set(call.origins.values())))}"),
         ("database", "ok" if safe else "note" if alone else "fault", f"SQLite {sqlite_module.sqlite_version}{risk}"),
-        ("parsers", "ok", f"in children: {await isolation(settings.parse_memory)}"),
         ("queue", "ok", without_password(settings.queue_url)),
     ]
     if not alone and sys.platform != "linux":
@@ -221,6 +220,7 @@ async def doctor(call: Call) -> None:
         checks.append(("model", "fault", error.message))
         settings = settings.model_copy(update={"llm_model": "extractive"})  # so that the rest is looked at, too
     try:
+        checks.append(("parsers", "ok", f"in children: {await isolation(settings.parse_memory)}"))
         async with open_runtime(settings) as runtime:  # as a server would
             waiting = f"answer; {await runtime.queue.depth('chat')} chat jobs wait"
             await runtime.log.read({"-": 0})
