@@ -70,17 +70,19 @@ def exposition(sums: Mapping[tuple[str, str], float], gauges: Iterable[Sample]) 
     return generate_latest(REGISTRY) + generate_latest(registry)
 
 
-def configure_logging(level: str, form: str) -> None:
-    """Send logs to standard error, as text or as one JSON object a line."""
+class _JsonFormatter(logging.Formatter):
+    """Writes one JSON object a line."""
 
-    def line(record: logging.LogRecord) -> str:
+    def format(self, record: logging.LogRecord) -> str:
         said = {"ts": round(record.created, 3), "level": record.levelname.lower(), "logger": record.name, "event": record.getMessage()}
-        return json.dumps(said | ({"error": text.formatException(record.exc_info)} if record.exc_info else {}), ensure_ascii=False)
+        return json.dumps(said | ({"error": self.formatException(record.exc_info)} if record.exc_info else {}), ensure_ascii=False)
 
-    handler, text = logging.StreamHandler(sys.stderr), logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
-    handler.setFormatter(text)
-    if form == "json" or (form == "auto" and not sys.stderr.isatty()):
-        handler.format = line  # type: ignore[method-assign]
+
+def configure_logging(level: str, form: str) -> None:
+    """Send logs to standard error, as text or as JSON."""
+    as_json = form == "json" or (form == "auto" and not sys.stderr.isatty())
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonFormatter() if as_json else logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for noisy in ("alembic", "asyncio", "httpx2", "openai", "rq.worker"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

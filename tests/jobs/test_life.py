@@ -15,7 +15,7 @@ from ragqueue.jobs.reconcile import cancel, end_unheld, erase_jobs
 from ragqueue.jobs.submit import Bounds
 from ragqueue.queues.base import Handle
 from ragqueue.queues.sql import SqlQueue
-from ragqueue.records import jobs, schema
+from ragqueue.records import jobs, schema, workers
 from ragqueue.records.store import now
 from ragqueue.types import Append, Outcome, Ring
 from ragqueue.worker import work
@@ -441,6 +441,16 @@ async def test_retention_drops_replaced_texts_and_removals_with_the_answers_that
     await house.reconciler.tidy()
 
     assert await house.records.read(left) == (["a2", "a3", "b1"], [2, 3, 4])
+
+
+async def test_workers_that_died_are_forgotten_and_living_ones_are_not(house: House) -> None:
+    for owner in ("dead", "alive"):
+        await house.records.note(workers.beat, owner, "chat", 0, {})
+    await house.records.note(lambda c: c.exec_driver_sql("update workers set beat_at = beat_at - 4000 where owner = 'dead'"))
+
+    await house.reconciler.tidy()
+
+    assert [row["owner"] for row in await house.records.read(workers.alive, 1e9)] == ["alive"]
 
 
 async def test_retention_drops_logs_then_jobs(house: House) -> None:

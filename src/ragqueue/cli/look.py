@@ -94,9 +94,8 @@ async def keys_revoke(call: Call, key_id: str) -> None:
 
 
 async def status(call: Call) -> None:
-    gauge = await call.records(workers.gauge, 2 * call.settings.lease)
-    alive = await call.records(workers.alive, 2 * call.settings.lease)
-    counted = await call.records(documents.counted, call.tenant)
+    age = 2 * call.settings.lease
+    gauge, alive, counted = await call.records(lambda c: (workers.gauge(c, age), workers.alive(c, age), documents.counted(c, call.tenant)))
     ready, passages = map(sum, zip((0, 0), *counted.values(), strict=True))
     counts = {f"{lane} {state}": count for (lane, state), count in sorted(gauge.states.items())}
     found = {"jobs": counts, "oldest_s": gauge.oldest, "dead_letters": gauge.dead_letters, "documents": ready, "passages": passages}

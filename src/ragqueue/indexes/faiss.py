@@ -203,10 +203,10 @@ class FaissIndex(Index):
         self._replicas: dict[Space, Replica] = {}
 
     async def upsert(self, space: Space, numbers: Sequence[int], vectors: Vectors) -> None:
-        self._replica(space).looked_at -= 2 * LOOK_EVERY  # long enough ago for the next search
+        self._look_again(space)
 
     async def delete(self, space: Space, numbers: Sequence[int]) -> None:
-        self._replica(space).looked_at -= 2 * LOOK_EVERY  # long enough ago for the next search
+        self._look_again(space)
 
     async def count(self, space: Space) -> int:
         return (await self._current(space)).size
@@ -224,6 +224,10 @@ class FaissIndex(Index):
         async with replica.changing:
             if replica.view is not None:
                 replica.view = await self._follow(space, view)
+
+    def _look_again(self, space: Space) -> None:
+        replica = self._replica(space)
+        replica.looked_at = min(replica.looked_at, time.monotonic() - LOOK_EVERY)  # long enough ago for the next search, not for idleness
 
     async def _current(self, space: Space) -> View:
         """Return the space as the records have it, or had it a moment ago."""

@@ -14,7 +14,7 @@ from ragqueue.events.base import EventLog
 from ragqueue.events.pen import fence
 from ragqueue.jobs.submit import Ringer
 from ragqueue.queues.base import JobQueue
-from ragqueue.records import chunks, documents, jobs
+from ragqueue.records import chunks, documents, jobs, workers
 from ragqueue.records.store import Records
 from ragqueue.types import LANES, Job, Outcome, Ring
 
@@ -76,9 +76,10 @@ class Reconciler:
         await self._records.note(jobs.forget_keys, 86_400.0)  # an Idempotency-Key is remembered for a day
 
     async def tidy(self) -> None:
-        """Erase replaced texts and removals, which are kept as long as the answers that quote them."""
+        """Erase replaced texts and removals, which are kept as long as the answers that quote them, and workers that died."""
         await self._records.note(documents.forget_replaced, self._keep_jobs)
         await self._records.note(chunks.forget_removals, self._keep_jobs)
+        await self._records.note(workers.forget, 3600.0)  # seconds without a beat
 
 
 def _ring_lost(connection: Connection, lane: str, empty: bool, looked: float) -> list[Ring]:

@@ -88,9 +88,10 @@ def insert(
         return []
     space, held, values = Space(collection, generation), [tokenize(indexed, language) for _, indexed, _ in rows], []
     common = {"tenant": tenant, **space._asdict(), "document_id": document_id, "version": version, "language": language}
+    mark = scope(tenant, space)
     for (passage, _, vector), tokens in zip(rows, held, strict=True):
         place = {"start": passage.start, "end": passage.end, "page": passage.page, "heading_path": passage.heading_path}
-        words = {"tokens": " ".join([scope(tenant, space), *tokens]), "length": len(tokens)}
+        words = {"tokens": " ".join([mark, *tokens]), "length": len(tokens)}
         values.append(common | place | words | {"vector": vector})
     numbers = connection.execute(chunks.insert().returning(chunks.c.number, sort_by_parameter_order=True), values).scalars().all()
     _add(connection, tenant, space, language, held, sign=1)

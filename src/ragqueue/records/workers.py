@@ -5,12 +5,11 @@ from os import getpid
 from socket import gethostname
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, delete, func, or_, select, text
+from sqlalchemy import Connection, delete, func, select, text
 
 from ragqueue.records.schema import counters, jobs, workers
 from ragqueue.records.store import NOW, now
 
-KEPT = 3600.0  # seconds that a process which does not beat stays in the table
 _BEAT = text(f"""
     insert into workers (owner, host, pid, lanes, started_at, beat_at, running) values (:owner, :host, :pid, :lanes, {NOW}, {NOW}, :running)
     on conflict (owner) do update set beat_at = excluded.beat_at, running = excluded.running""")
@@ -39,8 +38,13 @@ def beat(connection: Connection, owner: str, lanes: str, running: int, deltas: M
 
 
 def leave(connection: Connection, owner: str) -> None:
-    """Take a process that ends in good order out of the table, and those that have not beaten for an hour."""
-    connection.execute(delete(workers).where(or_(workers.c.owner == owner, workers.c.beat_at < now() - KEPT)))
+    """Take a process that ends in good order out of the table."""
+    connection.execute(delete(workers).where(workers.c.owner == owner))
+
+
+def forget(connection: Connection, age: float) -> None:
+    """Drop processes that have not beaten for `age` seconds."""
+    connection.execute(delete(workers).where(workers.c.beat_at < now() - age))
 
 
 def alive(connection: Connection, age: float) -> list[dict[str, Any]]:
