@@ -20,18 +20,18 @@ from sqlalchemy import Connection
 from campaigns.bench_house import SAMPLES, machine, quantile
 from ragqueue.embedded import Ragqueue
 from ragqueue.embedders.minilm import MiniLMEmbedder
-from ragqueue.indexes.base import Space
 from ragqueue.indexes.faiss import FaissIndex
 from ragqueue.ingestion.chunks import chunk
 from ragqueue.ingestion.ingest import indexed_text
 from ragqueue.parsers.markdown import MarkdownParser
 from ragqueue.records import chunks, documents
-from ragqueue.types import Parsed, Passage
+from ragqueue.types import Parsed, Passage, Space
 
 PASSAGES = 100_000
 A_DOCUMENT = 100  # passages
 NOISE = 0.03  # standard deviation of each dimension
 QUESTIONS = 300
+SPACE = Space("default", "default", MiniLMEmbedder.name)
 
 
 def main(argv: list[str]) -> None:
@@ -52,7 +52,7 @@ async def measure(folder: Path, count: int) -> dict[str, float]:
         await fill(ragqueue, [passage for _, passage in passages], vectors, count)
         index = ragqueue.runtime.index
         assert isinstance(index, FaissIndex)
-        await index.compact(Space("default", "default", MiniLMEmbedder.name))
+        await index.compact(SPACE)
         print(f"{count} passages in {time.monotonic() - began:.0f} s", file=sys.stderr)
         questions = [question_of(passage.text, seed) for seed, (_, passage) in zip(range(QUESTIONS), passages * 10, strict=False)]
         hybrid, cpu = await timed(ragqueue, questions)
@@ -94,7 +94,7 @@ def store(connection: Connection, source: str, texts: Sequence[str], vectors: An
     for text, vector in zip(texts, vectors, strict=True):
         rows.append((Passage(text, at, at + len(text)), text, vector.tobytes()))
         at += len(text) + 2
-    chunks.insert(connection, "default", "default", MiniLMEmbedder.name, source, 1, "en", rows)
+    chunks.insert(connection, SPACE, source, 1, "en", rows)
 
 
 def question_of(text: str, seed: int) -> str:

@@ -9,15 +9,16 @@ from sqlalchemy import Connection
 
 from ragqueue.records import chunks
 from ragqueue.records.schema import collections, documents, migrate, versions
-from ragqueue.records.store import Records, sqlite_url
-from ragqueue.types import Passage
+from ragqueue.records.schema import open_records as open_new
+from ragqueue.records.store import Records
+from ragqueue.types import Passage, Space
 
 GENERATION = "words"
 Embed = Callable[[str], NDArray[np.float32]]
 
 
 def open_records(folder: Path) -> Records:
-    records = Records(sqlite_url(folder))
+    records = open_new(folder)
     migrate(records.engine)
     return records
 
@@ -61,7 +62,7 @@ def add(
         passage = Passage(paragraph, start, start + len(paragraph), ("Part", "One"), 3)
         rows.append((passage, paragraph, vector))
         start += len(paragraph) + 1
-    return chunks.insert(connection, tenant, collection, generation, document_id, version, language, rows)
+    return chunks.insert(connection, Space(tenant, collection, generation), document_id, version, language, rows)
 
 
 def hide(connection: Connection, document_id: str, *, tenant: str = "acme") -> None:

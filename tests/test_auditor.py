@@ -7,9 +7,9 @@ import pytest
 
 from campaigns.auditor import DELTA, GONE, RESTARTED, Entry, Finding, Move, Row, Store, audit, count, difference, read_store
 from ragqueue.events.pen import END, FENCE
-from ragqueue.records.schema import migrate
-from ragqueue.records.store import open_engine, sqlite_module, sqlite_url
-from ragqueue.types import seq_of, terminal_seq
+from ragqueue.records.schema import migrate, open_records
+from ragqueue.records.store import sqlite_module
+from ragqueue.types import LAST_N, seq_of
 
 JOB = "a"
 DEADLINE = 1000.0
@@ -41,7 +41,7 @@ def delta(attempt: int, n: int, text: str) -> dict[str, Any]:
 
 def terminal(attempt: int = 1, status: str = "completed", text: str | None = TEXT) -> dict[str, Any]:
     answer = None if text is None else {"text": text}
-    return frame(terminal_seq(attempt), f"response.{status}", response={"answer": answer})
+    return frame(seq_of(attempt, LAST_N), f"response.{status}", response={"answer": answer})
 
 
 def seen(status: str = "completed", text: str | None = TEXT) -> dict[str, Any]:
@@ -196,7 +196,7 @@ class TestStreams:
         assert found(store(), transcript) == {"stream_doubles": 1}
 
     def test_an_event_after_the_terminal_one_is_a_double(self) -> None:
-        transcript = [*good()[:-1], frame(terminal_seq(1) + 1, "ragqueue:sources")]
+        transcript = [*good()[:-1], frame(seq_of(1, LAST_N) + 1, "ragqueue:sources")]
 
         assert found(store(), transcript) == {"stream_doubles": 1}
 
@@ -215,7 +215,7 @@ class TestStreams:
         other = [
             opened(reader="s"),
             frame(seq_of(1, 3), DELTA, reader="s", delta="one "),
-            frame(terminal_seq(1), "response.completed", "s", **terminal()["data"]),
+            frame(seq_of(1, LAST_N), "response.completed", "s", **terminal()["data"]),
         ]
 
         assert found(store(), [*good(), *other]) == {"stream_gaps": 1}
@@ -262,9 +262,9 @@ def test_damage_is_counted_once_a_job() -> None:
 
 
 def test_the_store_is_read_from_the_file_of_the_records(tmp_path: Path) -> None:
-    engine = open_engine(sqlite_url(tmp_path))
-    migrate(engine)
-    engine.dispose()
+    records = open_records(tmp_path)
+    migrate(records.engine)
+    records.close()
     with sqlite_module.connect(tmp_path / "records.sqlite3") as connection:
         for job_id, kind in ((JOB, "chat"), ("b", "ingest")):
             connection.execute(

@@ -63,7 +63,7 @@ def test_keys_are_shown_once_and_listed_without_their_secret(environment: dict[s
 
 
 def test_config_show_names_origins_and_hides_secrets(environment: dict[str, str], tmp_path: Path) -> None:
-    (tmp_path / ".env").write_text("REDIS_URL=redis://:canary@localhost:1\nOPENAI_API_KEY=sk-canary\n")
+    (tmp_path / ".env").write_text("REDIS_URL=redis://:canary@localhost:1?password=canary\nOPENAI_API_KEY=sk-canary\n")
 
     shown = call(environment, tmp_path, "config", "show", "--origin", "--json").stdout
 
@@ -113,6 +113,19 @@ def test_a_second_database_on_one_redis_is_refused(environment: dict[str, str], 
     assert (done.returncode, "RAGQUEUE_DATA" in done.stderr) == (2, True)
 
 
+def test_eval_scores_a_judged_folder_and_checks_every_quote(environment: dict[str, str], tmp_path: Path) -> None:
+    texts = {"ferry": "The ferry to Hven leaves at nine.", "bridge": "The bridge to Malmö has a toll."}
+    corpus = "".join(json.dumps({"id": key, "title": f"On the/{key}", "text": text}) + "\n" for key, text in texts.items())
+    (tmp_path / "corpus.jsonl").write_text(corpus)
+    (tmp_path / "queries.jsonl").write_text('{"id": "q", "text": "When does the ferry leave?"}\n')
+    (tmp_path / "qrels.tsv").write_text("query\tdocument\trelevance\nq\tferry\t1\n")
+
+    found = answer(environment, tmp_path, "eval", ".")
+
+    assert (found["queries"], found["ndcg@10"], found["quotes_wrong"]) == (1, 1.0, 0)
+    assert found["quotes"] > 0
+
+
 def test_an_unknown_setting_ends_with_status_2(environment: dict[str, str], tmp_path: Path) -> None:
     done = call(environment | {"RAGQUEUE_PRT": "1"}, tmp_path, "serve")
 
@@ -147,6 +160,19 @@ def test_no_secret_and_no_text_of_a_document_or_question_reaches_a_log(environme
 
     assert done.returncode == 0, done.stderr
     assert "canary" not in done.stdout + done.stderr
+
+
+def test_a_public_address_needs_a_key(environment: dict[str, str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ragqueue", "serve", "--host", "0.0.0.0", "--port", "0", "--no-worker"]
+
+    refused = call(environment, tmp_path, *command[3:])
+    answer(environment, tmp_path, "keys", "create", "laptop")
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        assert server.stdout is not None
+        served = any(line.startswith("Ctrl+C") for line in server.stdout)
+        server.terminate()
+
+    assert (refused.returncode, "keys create" in refused.stderr, served) == (2, True, True)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")

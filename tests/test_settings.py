@@ -20,7 +20,7 @@ def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_three_lines_of_the_seed_are_honoured(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("REDIS_URL=redis://localhost:6379\nVECTOR_DB_PATH=./vector_store\nLLM_MODEL=some-model\n")
 
-    settings = load().settings
+    settings, _ = load()
 
     assert settings.queue_url == "rq+redis://localhost:6379"
     assert settings.events_url == "redis://localhost:6379"
@@ -30,12 +30,12 @@ def test_the_three_lines_of_the_seed_are_honoured(tmp_path: Path) -> None:
 
 def test_a_model_that_nobody_serves_is_refused_with_the_way_out() -> None:
     with pytest.raises(ConfigError, match="LLM_MODEL=extractive") as refused:
-        check_model(load({"llm_model": "your-llm-model"}).settings)
+        check_model(load({"llm_model": "your-llm-model"})[0])
     assert refused.value.code == "model_not_configured"
 
 
 def test_without_any_setting_everything_is_embedded() -> None:
-    settings = load().settings
+    settings, _ = load()
 
     assert (settings.queue_url, settings.events_url, settings.model) == ("sql", "sql", ("extractive", ""))
 
@@ -46,9 +46,9 @@ def test_flags_go_before_the_environment_and_that_before_the_file(tmp_path: Path
     monkeypatch.setenv("RAGQUEUE_PORT", "3")
     monkeypatch.setenv("RAGQUEUE_LIMIT", "3")
 
-    loaded = load({"port": 4})
+    settings, origins = load({"port": 4})
 
-    found = {name: (getattr(loaded.settings, name), loaded.origins[name]) for name in ("port", "limit", "context", "drain", "host")}
+    found = {name: (getattr(settings, name), origins[name]) for name in ("port", "limit", "context", "drain", "host")}
     assert found == {
         "port": (4, "flag"), "limit": (3, "environment"), "context": (1000, ".env"), "drain": (7.0, "ragqueue.toml"),
         "host": ("127.0.0.1", "default"),

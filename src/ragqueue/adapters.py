@@ -9,7 +9,8 @@ from ragqueue.errors import ConfigError
 T = TypeVar("T")
 # name -> (module:Class, the extra that brings its packages)
 QUEUES = {"sql": ("ragqueue.queues.sql:SqlQueue", ""), "rq": ("ragqueue.queues.rq:RQQueue", "rq")}
-EVENTS = {"sql": ("ragqueue.events.sql:SqlEventLog", ""), "redis": ("ragqueue.events.redis:RedisEventLog", "rq")}
+_REDIS = ("ragqueue.events.redis:RedisEventLog", "rq")
+EVENTS = {"sql": ("ragqueue.events.sql:SqlEventLog", ""), "redis": _REDIS, "rediss": _REDIS, "unix": _REDIS}
 INDEXES = {"faiss": ("ragqueue.indexes.faiss:FaissIndex", "")}
 EMBEDDERS = {"minilm": ("ragqueue.embedders.minilm:MiniLMEmbedder", "")}
 GENERATORS = {

@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from ragqueue.errors import InvalidRequest, NotFound, QueueFull, RagqueueError
-from ragqueue.parsers.table import known_name
+from ragqueue.parsers.table import EXTENSIONS
 from ragqueue.records import documents, jobs, workers
 from ragqueue.settings import load
 from ragqueue.types import Citation, Event, Hit, Job
 from ragqueue.wiring import Runtime, open_runtime
 from ragqueue.worker import Worker, work
-
-_IN_FLIGHT = 64  # files that wait for their jobs at once
-_POLL = 0.05  # seconds between looks at jobs that are waited for
 
 
 class Answer(NamedTuple):
@@ -47,10 +44,11 @@ class Ragqueue:
     def __init__(self, *, tenant: str = "default", settings: Mapping[str, Any] | None = None) -> None:
         """`settings` are names and values that go before the environment's, like `{"data": "/srv/rag"}`."""
         self.tenant, self._flags, self._stack = tenant, settings, AsyncExitStack()
+        self._gate = asyncio.Semaphore(64)  # documents that wait for their jobs at once
 
     async def __aenter__(self) -> Self:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # before faiss is loaded; its own call covers one thread only
-        self.runtime = await self._stack.enter_async_context(open_runtime(load(self._flags).settings))
+        self.runtime = await self._stack.enter_async_context(open_runtime(load(self._flags)[0]))
         if self.runtime.settings.queue_url == "sql" and not await self.workers():
             await self._stack.enter_async_context(working(self.runtime))
         return self
@@ -66,42 +64,43 @@ class Ragqueue:
         self, *paths: str | os.PathLike[str], collection: str = "default", progress: Callable[[Ingested, int], None] = lambda *_: None
     ) -> Ingested:
         """Bring files and folders in, wait until their jobs have ended, tell what is done of how many. Raises NotFound for a wrong path."""
-        files, done, gate, accept = find_files(paths), Ingested(), asyncio.Semaphore(_IN_FLIGHT), self.runtime.ingester.accept
-
-        async def bring(source: str, path: Path) -> Job | None:
-            data = await asyncio.to_thread(path.read_bytes)
-            while True:
-                try:
-                    _, job = await accept(self.tenant, data, source=source, collection=collection)
-                    return job and await self.ended(job)
-                except QueueFull as error:
-                    await asyncio.sleep(error.retry_after or 1.0)
+        files, done = find_files(paths), Ingested()
 
         async def one(source: str, path: Path) -> None:
-            async with gate:
-                try:
-                    if (job := await bring(source, path)) is None:
-                        done.unchanged.append(source)
-                    elif job.result is None:
-                        done.failed[source] = job.error_message or job.state
-                    else:
-                        done.ready.append(source)
-                        done.chunks += job.result["chunks"]
-                except (RagqueueError, OSError) as error:
-                    done.failed[source] = str(error)
-                done.files += 1
-                progress(done, len(files))
+            try:
+                if (job := await self.store(source, path, collection=collection)) is None:
+                    done.unchanged.append(source)
+                elif job.result is None:
+                    done.failed[source] = job.error_message or job.state
+                else:
+                    done.ready.append(source)
+                    done.chunks += job.result["chunks"]
+            except (RagqueueError, OSError) as error:
+                done.failed[source] = str(error)
+            done.files += 1
+            progress(done, len(files))
 
         await asyncio.gather(*(one(source, path) for source, path in files.items()))
         return done
 
+    async def store(self, source: str, data: bytes | Path, *, collection: str = "default", media_type: str | None = None) -> Job | None:
+        """Bring one file in and return its job once that has ended, or None when these bytes are known. Raises RagqueueError, OSError."""
+        accept = self.runtime.ingester.accept
+        async with self._gate:
+            content = await asyncio.to_thread(data.read_bytes) if isinstance(data, Path) else data
+            while True:
+                try:
+                    _, job = await accept(self.tenant, content, source=source, collection=collection, media_type=media_type)
+                    return job and await self.ended(job)
+                except QueueFull as error:
+                    await asyncio.sleep(error.retry_after or 1.0)
+
     async def ask(self, question: str, *, collection: str | None = None, limit: int | None = None) -> Answer:
         """Return the answer to a question. Raises RagqueueError with the job's code when it fails."""
-        view: dict[str, Any] = {}
-        async for event in self.stream(question, collection=collection, limit=limit):
-            view = event.data.get("response", view)
-        if (written := view.get("answer")) is None or view["status"] == "failed":
-            error = view.get("error") or {"code": view["status"], "message": f"the question is {view['status']}"}
+        events = [event async for event in self.stream(question, collection=collection, limit=limit)]
+        view = dict(events[-1].data["response"])
+        if (written := view["answer"]) is None or view["status"] == "failed":
+            error = view["error"] or {"code": view["status"], "message": f"the question is {view['status']}"}
             raise RagqueueError(f"{error['message']} ({error['code']})")
         view.pop("object")  # of the stream alone
         return Answer(written["text"], [Citation(**citation) for citation in written["citations"]], view)
@@ -116,7 +115,8 @@ class Ragqueue:
                 yield event
 
     async def search(self, question: str, *, collection: str | None = None, limit: int = 10) -> list[Hit]:
-        """Return the passages nearest to a question, best first."""
+        """Return the passages nearest to a question, best first. Raises InvalidRequest, NotFound."""
+        await check_question(self.runtime, self.tenant, question, collection)
         return await self.runtime.retriever.retrieve(self.tenant, question, collections=[collection] if collection else None, limit=limit)
 
     async def delete(self, document_id: str) -> documents.Receipt:
@@ -129,7 +129,7 @@ class Ragqueue:
     async def ended(self, job: Job) -> Job:
         """Wait for the end of a job and return it."""
         while not job.ended:
-            await asyncio.sleep(_POLL)
+            await asyncio.sleep(0.05)
             fresh = await self.runtime.records.read(jobs.get, job.tenant, job.id)
             job = fresh or job
         return job
@@ -164,6 +164,8 @@ def find_files(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
     for given in map(Path, paths):
         if not given.exists():
             raise NotFound(f"there is no file or folder {str(given)!r}")
-        inside = sorted(path for path in given.rglob("*") if path.is_file() and known_name(path.name)) if given.is_dir() else [given]
+        inside = [given]
+        if given.is_dir():
+            inside = sorted(path for path in given.rglob("*") if path.is_file() and path.suffix.lower() in EXTENSIONS)
         found |= {path.as_posix(): path for path in inside if not any(part.startswith(".") for part in path.relative_to(given).parts)}
     return found

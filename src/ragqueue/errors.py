@@ -1,5 +1,13 @@
 """Every error that ragqueue raises on purpose, by who must act: the operator, the caller, or nobody (a service failed)."""
 
+import re
+
+
+def without_password(url: object) -> str:
+    """Return a URL, or whatever a setting says, as a message or a print may show it."""
+    shown = re.sub("(?<=[?&]password=)[^&]*", "****", str(url))
+    return re.sub("://.*@", "://****@", shown, flags=re.DOTALL)
+
 
 class RagqueueError(Exception):
     """An error with a stable code, an HTTP status, and whether a retry helps; a subclass says only what differs from its parent."""

@@ -2,9 +2,9 @@
 
 import difflib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, sources
@@ -14,7 +14,6 @@ from ragqueue.errors import ConfigError
 PREFIX = "RAGQUEUE_"
 # Names of ours that are no settings: where to read settings from, and a switch of the fault suite.
 OTHER_NAMES = ("RAGQUEUE_ENV_FILE", "RAGQUEUE_CONFIG", "RAGQUEUE_SECRETS", "RAGQUEUE_MUTANT")
-NEED_NO_SERVER = ("extractive", "scripted")
 MODELS = "Model that writes the answers: `extractive`, `openai:NAME` or a bare NAME, `scripted:...`, `python:module:Class`"
 
 
@@ -75,26 +74,23 @@ class Settings(BaseSettings):
     def model(self) -> tuple[str, str]:
         """(kind, name) of the model."""
         kind, colon, name = self.llm_model.partition(":")
-        if kind in NEED_NO_SERVER or (colon and kind in ("openai", "python")):
+        if kind in ("extractive", "scripted") or (colon and kind in ("openai", "python")):
             return kind, name
         return "openai", self.llm_model
 
 
-class Loaded(NamedTuple):
-    """The settings, and where each value came from."""
-
-    settings: Settings
-    origins: Mapping[str, str]
+ENV_NAMES = {field: said.alias or PREFIX + field.upper() for field, said in Settings.model_fields.items()}
+_FIELDS = {name: field for field, name in ENV_NAMES.items()}
 
 
-def load(flags: Mapping[str, Any] | None = None) -> Loaded:
-    """Read the settings. Raises ConfigError that names the setting, its value and what is allowed."""
+def load(flags: Mapping[str, Any] | None = None) -> tuple[Settings, dict[str, str]]:
+    """Return the settings, and where each value came from. Raises ConfigError that names the setting, its value and what is allowed."""
     values: dict[str, Any] = {}
     origins = dict.fromkeys(Settings.model_fields, "default")
     try:
         for origin, given in _sources(flags or {}):
             for name, value in given.items():
-                if (field := _field(name)) not in values:
+                if (field := _FIELDS.get(name, name)) not in values:
                     values[field], origins[field] = value, origin
         settings = Settings(**values)
     except ValidationError as error:
@@ -103,51 +99,34 @@ def load(flags: Mapping[str, Any] | None = None) -> Loaded:
         raise ConfigError(f"cannot read the settings: {error}") from error
     if settings.beat > settings.lease / 3 + 1e-9:
         raise ConfigError(f"RAGQUEUE_BEAT is {settings.beat}: it must be at most a third of RAGQUEUE_LEASE ({settings.lease})")
-    return Loaded(settings, origins)
+    return settings, origins
 
 
 def _sources(flags: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield each origin with what it says, the strongest first. Raises ConfigError for a name of ours that is no setting."""
-    ours = {env_name(field) for field in Settings.model_fields}
-    if unknown := sorted(name for name in os.environ if name.startswith(PREFIX) and name not in {*ours, *OTHER_NAMES}):
-        raise ConfigError(_unknown(unknown[0], OTHER_NAMES))
+    """Yield each origin with what it says, the strongest first."""
     yield "flag", {name: value for name, value in flags.items() if value is not None}
-    yield "environment", sources.EnvSettingsSource(Settings)()
+    yield "environment", _ours({name: value for name, value in os.environ.items() if name not in OTHER_NAMES})
     if file := os.environ.get("RAGQUEUE_ENV_FILE", ".env"):
-        source = sources.DotEnvSettingsSource(Settings, env_file=file, env_file_encoding="utf-8")
-        if unknown := sorted(name for name in map(str.upper, source.env_vars) if name.startswith(PREFIX) and name not in ours):
-            raise ConfigError(_unknown(unknown[0]))
-        yield file, {name: value for name, value in source().items() if _field(name) in Settings.model_fields}  # others' are left alone
+        yield file, _ours(sources.DotEnvSettingsSource(Settings, env_file=file, env_file_encoding="utf-8").env_vars)
     if folder := os.environ.get("RAGQUEUE_SECRETS"):
         yield folder, sources.SecretsSettingsSource(Settings, secrets_dir=folder)()
     toml = os.environ.get("RAGQUEUE_CONFIG", "ragqueue.toml")
     yield toml, sources.TomlConfigSettingsSource(Settings, toml_file=toml)()
 
 
-def env_name(field: str) -> str:
-    """Return the environment variable that sets a field."""
-    return Settings.model_fields[field].alias or PREFIX + field.upper()
-
-
-def _field(name: str) -> str:
-    """Return the field that a name in a source means, else the name."""
-    field = name.lower().removeprefix(PREFIX.lower())
-    return field if field in Settings.model_fields else name
+def _ours(variables: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Return the variables that are settings, and those that only look like one, which are refused with the rest."""
+    return {name.upper(): value for name, value in variables.items() if name.upper() in _FIELDS or name.upper().startswith(PREFIX)}
 
 
 def _explain(item: Any) -> str:
-    name = str(item["loc"][0]) if item["loc"] else "settings"
+    name = str(item["loc"][0])
     if item["type"] == "extra_forbidden":
-        return _unknown(name.upper())
-    field = _field(name)
-    shown = "****" if "key" in field else repr(item.get("input"))
-    return f"{env_name(field) if field in Settings.model_fields else name} is {shown}: {item['msg'][0].lower()}{item['msg'][1:]}"
-
-
-def _unknown(name: str, others: Iterable[str] = ()) -> str:
-    known = [env_name(field) for field in Settings.model_fields]
-    near = [env_name(_field(name))] if _field(name) in Settings.model_fields else difflib.get_close_matches(name, [*known, *others], 1)
-    return f"unknown setting {name}: " + (f"did you mean {near[0]}?" if near else "`ragqueue config show` lists the settings")
+        meant = ENV_NAMES.get(name.lower().removeprefix(PREFIX.lower()))
+        near = [meant] if meant else difflib.get_close_matches(name.upper(), sorted({*_FIELDS, *OTHER_NAMES} - {name}), 1)
+        return f"unknown setting {name.upper()}: " + (f"did you mean {near[0]}?" if near else "`ragqueue config show` lists the settings")
+    shown = "****" if "key" in name.lower() else repr(item.get("input"))
+    return f"{ENV_NAMES.get(name, name)} is {shown}: {item['msg'][0].lower()}{item['msg'][1:]}"
 
 
 def check_model(settings: Settings) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+Kind = Literal["heading", "paragraph", "list", "table", "code", "quote"]  # of a block
 ENDED: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 LANES = ("chat", "background")  # the jobs of a lane share one queue and one concurrency limit
 ATTEMPT_SHIFT, LAST_N = 20, 0xFFFFF  # a seq is (attempt, n), the last n of an attempt ends the job
@@ -18,11 +19,6 @@ def lane_of(kind: str) -> str:
 def seq_of(attempt: int, n: int) -> int:
     """Return the sequence number of the n-th entry of an attempt; no seq ever names two texts."""
     return attempt << ATTEMPT_SHIFT | n
-
-
-def terminal_seq(attempt: int) -> int:
-    """Return the sequence number of the event that ends a job in this attempt."""
-    return seq_of(attempt, LAST_N)
 
 
 class Job(NamedTuple):
@@ -84,7 +80,7 @@ class Append(NamedTuple):
 class Block(NamedTuple):
     """A piece of structure of a document: `canonical[start:end]`."""
 
-    kind: Literal["heading", "paragraph", "list", "table", "code", "quote"]
+    kind: Kind
     start: int
     end: int
     heading_path: tuple[str, ...] = ()
@@ -98,6 +94,14 @@ class Parsed(NamedTuple):
     blocks: Sequence[Block]
     title: str = ""
     pages: int | None = None
+
+
+class Space(NamedTuple):
+    """What search and every index keep apart by construction."""
+
+    tenant: str
+    collection: str
+    generation: str
 
 
 class Passage(NamedTuple):

@@ -2,15 +2,14 @@
 
 import asyncio
 import os
+import re
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from ragqueue import adapters
 from ragqueue.answering.answer import Answerer
-from ragqueue.answering.grounding import RememberingEmbedder
-from ragqueue.embedders.base import Embedder
-from ragqueue.errors import ConfigError
+from ragqueue.embedders.base import Embedder, RememberingEmbedder
 from ragqueue.events.base import EventLog
 from ragqueue.events.pen import Batcher
 from ragqueue.generators.base import Generator
@@ -18,7 +17,7 @@ from ragqueue.indexes.base import Index
 from ragqueue.ingestion.ingest import Ingester
 from ragqueue.jobs.follow import Follower
 from ragqueue.jobs.reconcile import Reconciler
-from ragqueue.jobs.submit import Bounds, Ringer, Submitter
+from ragqueue.jobs.submit import Ringer, Submitter
 from ragqueue.parsers.pool import ParserPool
 from ragqueue.queues.base import JobQueue
 from ragqueue.records.schema import migrate, open_records
@@ -34,11 +33,12 @@ class Runtime:
     def __init__(self, settings: Settings, records: Records, database: str) -> None:
         """Raises ConfigError for an adapter that cannot be built."""
         self.settings, self.records, self.database = settings, records, database
-        self.queue, self.log = build_queue(settings, records), _log(settings, records)
+        self.queue = _by_url(JobQueue, adapters.QUEUES, settings.queue_url, records)
+        self.log = _by_url(EventLog, adapters.EVENTS, settings.events_url, records)
         self.batcher, self.ringer = Batcher(self.log), Ringer(self.queue, database)
         self.follower = Follower(records, self.log)
-        bounds = Bounds(settings.lane_bound, settings.tenant_bound, settings.chat_deadline, settings.other_deadline)
-        self.submitter = Submitter(records, self.ringer, bounds)
+        deadlines = {"chat": settings.chat_deadline, "background": settings.other_deadline}
+        self.submitter = Submitter(records, self.ringer, bounds=(settings.lane_bound, settings.tenant_bound), deadlines=deadlines)
         self.reconciler = Reconciler(
             records, self.queue, self.log, self.ringer, keep_events=settings.keep_events, keep_jobs=settings.keep_jobs, lease=settings.lease
         )
@@ -52,10 +52,7 @@ class Runtime:
         self.answerer = Answerer(
             records, self.retriever, self.generator, asking, limit=settings.limit, system=settings.system_prompt, budget=settings.context
         )
-        self.pool = ParserPool(
-            processes=settings.background_concurrency, seconds=settings.parse_seconds, memory=settings.parse_memory,
-            max_bytes=settings.max_upload,
-        )  # fmt: skip
+        self.pool = ParserPool(processes=settings.background_concurrency, seconds=settings.parse_seconds, memory=settings.parse_memory)
         self.ingester = Ingester(records, self.submitter, self.log, self.pool, self.embedder, self.index, max_upload=settings.max_upload)
         self.lanes = {"chat": settings.concurrency, "background": settings.background_concurrency}  # jobs that a worker runs at once
 
@@ -90,17 +87,10 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def build_queue(settings: Settings, records: Records) -> JobQueue:
-    """Return the queue engine that the settings name. Raises ConfigError."""
-    url = settings.queue_url
-    name = url if url.startswith("python:") else url.partition(":")[0].partition("+")[0]
-    return adapters.load(JobQueue, adapters.QUEUES, name)(records if name == "sql" else url)
-
-
-def _log(settings: Settings, records: Records) -> EventLog:
-    url = settings.events_url
-    name = "redis" if url.startswith(("redis://", "rediss://", "unix://")) else url
-    return adapters.load(EventLog, adapters.EVENTS, name)(records if name == "sql" else url)
+def _by_url(port: type[adapters.T], table: Mapping[str, tuple[str, str]], url: str, records: Records) -> adapters.T:
+    """Return the queue engine or event log that a URL names by its scheme. Raises ConfigError."""
+    name = url if url.startswith("python:") else re.split("[+:]", url)[0]
+    return adapters.load(port, table, name)(records if name == "sql" else url)
 
 
 def _generator(settings: Settings, embedder: Embedder | None) -> Generator:
@@ -118,10 +108,3 @@ def _generator(settings: Settings, embedder: Embedder | None) -> Generator:
 def is_private(settings: Settings) -> bool:
     """Say whether only this host can reach what `serve` binds."""
     return settings.host in ("127.0.0.1", "::1", "localhost")
-
-
-def refuse_public(settings: Settings, *, keys: bool) -> None:
-    """Refuse to serve others than this host without keys. Raises ConfigError."""
-    if not keys and not is_private(settings):
-        said = f"RAGQUEUE_HOST is {settings.host!r}, but there is no API key: anybody could read every document. "
-        raise ConfigError(said + "Make one with `ragqueue keys create NAME`, or bind 127.0.0.1")

@@ -1,10 +1,12 @@
 """The scanner that turns [n] into citations."""
 
+from collections.abc import Iterable, Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ragqueue.answering.citations import CitationScanner, Piece
+from ragqueue.answering.message import CitationScanner
 from ragqueue.testing.contracts.generators import TEXTS, make_hits
 from ragqueue.types import Chunk, Citation, Hit
 
@@ -13,7 +15,7 @@ HITS = make_hits(*TEXTS)
 
 def scan(text: str, hits: list[Hit] = HITS) -> CitationScanner:
     scanner = CitationScanner(hits)
-    scanner.feed(text, last=True)
+    list(scanner.feed(text, last=True))
     return scanner
 
 
@@ -21,7 +23,7 @@ def cited(text: str, hits: list[Hit] = HITS) -> list[Citation]:
     return scan(text, hits).citations
 
 
-def flat(pieces: list[Piece]) -> tuple[str, list[tuple[int, Citation]]]:
+def flat(pieces: Iterable[tuple[str, Sequence[Citation]]]) -> tuple[str, list[tuple[int, Citation]]]:
     """Return the text and each citation with its place in it."""
     text, found = "", []
     for shown, citations in pieces:
@@ -144,14 +146,14 @@ def test_only_what_may_become_a_marker_is_held_back() -> None:
     scanner = CitationScanner(HITS)
 
     shown = ["".join(shown for shown, _ in scanner.feed(text)) for text in ("Jobs go on [", "1", "2", "x] [3", "]", " [")]
-    end = scanner.feed("", last=True)
+    end = list(scanner.feed("", last=True))
 
     assert shown == ["Jobs go on ", "", "", "[12x] ", "[3]", " "]
     assert end == [("[", ())]
 
 
 def test_a_text_without_brackets_passes_at_once() -> None:
-    assert CitationScanner(HITS).feed("plain") == [("plain", ())]
+    assert list(CitationScanner(HITS).feed("plain")) == [("plain", ())]
 
 
 def test_an_empty_passage_can_be_cited() -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ragqueue.answering.grounding import KEYWORD_ABSTAIN, KEYWORD_WEAK, RememberingEmbedder, judge
-from ragqueue.embedders.base import Embedder
+from ragqueue.answering.answer import KEYWORD_ABSTAIN, KEYWORD_WEAK, judge
+from ragqueue.embedders.base import Embedder, RememberingEmbedder
 from ragqueue.generators.extractive import ExtractiveGenerator
 from ragqueue.testing.contracts.generators import make_hits, text_of
 from ragqueue.types import Hit, Prompt

@@ -20,7 +20,7 @@ class NoBatcher:
 
 def pen_over(kept: list[Event]) -> Pen:
     """Return the pen of a run that finds these events in the log."""
-    return Pen(NoBatcher(), "job", 2, list(kept), len(kept))  # type: ignore[arg-type]
+    return Pen(NoBatcher(), "job", 2, list(kept))  # type: ignore[arg-type]
 
 
 def begun(pen: Pen, *, continues: bool = True) -> Message:

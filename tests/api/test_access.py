@@ -5,12 +5,8 @@ from collections.abc import AsyncIterator
 from copy import copy
 
 import httpx2
-import pytest
 
 from ragqueue.api.app import PUBLIC, create_app
-from ragqueue.errors import ConfigError
-from ragqueue.settings import load
-from ragqueue.wiring import refuse_public
 
 from .conftest import Server
 
@@ -88,13 +84,3 @@ async def test_a_body_that_grows_too_large_without_saying_so_is_refused(server: 
     response = await server.client.post("/chat", content=body(), headers={"content-type": "application/json"})
 
     assert (response.status_code, response.json()["code"]) == (413, "too_large")
-
-
-def test_a_public_address_needs_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAGQUEUE_ENV_FILE", "")
-    public = load({"host": "0.0.0.0"}).settings
-
-    with pytest.raises(ConfigError, match="keys create"):
-        refuse_public(public, keys=False)
-    refuse_public(public, keys=True)
-    refuse_public(load({"host": "127.0.0.1"}).settings, keys=False)

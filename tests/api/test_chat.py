@@ -4,6 +4,8 @@ import asyncio
 
 import pytest
 
+from ragqueue.errors import InvalidRequest
+
 from .conftest import QUESTION, Server, Start, events_of
 
 SLOW = "scripted:rate=20&tokens=2000"
@@ -143,6 +145,13 @@ async def test_a_body_that_is_no_json_or_no_text_is_a_clear_422(server: Server, 
     response = await server.client.post("/chat", content=content, headers={"content-type": "application/json"})
 
     assert (response.status_code, response.json()["code"]) in ((422, "invalid_request"), (400, "bad_request"))
+
+
+@pytest.mark.parametrize("question", ["", " \n", "x" * 1_000_000])
+async def test_the_python_door_refuses_what_the_api_refuses(server: Server, question: str) -> None:
+    for call in (server.ragqueue.ask(question), server.ragqueue.search(question)):
+        with pytest.raises(InvalidRequest, match="characters"):
+            await call
 
 
 async def test_an_unknown_collection_is_404(server: Server) -> None:

@@ -91,6 +91,8 @@ async def test_a_file_that_cannot_be_taken_is_refused_with_the_reason(start: Sta
     ("name", "data"),
     [
         ("blank.md", b" \n \n"),
+        ("comment.md", b"<!-- note -->"),
+        ("titled.html", b"<title>Only</title>"),
         ("binary.txt", bytes(range(256)) * 50),
         ("lying.md", b"%PDF-1.7 not markdown"),
         ("cut.pdf", b"%PDF-1.7\n1 0 obj\n<<"),

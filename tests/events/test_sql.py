@@ -7,15 +7,14 @@ import pytest
 
 from ragqueue.events.base import EventLog
 from ragqueue.events.sql import SqlEventLog
-from ragqueue.records.schema import migrate
-from ragqueue.records.store import Records, sqlite_url
+from ragqueue.records.schema import migrate, open_records
 from ragqueue.testing.contracts.engines import EventLogContract
 
 
 class TestSqlEventLog(EventLogContract):
     @pytest.fixture
     async def log(self, tmp_path: Path) -> AsyncIterator[EventLog]:
-        records = Records(sqlite_url(tmp_path))
+        records = open_records(tmp_path)
         migrate(records.engine)
         opened = SqlEventLog(records)
         yield opened

@@ -12,7 +12,6 @@ from ragqueue.errors import ConfigError, GenerationFailed, Unavailable
 from ragqueue.generators import openai
 from ragqueue.generators.base import Generator
 from ragqueue.generators.openai import OpenAIGenerator, _Answer
-from ragqueue.generators.scripted import Script
 from ragqueue.testing.contracts.generators import GeneratorContract, collect, make_prompt, text_of
 from ragqueue.testing.openai_server import FAULT_AFTER, RETRY_AFTER, OpenAISimulator
 
@@ -21,7 +20,7 @@ KEY = "sk-secret-key"
 
 @pytest.fixture
 async def server() -> AsyncIterator[OpenAISimulator]:
-    async with OpenAISimulator(Script(tokens=20)) as simulator:
+    async with OpenAISimulator("tokens=20") as simulator:
         yield simulator
 
 
@@ -154,7 +153,7 @@ async def test_usage_is_passed_on(server: OpenAISimulator) -> None:
 
 
 async def test_closing_the_stream_closes_the_connection() -> None:
-    async with OpenAISimulator(Script(rate=50, tokens=100_000)) as server, client(server) as generator:
+    async with OpenAISimulator("rate=50&tokens=100000") as server, client(server) as generator:
         async with aclosing(generator.stream(make_prompt())) as stream:
             await anext(stream)
             assert server.active == 1
@@ -165,7 +164,7 @@ async def test_closing_the_stream_closes_the_connection() -> None:
 
 
 async def test_cancelling_the_reader_closes_the_connection() -> None:
-    async with OpenAISimulator(Script(rate=50, tokens=100_000)) as server, client(server) as generator:
+    async with OpenAISimulator("rate=50&tokens=100000") as server, client(server) as generator:
         first = asyncio.Event()
 
         async def read() -> None:
@@ -205,7 +204,7 @@ async def test_a_finished_connection_is_used_again(server: OpenAISimulator) -> N
 
 
 async def test_more_streams_than_the_default_pool_run_at_once() -> None:
-    async with OpenAISimulator(Script(rate=2, tokens=100_000)) as server, client(server, max_connections=130) as generator:
+    async with OpenAISimulator("rate=2&tokens=100000") as server, client(server, max_connections=130) as generator:
         streams = [generator.stream(make_prompt()) for _ in range(120)]
         async with asyncio.timeout(30):
             await asyncio.gather(*(anext(stream) for stream in streams))

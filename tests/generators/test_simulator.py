@@ -6,13 +6,12 @@ import sys
 import openai
 
 from ragqueue.generators.openai import OpenAIGenerator
-from ragqueue.generators.scripted import Script
 from ragqueue.testing.contracts.generators import make_prompt, text_of
 from ragqueue.testing.openai_server import OpenAISimulator
 
 
 async def test_the_official_client_reads_its_stream() -> None:
-    async with OpenAISimulator(Script(tokens=10)) as server, openai.AsyncOpenAI(base_url=server.url, api_key="x") as client:
+    async with OpenAISimulator("tokens=10") as server, openai.AsyncOpenAI(base_url=server.url, api_key="x") as client:
         stream = await client.chat.completions.create(
             model="sim", messages=[{"role": "user", "content": "How long?"}], stream=True, stream_options={"include_usage": True}
         )
@@ -26,7 +25,7 @@ async def test_the_official_client_reads_its_stream() -> None:
 
 
 async def test_an_answer_as_fast_as_possible_is_whole() -> None:
-    async with OpenAISimulator(Script(tokens=30_000)) as server:
+    async with OpenAISimulator("tokens=30000") as server:
         generator = OpenAIGenerator("sim", base_url=server.url, api_key=None)
         text = await text_of(generator, make_prompt())
         await generator.close()

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,11 +12,10 @@ from ragqueue.events.pen import Batcher
 from ragqueue.events.sql import SqlEventLog
 from ragqueue.jobs.follow import Follower
 from ragqueue.jobs.reconcile import Reconciler
-from ragqueue.jobs.submit import Bounds, Ringer, Submitter
+from ragqueue.jobs.submit import Ringer, Submitter
 from ragqueue.queues.sql import SqlQueue
 from ragqueue.records import jobs
-from ragqueue.records.schema import migrate
-from ragqueue.records.store import Records, sqlite_url
+from ragqueue.records.schema import migrate, open_records
 from ragqueue.types import Event, Job
 from ragqueue.worker import Kind, Worker, work
 
@@ -29,14 +28,13 @@ class House:
     """Everything that a job meets in its life, but the world outside."""
 
     folder: Path
-    bounds: Bounds = field(default_factory=Bounds)
 
     def __post_init__(self) -> None:
-        self.records = Records(sqlite_url(self.folder))
+        self.records = open_records(self.folder)
         self.database = migrate(self.records.engine)
         self.queue, self.log = SqlQueue(self.records), SqlEventLog(self.records)
         self.ringer = Ringer(self.queue, self.database)
-        self.submitter = Submitter(self.records, self.ringer, self.bounds)
+        self.submitter = Submitter(self.records, self.ringer, bounds=(20_000, 5_000), deadlines={"chat": 600.0, "background": 3600.0})
         self.follower = Follower(self.records, self.log)
         self.batcher = Batcher(self.log)
         self.reconciler = Reconciler(self.records, self.queue, self.log, self.ringer, keep_events=600, keep_jobs=MONTH, lease=5.0)

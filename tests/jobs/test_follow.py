@@ -4,7 +4,7 @@ import asyncio
 
 from ragqueue.events.pen import Pen
 from ragqueue.records import jobs
-from ragqueue.types import Event, Job, Outcome, terminal_seq
+from ragqueue.types import LAST_N, Event, Job, Outcome, seq_of
 
 from .conftest import TENANT, House
 
@@ -47,7 +47,7 @@ async def test_a_stream_resumed_at_any_event_gives_every_later_one_once(house: H
     for index, seq in enumerate(shown):
         rest = await house.events(job, seq)
         assert text_of(rest) == "abcdef"[index + 1 :]
-        assert rest[-1].seq == terminal_seq(1)
+        assert rest[-1].seq == seq_of(1, LAST_N)
 
 
 async def test_a_live_reader_and_a_late_one_see_the_same(house: House) -> None:

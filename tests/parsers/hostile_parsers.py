@@ -11,7 +11,6 @@ import msgspec
 
 from ragqueue.errors import UnreadableDocument
 from ragqueue.parsers.base import Parser
-from ragqueue.parsers.child import Answer
 from ragqueue.types import Block, Parsed
 
 
@@ -95,7 +94,7 @@ class Nonsense(Parser):
 
 
 class Forges(Nonsense):
-    frame = msgspec.msgpack.encode(Answer("00", Parsed("lies", [Block("paragraph", 0, 4)])))
+    frame = msgspec.msgpack.encode(("00", Parsed("lies", [Block("paragraph", 0, 4)])))
 
 
 class Chatty(Parser):

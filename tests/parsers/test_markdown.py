@@ -91,10 +91,9 @@ def test_lists_nested_twenty_deep_lose_nothing_that_follows() -> None:
     assert shown(parse(source))[-1] == ("heading", "# After")
 
 
-@pytest.mark.parametrize(("data", "cause"), [(b"%PDF-1.4", "a PDF"), (b"a\x00b", "NUL")])
-def test_what_is_no_markdown_is_refused(data: bytes, cause: str) -> None:
-    with pytest.raises(UnreadableDocument, match=cause):
-        MarkdownParser().parse(data, "a.md")
+def test_what_is_no_markdown_is_refused() -> None:
+    with pytest.raises(UnreadableDocument, match="NUL"):
+        MarkdownParser().parse(b"a\x00b", "a.md")
 
 
 LINES = st.sampled_from(

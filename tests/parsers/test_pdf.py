@@ -67,7 +67,6 @@ def test_the_title_is_the_one_of_the_file_unless_a_program_invented_it(written: 
     [
         (b"", "is not a PDF"),
         (b"# Markdown", "is not a PDF"),
-        (b"PK\x03\x04", "ZIP"),
         (pdf([["x"]], encrypted=True), "encrypted and needs a password"),
         (pdf([["x"]])[:-200], "cut off"),
         (b"%PDF-1.7\ngarbage\n%%EOF\n", "damaged"),

@@ -1,10 +1,12 @@
 import pkgutil
+from pathlib import Path
 
 import pytest
 
+from ragqueue.embedded import find_files
 from ragqueue.errors import UnreadableDocument, UnsupportedMedia
 from ragqueue.parsers.base import Parser
-from ragqueue.parsers.table import EXTENSIONS, PARSERS, known_name, media_type_of
+from ragqueue.parsers.table import EXTENSIONS, PARSERS, media_type_of
 
 
 @pytest.mark.parametrize(
@@ -64,5 +66,8 @@ def test_every_row_names_a_parser(media_type: str) -> None:
     assert isinstance(pkgutil.resolve_name(PARSERS[media_type])(), Parser)
 
 
-def test_known_names_are_told_by_their_extension() -> None:
-    assert [known_name(name) for name in ("a.md", "b.PDF", "c.docx", "md", ".md")] == [True, True, False, False, True]
+def test_a_folder_gives_the_files_that_a_parser_reads_by_their_extension(tmp_path: Path) -> None:
+    for name in ("a.md", "b.PDF", "c.docx", "md", ".md"):
+        (tmp_path / name).write_text("x")
+
+    assert [path.name for path in find_files([tmp_path]).values()] == ["a.md", "b.PDF"]

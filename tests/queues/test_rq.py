@@ -24,7 +24,8 @@ from rq.worker import Worker
 
 from campaigns.services import RedisServer, require_redis
 from ragqueue.errors import ConfigError, InvalidRequest, Unavailable
-from ragqueue.queues.rq import HANDLER, RETRIES, RingJob, RQQueue, ring_of
+from ragqueue.queues.base import ring_of
+from ragqueue.queues.rq import HANDLER, RETRIES, RingJob, RQQueue
 from ragqueue.testing.contracts.engines import LIMIT, Handled, QueueContract, rings, until, working
 from ragqueue.types import Ring
 
@@ -136,7 +137,7 @@ async def test_rq_can_suspend_and_resume_a_worker(queue: RQQueue, raw: redis.Red
 
 async def test_rq_can_shut_a_worker_down(queue: RQQueue, raw: redis.Redis) -> None:
     async with working(queue, Handled()) as task:
-        await until(lambda: queue._workers)
+        await until(lambda: queue._workers and queue._workers[0].pubsub_thread)
         send_shutdown_command(raw, queue._workers[0].name)
         async with asyncio.timeout(LIMIT):
             await task
@@ -189,7 +190,7 @@ async def test_a_worker_outlives_a_redis_that_is_killed_and_comes_back_empty(cap
             await until(lambda: last.job_id in handled.ids)
             with redis.Redis.from_url(server.url) as client:
                 await until(lambda: [worker.name for worker in Worker.all(connection=client)] == [queue._workers[0].name])
-                await until(lambda: not client.keys("rq:job:*") and not queue._workers[0].executions)
+                await until(lambda: not client.keys("rq:job:*") and not queue._workers[0]._running)
 
     assert [record.message.partition(":")[0] for record in caplog.records if "rq.unavail" in record.message] == ["rq.unavailable"]
 
@@ -249,7 +250,7 @@ async def test_the_books_go_on_after_an_end_that_cannot_be_written(queue: RQQueu
         for ring in (first, second):
             await queue.ring([ring])
             await until(lambda ring=ring: ring.job_id in handled.ids)  # type: ignore[misc]
-        await until(lambda: not queue._workers[0].executions)
+        await until(lambda: not queue._workers[0]._running)
 
 
 class Pickled:
@@ -316,7 +317,7 @@ async def test_hostile_jobs_run_no_code_and_stop_no_worker(queue: RQQueue, raw: 
         [last] = rings(1)
         await queue.ring([last])
         await until(lambda: last.job_id in handled.ids)
-        await until(lambda: raw.llen(f"{CHAT}:intermediate") == 0 and not queue._workers[0].executions)
+        await until(lambda: raw.llen(f"{CHAT}:intermediate") == 0 and not queue._workers[0]._running)
 
     assert handled.rings == [last]
     assert await queue.depth("chat") == 0
@@ -386,7 +387,7 @@ async def test_a_broker_that_is_away_is_unavailable_and_no_message_shows_its_pas
     queue = RQQueue("rq+redis://user:hunter2@127.0.0.1:1/0?password=hunter3")
 
     for attempt in (queue.ring(rings(1)), queue.depth("chat"), queue.claim_database("database")):
-        with pytest.raises(Unavailable, match=r"redis://127\.0\.0\.1:1/0") as caught:
+        with pytest.raises(Unavailable, match=r"redis://\*{4}@127\.0\.0\.1:1/0") as caught:
             await attempt
         assert "hunter" not in caught.value.message
     await queue.close()
@@ -411,9 +412,9 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         yield double
 
     double.worker = lambda lanes: DoubleWorker()
-    settings = SimpleNamespace(settings=SimpleNamespace(drain=0.0))
+    settings = SimpleNamespace(drain=0.0)
     _install(monkeypatch, "ragqueue.wiring", open_runtime=open_runtime)
-    _install(monkeypatch, "ragqueue.settings", load=lambda: settings)
+    _install(monkeypatch, "ragqueue.settings", load=lambda: (settings, {}))
     return double
 
 
@@ -462,7 +463,7 @@ LAUNCHER = """
 
     wiring, settings = types.ModuleType("ragqueue.wiring"), types.ModuleType("ragqueue.settings")
     wiring.open_runtime = open_runtime
-    settings.load = lambda: types.SimpleNamespace(settings=types.SimpleNamespace(drain=0.0))
+    settings.load = lambda: (types.SimpleNamespace(drain=0.0), {})
     sys.modules["ragqueue.wiring"], sys.modules["ragqueue.settings"] = wiring, settings
     from rq.cli import main
     main()

@@ -7,13 +7,16 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection
 
 from ragqueue.language.tokens import tokenize
-from ragqueue.records import chunks
-from ragqueue.records.chunks import Space
+from ragqueue.records import chunks, keywords
 from ragqueue.records.schema import documents, removals, spaces, terms
-from ragqueue.types import Chunk, Passage
+from ragqueue.types import Chunk, Passage, Space
 from tests.library import GENERATION, add, hide
 
-DEFAULT = [Space("default", GENERATION)]
+DEFAULT = [Space("acme", "default", GENERATION)]
+
+
+def scored(connection: Connection, tenant: str, spaces: list[Space], numbers: list[int]) -> list[int]:
+    return [one.number for one in keywords.scored(connection, keywords.Weights(tenant, spaces, {}, {}, {}), numbers)]
 
 
 def test_a_chunk_comes_back_with_its_text_sliced_by_code_points(connection: Connection) -> None:
@@ -36,15 +39,13 @@ def test_another_tenant_sees_nothing(connection: Connection) -> None:
     numbers = add(connection, "d", "secret")
 
     assert chunks.load(connection, "other", numbers) == []
-    assert chunks.features(connection, "other", DEFAULT, numbers) == []
+    assert scored(connection, "other", DEFAULT, numbers) == []
 
 
-def test_features_keep_to_the_spaces(connection: Connection) -> None:
+def test_scores_keep_to_the_spaces(connection: Connection) -> None:
     numbers = add(connection, "d", "one") + add(connection, "e", "two", collection="other")
 
-    found = chunks.features(connection, "acme", DEFAULT, numbers)
-
-    assert [chunk.number for chunk in found] == numbers[:1]
+    assert scored(connection, "acme", DEFAULT, numbers) == numbers[:1]
 
 
 def test_a_hidden_document_is_gone_before_its_chunks_are(connection: Connection) -> None:
@@ -53,7 +54,7 @@ def test_a_hidden_document_is_gone_before_its_chunks_are(connection: Connection)
     hide(connection, "d")
 
     assert chunks.load(connection, "acme", numbers) == []
-    assert chunks.features(connection, "acme", DEFAULT, numbers) == []
+    assert scored(connection, "acme", DEFAULT, numbers) == []
 
 
 def test_only_the_current_version_is_shown(connection: Connection) -> None:
@@ -72,7 +73,7 @@ def test_numbers_are_never_used_again(connection: Connection) -> None:
 
 def test_a_removed_vector_is_left_for_replicas_to_forget(connection: Connection) -> None:
     passage = Passage("text", 0, 4)
-    numbers = chunks.insert(connection, "acme", "default", "g", "d", 1, "en", [(passage, "text", b"\0\0"), (passage, "text", None)])
+    numbers = chunks.insert(connection, Space("acme", "default", "g"), "d", 1, "en", [(passage, "text", b"\0\0"), (passage, "text", None)])
 
     chunks.remove(connection, "acme", "d")
 
@@ -82,7 +83,7 @@ def test_a_removed_vector_is_left_for_replicas_to_forget(connection: Connection)
 
 
 WORDS = st.lists(st.sampled_from(["cat", "dog", "cats", "running", "the", "猫咪", "x1"]), max_size=8).map(" ".join)
-STEPS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["en", "de"]), st.lists(WORDS, max_size=4)), max_size=8)
+STEPS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["en", "de"]), st.lists(WORDS, min_size=1, max_size=4)), max_size=8)
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -94,7 +95,7 @@ def test_the_sums_are_what_a_recount_finds(connection: Connection, steps: list[t
     for document_id, language, texts in steps:
         chunks.remove(connection, "acme", document_id)
         rows = [(Passage(text, 0, len(text)), text, None) for text in texts]
-        chunks.insert(connection, "acme", "default", "g", document_id, 1, language, rows)
+        chunks.insert(connection, Space("acme", "default", "g"), document_id, 1, language, rows)
         held[document_id] = (language, [tokenize(text, language) for text in texts])
 
     frequencies = Counter(term for _, texts in held.values() for tokens in texts for term in set(tokens))

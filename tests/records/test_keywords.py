@@ -10,17 +10,17 @@ from sqlalchemy import Connection
 from ragqueue.errors import NotFound
 from ragqueue.language.tokens import tokenize
 from ragqueue.records import chunks, keywords
-from ragqueue.records.chunks import Space
 from ragqueue.records.schema import chunks as chunk_rows
 from ragqueue.records.store import sqlite_module
+from ragqueue.types import Space
 from tests.library import GENERATION, add, hide
 
-DEFAULT = [Space("default", GENERATION)]
+DEFAULT = [Space("acme", "default", GENERATION)]
 
 
 def found(connection: Connection, question: str, *, tenant: str = "acme", names: list[str] | None = None) -> list[int]:
     weights = keywords.weigh(connection, tenant, names, question)
-    return [one.chunk.number for one in keywords.search(connection, weights, 10)]
+    return [one.number for one in keywords.search(connection, weights, 10)]
 
 
 def exact(texts: dict[int, str], question: str) -> dict[int, float]:
@@ -51,7 +51,7 @@ def test_the_ranking_is_that_of_exact_bm25(connection: Connection, texts: list[s
     numbers = add(connection, "d", "\n".join(texts))
 
     weights = keywords.weigh(connection, "acme", ["default"], question)
-    results = {one.chunk.number: one.bm25 for one in keywords.search(connection, weights, 50)}
+    results = {one.number: one.bm25 for one in keywords.search(connection, weights, 50)}
 
     assert results == pytest.approx(exact(dict(zip(numbers, texts, strict=True)), question))
     assert list(results) == sorted(results, key=lambda number: (-results[number], number))
@@ -77,7 +77,7 @@ def test_a_tenant_has_only_its_own_collections(connection: Connection) -> None:
     add(connection, "d", "a", collection="mine")
     add(connection, "d", "b", tenant="other", collection="theirs")
 
-    assert list(keywords.weigh(connection, "acme", None, "a").spaces) == [Space("mine", GENERATION)]
+    assert list(keywords.weigh(connection, "acme", None, "a").spaces) == [Space("acme", "mine", GENERATION)]
     assert list(keywords.weigh(connection, "acme", [], "a").spaces) == []
     with pytest.raises(NotFound, match="'theirs'"):
         keywords.weigh(connection, "acme", ["mine", "theirs"], "a")
@@ -92,7 +92,7 @@ def test_several_collections_are_searched_as_one(connection: Connection) -> None
 
 
 def test_a_text_cannot_forge_the_mark_of_a_space(connection: Connection) -> None:
-    mark = chunks.scope("acme", DEFAULT[0])
+    mark = chunks.scope(DEFAULT[0])
     add(connection, "d", f"zebra {mark} {mark[1:]}", tenant="other")
 
     assert found(connection, "zebra") == []
@@ -130,7 +130,7 @@ def test_a_removed_word_leaves_no_bytes_in_the_index(connection: Connection) -> 
 
 def test_changed_tokens_are_indexed_anew(connection: Connection) -> None:
     numbers = add(connection, "d", "zebra")
-    mark = chunks.scope("acme", DEFAULT[0])
+    mark = chunks.scope(DEFAULT[0])
 
     connection.execute(chunk_rows.update().values(tokens=f"{mark} giraff"))
 
@@ -199,8 +199,7 @@ def test_a_part_says_how_much_of_the_question_a_chunk_covers(connection: Connect
     numbers = add(connection, "d", "zebra zebra zebra zebra\nhorse")
     weights = keywords.weigh(connection, "acme", ["default"], "zebra")
 
-    scored = weights.scored(chunks.features(connection, "acme", DEFAULT, numbers))
-    parts = {one.chunk.number: one.part for one in scored}
+    parts = {one.number: one.part for one in keywords.scored(connection, weights, numbers)}
 
     assert 0.5 < parts[numbers[0]] < 1
     assert parts[numbers[1]] == 0

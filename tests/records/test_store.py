@@ -12,13 +12,13 @@ from sqlalchemy import Connection, Table, inspect, select
 
 from ragqueue.errors import ConfigError, StoreFull
 from ragqueue.records import schema
-from ragqueue.records.schema import migrate
-from ragqueue.records.store import Records, Watch, now, refuse_unsafe_sqlite, sqlite_is_safe, sqlite_url
+from ragqueue.records.schema import migrate, open_records
+from ragqueue.records.store import NOW, Records, refuse_unsafe_sqlite, sqlite_is_safe, watch
 
 
 @pytest.fixture
 async def records(tmp_path: Path) -> AsyncIterator[Records]:
-    opened = Records(sqlite_url(tmp_path))
+    opened = open_records(tmp_path)
     migrate(opened.engine)
     yield opened
     opened.close()
@@ -70,7 +70,7 @@ async def test_promised_work_is_synced_and_notes_are_not(records: Records) -> No
 
 
 async def test_the_clock_is_in_seconds_since_1970(records: Records) -> None:
-    there = await records.read(lambda connection: connection.execute(select(now())).scalar_one())
+    there = await records.read(lambda connection: connection.execute(select(NOW)).scalar_one())
 
     assert abs(there - time.time()) < 5
 
@@ -92,19 +92,19 @@ async def test_a_full_disk_refuses_and_works_again_with_room(records: Records) -
 
 
 async def test_a_watch_notices_commits_of_others(records: Records) -> None:
-    watch = Watch(records.engine)
-    watch.changed()
-    assert not watch.changed()
+    commits = watch(records.engine)
+    next(commits)
+    assert not next(commits)
 
     await records.note(put, "a")
 
-    assert watch.changed()
-    watch.close()
+    assert next(commits)
+    commits.close()
 
 
 def test_the_migration_makes_what_the_tables_say(tmp_path: Path) -> None:
     said = {thing.name: set(thing.c.keys()) for thing in vars(schema).values() if isinstance(thing, Table)}
-    records = Records(sqlite_url(tmp_path))
+    records = open_records(tmp_path)
     migrate(records.engine)
     made = inspect(records.engine)
     names = [name for name in made.get_table_names() if not name.startswith(("chunk_words", "alembic"))]
@@ -115,7 +115,7 @@ def test_the_migration_makes_what_the_tables_say(tmp_path: Path) -> None:
 
 
 def test_a_database_keeps_its_uuid(tmp_path: Path) -> None:
-    records = Records(sqlite_url(tmp_path))
+    records = open_records(tmp_path)
 
     assert migrate(records.engine) == migrate(records.engine)
     records.close()
@@ -123,7 +123,7 @@ def test_a_database_keeps_its_uuid(tmp_path: Path) -> None:
 
 def test_processes_that_make_the_file_at_the_same_moment_wait_for_each_other(tmp_path: Path) -> None:
     def start(folder: Path) -> str:
-        records = Records(sqlite_url(folder))
+        records = open_records(folder)
         try:
             return migrate(records.engine)
         finally:
@@ -132,12 +132,11 @@ def test_processes_that_make_the_file_at_the_same_moment_wait_for_each_other(tmp
     with ThreadPoolExecutor(4) as threads:
         for round_ in range(5):
             folder = tmp_path / str(round_)
-            folder.mkdir()
             assert len(set(threads.map(start, [folder] * 4))) == 1
 
 
 def test_a_data_folder_of_a_newer_version_is_refused(tmp_path: Path) -> None:
-    records = Records(sqlite_url(tmp_path))
+    records = open_records(tmp_path)
     migrate(records.engine)
     with sqlite3.connect(tmp_path / "records.sqlite3") as connection:
         connection.execute("update alembic_version set version_num = '9999'")

@@ -8,8 +8,9 @@ import pytest
 from numpy.typing import NDArray
 
 from ragqueue.embedders.base import Embedder
-from ragqueue.indexes.base import Index, Space
+from ragqueue.indexes.base import Index
 from ragqueue.records.store import Records
+from ragqueue.types import Space
 from tests.library import GENERATION, open_records
 
 TOPICS = (("cat", "kitten", "feline"), ("dog", "puppy", "hound"), ("ship", "boat", "vessel"))

@@ -7,11 +7,10 @@ import pytest
 from sqlalchemy import Connection
 
 from ragqueue.errors import NotFound
-from ragqueue.indexes.base import Space
 from ragqueue.records import chunks
 from ragqueue.records.store import Records
 from ragqueue.retrieval.fused import FusedRetriever
-from ragqueue.types import Hit
+from ragqueue.types import Hit, Space
 from tests.library import GENERATION, add, hide
 from tests.retrieval.conftest import ScanIndex, TopicEmbedder, embed
 

@@ -20,10 +20,9 @@ asyncio.run(Reconciler.rings(None))
 """,
     "full_commit": """
 import tempfile
-from pathlib import Path
 from ragqueue.records import store
 with tempfile.TemporaryDirectory() as folder:
-    engine = store.open_engine(store.sqlite_url(Path(folder)))
+    engine = store.open_engine(f"sqlite:///{folder}/records.sqlite3")
     with engine.connect() as connection:
         store.begin(connection, durable=True)
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1  # NORMAL

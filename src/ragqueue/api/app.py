@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ragqueue import __version__, telemetry
@@ -38,8 +39,9 @@ def create_app(runtime: Runtime) -> FastAPI:
     app = FastAPI(title="ragqueue", version=__version__, docs_url=None, redoc_url=None)
     for router in (chat.router, documents.router, health):
         app.include_router(router)
-    for path in ("/", "/static/{name}"):
-        app.add_api_route(path, _page, include_in_schema=False)
+    for path, file in {"/": PAGE, **{f"/static/{name}": file for name, file in STATIC.items()}}.items():
+        page = FileResponse(file, headers=_PAGE_HEADERS, media_type=_MEDIA[file.suffix])
+        app.router.routes.append(Route(path, page, methods=["GET"], include_in_schema=False))
     for kind in (RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _refused)
     app.add_middleware(Gate, runtime=runtime)
@@ -148,15 +150,6 @@ async def metrics(parts: Parts) -> Response:
     depth = [("queue_depth", {"lane": lane}, gauge.states.get((lane, "queued"), 0)) for lane in LANES]
     oldest = [("queue_oldest_seconds", {"lane": lane}, gauge.oldest.get(lane, 0.0)) for lane in LANES]
     states = [("jobs", {"lane": lane, "state": state}, gauge.states.get((lane, state), 0)) for lane in LANES for state in get_args(State)]
-    totals = {"job_deaths": gauge.deaths, "job_tries": gauge.tries, "dead_letters": gauge.dead_letters, "workers": gauge.workers}
-    samples = [*depth, *oldest, *states, *((name, {}, value) for name, value in totals.items())]
+    samples = [*depth, *oldest, *states, *((name, {}, value) for name, value in gauge.totals.items())]
     shown = telemetry.exposition(gauge.sums, [(f"ragqueue_{name}", labels, value) for name, labels, value in samples])
     return Response(shown, media_type="text/plain; version=0.0.4; charset=utf-8")
-
-
-async def _page(request: Request) -> Response:
-    name = request.path_params.get("name")
-    if name is not None and name not in STATIC:
-        raise NotFound(f"there is nothing at {request.url.path!r}")
-    file = PAGE if name is None else STATIC[name]
-    return FileResponse(file, headers=_PAGE_HEADERS, media_type=_MEDIA[file.suffix])

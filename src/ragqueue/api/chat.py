@@ -1,17 +1,15 @@
 """Questions: `POST /chat` in its three forms, and what can be done with the job that it makes; and jobs of every kind."""
 
 import asyncio
-import hashlib
-import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any
 
-import msgspec
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import JSONResponse, StreamingResponse
+from msgspec import json
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ragqueue import telemetry
@@ -21,12 +19,11 @@ from ragqueue.errors import Conflict, InvalidRequest
 from ragqueue.jobs.reconcile import cancel, erase_jobs
 from ragqueue.jobs.views import chat_view, job_view, status_of
 from ragqueue.records import jobs
-from ragqueue.types import Job, State, terminal_seq
+from ragqueue.types import LAST_N, Job, State, seq_of
 from ragqueue.wiring import Runtime
 
 router = APIRouter(tags=["chat"])
 _LONGEST_WAIT = 120.0  # seconds of `Prefer: wait=N`
-_json = msgspec.json.Encoder().encode
 
 
 class Question(BaseModel):
@@ -58,8 +55,7 @@ async def ask(
     if body.model not in (None, parts.settings.llm_model, parts.generator.model):
         raise InvalidRequest(f"model is {body.model!r}: this server answers with {parts.settings.llm_model!r}")
     payload = body.model_dump(exclude_none=True)
-    digest = hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()
-    idempotency = (caller, idempotency_key, digest) if idempotency_key else None
+    idempotency = f"{caller} {idempotency_key}" if idempotency_key else None
     job = await parts.submitter.submit(tenant, "chat", payload, idempotency=idempotency)
     if "text/event-stream" in accept:
         return _stream(parts, job)
@@ -85,7 +81,7 @@ async def show_chat(job: Chat, parts: Parts) -> Response:
 async def events(job: Chat, parts: Parts, last_event_id: LastSeen = None, starting_after: Seq | None = None) -> Response:
     """Stream a question's events; with `Last-Event-ID` or `starting_after` only those after it, 204 when there are no more."""
     after = starting_after if last_event_id is None else last_event_id
-    return Response(status_code=204) if job.ended and after == terminal_seq(job.attempt) else _stream(parts, job, after)
+    return Response(status_code=204) if job.ended and after == seq_of(job.attempt, LAST_N) else _stream(parts, job, after)
 
 
 @router.post("/chat/{chat_id}/cancel")
@@ -127,7 +123,7 @@ async def cancel_job(job: AnyJob, parts: Parts) -> dict[str, Any]:
 @router.post("/jobs/{job_id}/retry", status_code=202, tags=["jobs"])
 async def retry_job(job: AnyJob, parts: Parts) -> dict[str, Any]:
     """Make a new job of a failed or cancelled one; the ended one stays as it is."""
-    return job_view(await parts.submitter.retry(job.tenant, job.id))
+    return job_view(await parts.submitter.retry(job))
 
 
 async def _shown(parts: Runtime, job: Job, headers: dict[str, str]) -> Response:
@@ -143,7 +139,7 @@ def _stream(parts: Runtime, job: Job, after: int | None = None) -> Response:
         with telemetry.STREAMS.track_inprogress():
             async for batch in parts.follower.follow(job, after):
                 for event in batch:
-                    data = _json({"type": event.type, "sequence_number": event.seq} | dict(event.data))
+                    data = json.encode({"type": event.type, "sequence_number": event.seq} | dict(event.data))
                     lead += b"id: %d\nevent: %b\ndata: %b\n\n" % (event.seq, event.type.encode(), data)
                 # A keep-alive has one newline only: a blank line would dispatch an empty event in some clients.
                 yield lead if batch else b": keep-alive\n"

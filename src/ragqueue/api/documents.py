@@ -11,7 +11,7 @@ from ragqueue.api.access import Collection, Limit, Parts, Tenant, Words, owned
 from ragqueue.embedded import check_question
 from ragqueue.errors import InvalidRequest, NotFound
 from ragqueue.records import documents
-from ragqueue.retrieval.base import hit_view
+from ragqueue.retrieval.fused import hit_view
 from ragqueue.types import Document
 
 router = APIRouter(tags=["documents"])

@@ -66,10 +66,6 @@ COMMANDS: dict[str, tuple[str, str, list[click.Parameter]]] = {
 
 def run(target: str, as_json: bool | None = None, tenant: str = "default", **words: Any) -> None:
     """Import a function, often async, and run it with a `Call` and its own options; Ctrl+C ends it quietly."""
-    if target == "work:demo":  # it shows what there is before anything is set
-        for name in [name for name in os.environ if name.startswith(("RAGQUEUE_", "OPENAI_", "REDIS_URL", "VECTOR_DB_PATH", "LLM_MODEL"))]:
-            del os.environ[name]
-        os.environ |= {"RAGQUEUE_ENV_FILE": "", "RAGQUEUE_CONFIG": os.devnull, "RAGQUEUE_LOG_LEVEL": "ERROR"}
     from ragqueue.cli.look import Call
 
     call = Call({name: words.pop(name) for name in _FLAGS if name in words}, as_json, tenant)

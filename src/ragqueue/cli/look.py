@@ -1,7 +1,6 @@
 """What a command is given, and the commands that need no more than that: little is imported, so they are quick."""
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import Any
@@ -9,11 +8,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
-from ragqueue.errors import NotFound
+from ragqueue.errors import NotFound, without_password
 from ragqueue.jobs.views import job_view
 from ragqueue.records import documents, jobs, keys, workers
 from ragqueue.records.schema import migrate, open_records
-from ragqueue.settings import env_name, load
+from ragqueue.settings import ENV_NAMES, load
 from ragqueue.telemetry import configure_logging
 
 
@@ -51,11 +50,6 @@ def _cell(value: Any) -> str:
     if isinstance(value, Mapping):
         return "\n".join(f"{name}: {found}" for name, found in value.items())
     return "" if value is None else str(value)
-
-
-def without_password(url: object) -> str:
-    """Return a URL, or whatever a setting says, for print."""
-    return re.sub("://.*@", "://****@", str(url), flags=re.DOTALL)
 
 
 async def docs_list(call: Call, collection: str | None) -> None:
@@ -98,10 +92,10 @@ async def status(call: Call) -> None:
     gauge, alive, counted = await call.records(lambda c: (workers.gauge(c, age), workers.alive(c, age), documents.counted(c, call.tenant)))
     ready, passages = map(sum, zip((0, 0), *counted.values(), strict=True))
     counts = {f"{lane} {state}": count for (lane, state), count in sorted(gauge.states.items())}
-    found = {"jobs": counts, "oldest_s": gauge.oldest, "dead_letters": gauge.dead_letters, "documents": ready, "passages": passages}
-    call.show(found | {"workers": alive})
+    found = {"jobs": counts, "oldest_s": gauge.oldest, "dead_letters": gauge.totals["dead_letters"], "documents": ready}
+    call.show(found | {"passages": passages, "workers": alive})
 
 
 def config_show(call: Call, origin: bool) -> None:
     shown = {name: value if isinstance(value, int | float | None) else without_password(value) for name, value in call.settings}
-    call.show({env_name(name): {"value": shown[name], "origin": call.origins[name]} if origin else shown[name] for name in shown})
+    call.show({ENV_NAMES[name]: {"value": shown[name], "origin": call.origins[name]} if origin else shown[name] for name in shown})

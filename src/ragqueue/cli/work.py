@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing, nullcontext, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
@@ -15,42 +15,33 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ragqueue.cli.look import Call, without_password
+from ragqueue.cli.look import Call
 from ragqueue.embedded import Ingested, Ragqueue, working
-from ragqueue.errors import ConfigError, NotFound, RagqueueError
+from ragqueue.errors import ConfigError, NotFound, RagqueueError, without_password
 from ragqueue.jobs.reconcile import cancel
 from ragqueue.jobs.supervise import Supervisor
 from ragqueue.jobs.views import DELTA, RESTARTED, job_view
 from ragqueue.parsers.pool import isolation
 from ragqueue.records import documents, jobs, keys, workers
-from ragqueue.records.schema import migrate, open_records
 from ragqueue.records.store import refuse_unsafe_sqlite, sqlite_is_safe, sqlite_module
 from ragqueue.retrieval import evaluation
-from ragqueue.retrieval.base import hit_view
+from ragqueue.retrieval.fused import hit_view
 from ragqueue.settings import Settings, check_model
 from ragqueue.telemetry import configure_logging
-from ragqueue.wiring import build_queue, open_runtime, refuse_public
+from ragqueue.wiring import is_private, open_runtime
 
 _BAR = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-_ANSWERED = 200  # questions of a set that are answered, too, for their quotes
-_CHUNKS = 100  # passages searched for: each document counts by its best
-_AT_ONCE = 64  # documents of a set that wait for their jobs
-QUESTION = "How do I declare a query parameter with a default value?"
 READY = """
 ragqueue is ready on {url}
   API      {url}/chat   (description: {url}/openapi.json; metrics: {url}/metrics)
-  Data     {data}
+  Data     {data}   (your own documents: `ragqueue serve`, then `ragqueue ingest PATH`)
   Queue    {queue}   (REDIS_URL=redis://localhost:6379 in .env and `ragqueue worker`: RQ on Redis)
   Model    {model}   (LLM_MODEL=your-model and OPENAI_BASE_URL or OPENAI_API_KEY in .env: a model that writes)
-Ctrl+C ends it."""
-NEXT = """
-Without --exit it now serves API and page, and prints their URL. Your own documents: `ragqueue serve`, then `ragqueue ingest PATH`. In .env:
-  REDIS_URL=redis://localhost:6379                         RQ on Redis, with `ragqueue worker`
-  LLM_MODEL=your-model, OPENAI_BASE_URL or OPENAI_API_KEY  a model that writes"""
+{end} ends it."""
 
 
-async def serve(call: Call, no_worker: bool) -> None:
-    """Serve until SIGTERM or Ctrl+C. Raises ConfigError when the port is taken or others could read without a key."""
+async def serve(call: Call, no_worker: bool, leave: bool = False) -> None:
+    """Serve until SIGTERM or Ctrl+C, or start alone (`leave`). Raises ConfigError when the port is taken or others could read without a key."""
     import uvicorn  # here: a worker process loads no web server
 
     from ragqueue.api.app import create_app
@@ -58,39 +49,38 @@ async def serve(call: Call, no_worker: bool) -> None:
     settings, queue = call.settings, without_password(call.settings.queue_url)
     family, dual = (socket.AF_INET6, socket.has_dualstack_ipv6()) if ":" in settings.host else (socket.AF_INET, False)
     async with open_runtime(settings) as runtime:
-        refuse_public(settings, keys=await runtime.records.read(keys.any_valid))
+        if not is_private(settings) and not await runtime.records.read(keys.any_valid):
+            said = f"RAGQUEUE_HOST is {settings.host!r}, but there is no API key: anybody could read every document. "
+            raise ConfigError(said + "Make one with `ragqueue keys create NAME`, or bind 127.0.0.1")
         try:
             listener = socket.create_server((settings.host, settings.port), family=family, backlog=2048, dualstack_ipv6=dual)
         except OSError as error:
             raise ConfigError(f"cannot bind {settings.host!r}: {error.strerror}: take another with --port (0: any free one)") from error
         host, port = listener.getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again when it has ended: the worker inside shall drain
+        server = uvicorn.Server(uvicorn.Config(create_app(runtime), log_config=None, access_log=False, timeout_graceful_shutdown=5))
+        server.should_exit = leave
+        # From now on, and when uvicorn raises it again at its end: the worker inside shall drain.
+        signal.signal(signal.SIGTERM, server.handle_exit)
         async with nullcontext() if no_worker or settings.queue_url != "sql" else working(runtime):
-            config = uvicorn.Config(create_app(runtime), log_config=None, access_log=False, timeout_graceful_shutdown=5)
-            print(READY.format(url=url, data=settings.data, queue=queue, model=settings.llm_model), flush=True)
-            await uvicorn.Server(config).serve(sockets=[listener])
+            end = "--exit" if leave else "Ctrl+C"
+            print(READY.format(url=url, data=settings.data, queue=queue, model=settings.llm_model, end=end), flush=True)
+            await server.serve(sockets=[listener])
 
 
 def worker(call: Call) -> None:
     settings = call.settings
-    check_model(settings)
 
-    async def prepare() -> None:  # fails in the foreground; no connection lives on in a forked child, here and below
-        with closing(open_records(settings.data)) as records:
-            refuse_unsafe_sqlite(records.url, allowed=settings.allow_old_sqlite)
-            queue = build_queue(settings, records)
-            await queue.claim_database(migrate(records.engine))
-            await queue.close()
+    async def prepare() -> None:  # what is wrong shows in the foreground; no connection lives on in a forked child, here and below
+        async with open_runtime(settings) as runtime:
+            refuse_unsafe_sqlite(runtime.records.url, allowed=settings.allow_old_sqlite)
 
     def release(owner: str) -> None:  # the leases of a dead child
-        with closing(open_records(settings.data)) as records:
-            asyncio.run(records.note(jobs.release, owner))
+        asyncio.run(call.records(jobs.release, owner, write=True))
 
     asyncio.run(prepare())
     print(f"{settings.processes} workers x {settings.concurrency} chats on {without_password(settings.queue_url)}", flush=True)
-    main = partial(live_as_worker, settings)
-    Supervisor(main, release, processes=settings.processes, lease=settings.lease, drain=settings.drain).run()
+    Supervisor(partial(live_as_worker, settings), release, processes=settings.processes, lease=settings.lease, drain=settings.drain).run()
 
 
 def live_as_worker(settings: Settings, owner: str, pulse: Callable[[], None]) -> None:
@@ -109,17 +99,17 @@ def live_as_worker(settings: Settings, owner: str, pulse: Callable[[], None]) ->
 
 async def demo(call: Call, leave: bool) -> None:
     began = time.monotonic()
+    question = "How do I declare a query parameter with a default value?"
+    defaults = {name: field.default for name, field in Settings.model_fields.items()}  # go before what is set in `.env` and the shell
     with tempfile.TemporaryDirectory(prefix="ragqueue-demo-", ignore_cleanup_errors=True) as folder:
-        flags = {"data": f"{folder}/data", "vector_db_path": f"{folder}/vectors", "port": call.flags["port"] or 0}
-        async with Ragqueue(settings=flags) as ragqueue:
+        own = {"data": f"{folder}/data", "vector_db_path": f"{folder}/vectors", "queue": "sql", "events": "sql", "log_level": "ERROR"}
+        call = Call(defaults | own | {"port": call.flags["port"] or 0}, None, call.tenant)
+        async with Ragqueue(settings=call.flags) as ragqueue:
             done = await ragqueue.ingest(Path(__file__).parents[1] / "samples")
             print(f"{len(done.ready)} sample documents with {done.chunks} passages (FastAPI's manual, MIT)", end=" ")
-            print(f"ingested in {time.monotonic() - began:.1f} s\n\nquestion: {QUESTION}\nanswer:   ", end="")
-            await print_answer(ragqueue, QUESTION)
-        if leave:
-            print(NEXT)
-        else:
-            await serve(Call(flags, None, call.tenant), no_worker=False)
+            print(f"ingested in {time.monotonic() - began:.1f} s\n\nquestion: {question}\nanswer:   ", end="")
+            await print_answer(ragqueue, question)
+        await serve(call, no_worker=False, leave=leave)
 
 
 @asynccontextmanager
@@ -189,8 +179,9 @@ async def docs_delete(call: Call, document_id: str) -> None:
 
 
 async def jobs_retry(call: Call, job_id: str) -> None:
+    old = await call.records(jobs.get, call.tenant, job_id, wanted=f"job {job_id!r}")
     async with open_runtime(call.settings) as runtime:
-        job = await runtime.submitter.retry(call.tenant, job_id)
+        job = await runtime.submitter.retry(old)
         await runtime.ringer.flush()
     call.show(job_view(job))
 
@@ -222,18 +213,16 @@ async def doctor(call: Call) -> None:
     try:
         checks.append(("parsers", "ok", f"in children: {await isolation(settings.parse_memory)}"))
         async with open_runtime(settings) as runtime:  # as a server would
-            waiting = f"answer; {await runtime.queue.depth('chat')} chat jobs wait"
             await runtime.log.read({"-": 0})
+            checks.append(("broker and log", "ok", f"answer; {await runtime.queue.depth('chat')} chat jobs wait"))
             beating = len(await runtime.records.read(workers.alive, 2 * settings.lease))
+            said = f"{beating} beat: `ragqueue worker` starts them, and `ragqueue serve` one with `sql`"
+            checks.append(("workers", "ok" if beating else "note", said))
             languages = set(await runtime.records.read(documents.counted, call.tenant))
         spoken = runtime.embedder.languages or languages if runtime.embedder else set()
         name = runtime.embedder.name if runtime.embedder else "none (RAGQUEUE_EMBEDDER=minilm adds vectors)"
         silent = f": documents in {', '.join(sorted(languages - spoken))} are found by keywords alone" if languages - spoken else ""
-        checks += [
-            ("broker and log", "ok", waiting),
-            ("workers", "ok" if beating else "note", f"{beating} beat: `ragqueue worker` starts them, and `ragqueue serve` one with `sql`"),
-            ("embedder", "ok" if runtime.embedder and not silent else "note", name + silent),
-        ]
+        checks.append(("embedder", "ok" if runtime.embedder and not silent else "note", name + silent))
     except RagqueueError as error:
         checks.append(("start", "fault", f"{error.message} [{error.code}]"))
     call.show({"checks": [{"part": part, "state": state, "text": text} for part, state, text in checks]})
@@ -246,28 +235,20 @@ async def evaluate(call: Call, folder: str) -> None:
     with tempfile.TemporaryDirectory(prefix="ragqueue-eval-", ignore_cleanup_errors=True) as place:
         flags = {"data": f"{place}/data", "vector_db_path": f"{place}/vectors", "queue": "sql", "events": "sql", "llm_model": "extractive"}
         async with Ragqueue(settings=flags) as ragqueue:
-            gate = asyncio.Semaphore(_AT_ONCE)
-            await asyncio.gather(*(_store(ragqueue, gate, number, text) for number, text in enumerate(corpus)))
+            # The title of a plain text is the last part of its source.
+            files = ((f"{number}/{text.title.replace('/', ' ')}", text.text.encode()) for number, text in enumerate(corpus))
+            await asyncio.gather(*(ragqueue.store(source, data, media_type="text/plain") for source, data in files))
             ranked, times = {}, []
             for question in questions:
                 began = time.perf_counter()
-                hits = await ragqueue.search(question.text, limit=_CHUNKS)
+                hits = await ragqueue.search(question.text, limit=100)  # passages: each document counts by its best
                 times.append((time.perf_counter() - began) * 1000)
                 ranked[question.id] = [corpus[int(hit.chunk.source.partition("/")[0])].id for hit in hits]
             scores = evaluation.evaluate(ranked, judgments)
-            answers = await asyncio.gather(*(ragqueue.ask(question.text) for question in questions[:_ANSWERED]))
+            answers = await asyncio.gather(*(ragqueue.ask(question.text) for question in questions[:200]))  # for their quotes
             quotes, wrong = [citation for answer in answers for citation in answer.citations], 0
             for quote in quotes:
                 found = await ragqueue.runtime.records.read(documents.text_of, "default", quote.document_id, quote.version)
                 wrong += found is None or found[0][quote.start : quote.end] != quote.quote
     p50, p99 = np.percentile(times, (50, 99)).round(2).tolist()
     call.show(scores | {"quotes": len(quotes), "quotes_wrong": wrong, "search_ms_p50": p50, "search_ms_p99": p99})
-
-
-async def _store(ragqueue: Ragqueue, gate: asyncio.Semaphore, number: int, text: evaluation.Text) -> None:
-    """Ingest a document as plain text, which takes its title from the last part of its source."""
-    source, data = f"{number}/{text.title.replace('/', ' ')}", text.text.encode()
-    async with gate:
-        _, job = await ragqueue.runtime.ingester.accept("default", data, source=source, media_type="text/plain")
-        assert job is not None
-        await ragqueue.ended(job)

@@ -60,8 +60,7 @@ class MiniLMEmbedder(Embedder):
         mask = np.array([encoding.attention_mask for encoding in encodings])
         (states,) = session.run(["last_hidden_state"], {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)})
         sums = (states * mask[:, :, None].astype(np.float32)).sum(axis=1)  # of a length that does not matter below
-        vectors: NDArray[np.float32] = sums / np.linalg.norm(sums, axis=1, keepdims=True)
-        return vectors
+        return np.asarray(sums / np.linalg.norm(sums, axis=1, keepdims=True), np.float32)
 
 
 def _load() -> tuple[Any, Any]:
@@ -81,12 +80,6 @@ def _load() -> tuple[Any, Any]:
     options.enable_mem_pattern = False
     options.log_severity_level = 3
     # Not BertWordPieceTokenizer: it takes a "[SEP]" that stands in a text for the real one.
-    vocabulary = str(Path(__file__).with_name("minilm_vocab.txt"))
-    model = tokenizers.models.WordPiece.from_file(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100)
-    tokenizer = tokenizers.Tokenizer(model)
-    tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = tokenizers.processors.BertProcessing(("[SEP]", 102), ("[CLS]", 101))
+    tokenizer = tokenizers.Tokenizer.from_file(str(Path(__file__).with_name("minilm_tokenizer.json")))
     tokenizer.enable_truncation(LONGEST)
-    tokenizer.enable_padding()
     return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"]), tokenizer

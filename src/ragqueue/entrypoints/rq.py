@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any
 
 from ragqueue.errors import ConfigError
-from ragqueue.queues.base import Handle
-from ragqueue.queues.rq import QUEUE_PREFIX, ConcurrentWorker, ring_of
+from ragqueue.queues.base import Handle, ring_of
+from ragqueue.queues.rq import QUEUE_PREFIX, ConcurrentWorker
 from ragqueue.types import LANES
 
 
@@ -20,7 +20,7 @@ async def _live(lane: str, use: Callable[[Handle, int], Awaitable[None]]) -> Non
     from ragqueue.settings import load
     from ragqueue.wiring import open_runtime
 
-    settings = load().settings
+    settings, _ = load()
     async with open_runtime(settings) as runtime:
         worker = runtime.worker(lanes={lane: runtime.lanes[lane]})
         worker.start()
@@ -46,7 +46,6 @@ class AsyncWorker(ConcurrentWorker):
             known = " or ".join(QUEUE_PREFIX + lane for lane in LANES)
             raise ConfigError(f"this worker takes exactly one queue, {known}, and neither --max-jobs nor --max-idle-time")
         options.pop("dequeue_strategy", None)  # one queue needs none
-
         self.bootstrap(**options)
         try:
             if with_scheduler:  # forks, so it comes before every thread of ours

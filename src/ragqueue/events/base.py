@@ -21,13 +21,8 @@ class EventLog(ABC):
         """Return for each job the events after its cursor, in order; when there are none at all, wait up to `wait` seconds for one."""
 
     @abstractmethod
-    async def wake(self) -> None:
-        """End a `read` of this process that is waiting, so that its caller can come back with other cursors."""
-
-    @abstractmethod
     async def drop(self, job_ids: Sequence[str]) -> None:
         """Erase the logs of these jobs."""
 
-    @abstractmethod
-    async def close(self) -> None:
+    async def close(self) -> None:  # noqa: B027 - a log in the records has none of its own
         """Release every connection."""

@@ -37,9 +37,9 @@ async def patiently(use: Callable[..., Awaitable[R]], *given: Any) -> R:
 class Pen:
     """Writes the events of one run; it keeps all that the log should hold, and writes again what the log lost, unnoticed."""
 
-    def __init__(self, batcher: "Batcher", job_id: str, attempt: int, kept: list[Event], sent: int) -> None:
+    def __init__(self, batcher: "Batcher", job_id: str, attempt: int, kept: list[Event]) -> None:
         self.job_id, self.attempt, self.kept = job_id, attempt, kept
-        self.sent = sent  # how many of `kept` the log holds
+        self.sent = 0  # how many of `kept` the log holds
         self.settled = asyncio.Event()  # set after each write of the batcher
         self.lost = False
         self._batcher, self._n = batcher, 1
@@ -89,12 +89,11 @@ class Batcher:
 
     async def open(self, job: Job) -> Pen:
         """Raise the fence of the job's attempt, then read what earlier attempts left. Raises LeaseLost."""
-        raised = fence(job.id, job.attempt)
-        pen = Pen(self, job.id, job.attempt, list(raised.events), 0)
+        pen = Pen(self, job.id, job.attempt, list(fence(job.id, job.attempt).events))
         if job.attempt > 1:  # before the first attempt there is nothing: its fence travels with its first events
-            await patiently(self._log.append, [raised])
+            await patiently(self._append, [pen])
             pen.kept = (await patiently(self._log.read, {job.id: 0})).get(job.id, pen.kept)
-            pen.sent, pen.lost = len(pen.kept), pen.end != raised.events[0].seq
+            pen.sent, pen.lost = len(pen.kept), pen.end != seq_of(job.attempt, 0)
             pen.check()
         return pen
 

@@ -2,18 +2,16 @@
 
 import asyncio
 import hashlib
-import uuid
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
-import msgspec
+from msgspec import json
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from ragqueue.errors import Unavailable
+from ragqueue.errors import Unavailable, without_password
 from ragqueue.events.base import EventLog
 from ragqueue.types import ATTEMPT_SHIFT, LAST_N, Append, Event, seq_of
 
@@ -34,53 +32,38 @@ end
 return found
 """
 _LOG = "ragqueue:log:"
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder().decode
 
 
 class RedisEventLog(EventLog):
     """Keeps events in Redis; a waiting read blocks in the server, and every append to its jobs wakes it."""
 
     def __init__(self, url: str) -> None:
-        url = url.removeprefix("rq+")
-        parts = urlsplit(url)
-        self._shown = f"{parts.scheme}://{parts.hostname or ''}:{parts.port or 6379}{parts.path}"  # no password
+        self._shown = without_password(url)
         # Tries twice, for an old connection may be dead. One limit of ours a call, none a response: that would cost more than to read it.
         self._redis = Redis.from_url(url, retry=Retry(NoBackoff(), 1), socket_timeout=None)
         # As the server sent it: RESP2 answers with pairs of stream and entries, RESP3 with a map.
         self._redis.set_response_callback("XREAD", lambda answer, **_: dict(answer or {}))
         self._sha = hashlib.sha1(_APPEND.encode()).hexdigest()
-        self._wake_key = f"ragqueue:wake:{uuid.uuid4().hex}".encode()
-        self._woken = b"0-0"  # the last wake that a read saw
 
     async def append(self, appends: Sequence[Append]) -> list[int]:
         pipeline = self._redis.pipeline(transaction=False)
         call, script = pipeline.eval, _APPEND  # the first brings the script, for Redis may have been restarted; the others name it
         for append in appends:
-            fields = [value for event in append.events for value in (_id(event.seq), event.type, _encode(event.data), event.at)]
+            fields = [value for event in append.events for value in (_id(event.seq), event.type, json.encode(event.data), event.at)]
             call(script, 1, _LOG + append.job_id, "-" if append.after == -1 else _id(append.after), KEEP, *fields)
             call, script = pipeline.evalsha, self._sha
         return [_seq(end) for end in await self._call(pipeline.execute())]
 
     async def read(self, cursors: Mapping[str, int], wait: float = 0) -> dict[str, list[Event]]:
         keys = [(_LOG + job_id).encode() for job_id in cursors]
-        ids = [_id(cursor) for cursor in cursors.values()]
         block = ("BLOCK", max(1, int(wait * 1000))) if wait > 0 else ()
-        reading = self._redis.execute_command("XREAD", *block, "STREAMS", *keys, self._wake_key, *ids, self._woken)
+        reading = self._redis.execute_command("XREAD", *block, "STREAMS", *keys, *map(_id, cursors.values()))
         streams: dict[bytes, list[Any]] = await self._call(reading, wait + PATIENCE)
-        if wakes := streams.pop(self._wake_key, None):
-            self._woken = wakes[-1][0]
         return {
-            job_id: [Event(_seq(entry), type_.decode(), _decode(data), float(at)) for entry, (_, type_, _, data, _, at) in streams[key]]
+            job_id: [Event(_seq(entry), type_.decode(), json.decode(data), float(at)) for entry, (_, type_, _, data, _, at) in streams[key]]
             for job_id, key in zip(cursors, keys, strict=True)
             if key in streams
         }
-
-    async def wake(self) -> None:
-        pipeline = self._redis.pipeline(transaction=False)
-        pipeline.xadd(self._wake_key, {"w": ""}, maxlen=1, approximate=False)
-        pipeline.expire(self._wake_key, 60)
-        await self._call(pipeline.execute())
 
     async def drop(self, job_ids: Sequence[str]) -> None:
         if job_ids:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-import msgspec
+from msgspec import json
 from sqlalchemy import Connection, delete
 
 from ragqueue.events.base import EventLog
@@ -14,7 +14,6 @@ from ragqueue.records.store import Records, to_json
 from ragqueue.types import Append, Event
 
 POLL = 0.01  # seconds between looks for what other processes wrote, while somebody reads
-_decode = msgspec.json.Decoder().decode
 _ENDS = "select w.value, coalesce((select max(seq) from events e where e.job_id = w.value), 0) from json_each(?) w"
 _INSERT = "insert into events (job_id, seq, type, data, at) values (?, ?, ?, ?, ?)"
 # CROSS JOIN keeps SQLite from scanning the events first: one look-up a live job.
@@ -27,7 +26,6 @@ class SqlEventLog(EventLog):
     def __init__(self, records: Records) -> None:
         self._records = records
         self._woken = asyncio.Event()
-        self._asked = False  # to come back with nothing
 
     async def append(self, appends: Sequence[Append]) -> list[int]:
         ends = await self._records.note(_append, appends)
@@ -43,19 +41,9 @@ class SqlEventLog(EventLog):
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(POLL, wait)):
                     await self._woken.wait()
-            if self._asked:
-                self._asked = False
-                return {}
-
-    async def wake(self) -> None:
-        self._asked = True
-        self._woken.set()
 
     async def drop(self, job_ids: Sequence[str]) -> None:
         await self._records.note(lambda connection: connection.execute(delete(events).where(events.c.job_id.in_(job_ids))))
-
-    async def close(self) -> None:
-        self._woken.set()
 
 
 def grants(end: int, after: int, first: int) -> bool:
@@ -79,5 +67,5 @@ def _append(connection: Connection, appends: Sequence[Append]) -> list[int]:
 def _read(connection: Connection, cursors: str) -> dict[str, list[Event]]:
     found: dict[str, list[Event]] = {}
     for job_id, seq, type_, data, at in connection.exec_driver_sql(_AFTER, (cursors,)):
-        found.setdefault(job_id, []).append(Event(seq, type_, _decode(data), at))
+        found.setdefault(job_id, []).append(Event(seq, type_, json.decode(data), at))
     return found

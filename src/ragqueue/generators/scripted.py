@@ -38,8 +38,7 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def resume(self, seed: int, passages: int, prefix: str) -> tuple[int, int] | None:
         """Return (token, characters of it that were said) where the prefix breaks off; None when it is another text."""
         for at in range(self.tokens):
-            token = self.token(seed, at, passages)
-            if not prefix.startswith(token[: len(prefix)]):
+            if not prefix.startswith(self.token(seed, at, passages)[: len(prefix)]):
                 return None
             size = len(self.token(seed, at, passages, now=0.0))
             if size > len(prefix):

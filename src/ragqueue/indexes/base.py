@@ -2,20 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ragqueue.types import Space
+
 Vectors = NDArray[np.float32]
-
-
-class Space(NamedTuple):
-    """What an index keeps apart by construction."""
-
-    tenant: str
-    collection: str
-    generation: str
 
 
 class Index(ABC):

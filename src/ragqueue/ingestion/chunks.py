@@ -40,29 +40,25 @@ def count(text: str) -> int:
 
 def _sections(parsed: Parsed, target: int, smallest: int) -> list[list[Block]]:
     """Return the blocks under each heading, small sections joined with those that follow under the same one."""
-    text, sections, joined = parsed.text, list[list[Block]](), list[list[Block]]()
-    gaps = ((second.start, text[first.end : second.start]) for first, second in pairwise(parsed.blocks))
+    text, sections = parsed.text, list[list[Block]]()
     # Behind something unseen (a comment, a script) a section begins, for no passage may reach across it.
-    shut = {start for start, gap in gaps if re.search(r"\w", _MARKUP.sub("", gap))}
+    shut = {then.start for block, then in pairwise(parsed.blocks) if re.search(r"\w", _MARKUP.sub("", text[block.end : then.start]))}
     for block in parsed.blocks:
         if sections and block.kind != "heading" and block.heading_path == sections[-1][0].heading_path and block.start not in shut:
             sections[-1].append(block)
         else:
             sections.append([block])
-    for section in sections:
-        if joined and section[0].start not in shut and _belong(text, joined[-1], section, target, smallest):
+    joined = sections[:1]
+    for section in sections[1:]:
+        start, path, other = joined[-1][0].start, joined[-1][0].heading_path, section[0].heading_path
+        below = bool(path) and other[: len(path)] == path
+        beside = len(path) > 1 and other[:-1] == path[:-1]
+        joins = (below or beside) and section[0].start not in shut and count(text[start : joined[-1][-1].end]) < smallest
+        if joins and (count(text[start : section[-1].end]) <= target or (below and all(block.kind == "heading" for block in joined[-1]))):
             joined[-1] += section
         else:
             joined.append(section)
     return joined
-
-
-def _belong(text: str, first: Sequence[Block], second: Sequence[Block], target: int, smallest: int) -> bool:
-    path, other, start = first[0].heading_path, second[0].heading_path, first[0].start
-    below = bool(path) and other[: len(path)] == path
-    if count(text[start : first[-1].end]) >= smallest or not (below or (len(path) > 1 and path[:-1] == other[:-1])):
-        return False
-    return count(text[start : second[-1].end]) <= target or (below and all(block.kind == "heading" for block in first))
 
 
 def _finer(text: str, piece: Block, depth: int) -> list[tuple[Block, int]]:

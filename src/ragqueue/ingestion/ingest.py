@@ -2,11 +2,8 @@
 
 import asyncio
 import hashlib
-import time
 import uuid
-from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import numpy as np
 from sqlalchemy import Connection
@@ -14,21 +11,21 @@ from sqlalchemy import Connection
 from ragqueue.embedders.base import Embedder
 from ragqueue.errors import Conflict, NotFound, TooLarge, Unavailable, UnreadableDocument
 from ragqueue.events.base import EventLog
-from ragqueue.indexes.base import Index, Space
+from ragqueue.indexes.base import Index
 from ragqueue.ingestion.chunks import chunk
 from ragqueue.jobs.reconcile import cancel
 from ragqueue.jobs.submit import Submitter
 from ragqueue.language.tokens import detect
-from ragqueue.parsers.pool import ParserDied, ParserPool
+from ragqueue.parsers.pool import ParserPool
 from ragqueue.parsers.table import media_type_of
 from ragqueue.records import chunks, documents, jobs
 from ragqueue.records.store import Records
-from ragqueue.types import Document, Job, Outcome, Parsed, Passage
+from ragqueue.types import Document, Job, Outcome, Parsed, Passage, Space
 
 KEYWORDS_ONLY = "keywords"  # the generation of a collection without an embedder
 QUARANTINED_AFTER = 3  # deaths of its parser
 _EMBED_AT_ONCE = 64  # passages between two looks at whether the job was cancelled
-_END_WAIT = 20.0  # seconds that a cancelled question may take to end
+_LOOKS = 200  # 0.1 s apart, at whether a cancelled question has ended
 
 
 class Ingester:
@@ -68,47 +65,42 @@ class Ingester:
         document = await self._records.read(documents.get, job.tenant, payload["document_id"])
         data = await self._records.read(documents.upload_data, job.tenant, payload["upload_id"])
         if document is None or data is None:
-            gone = "the document was deleted, or replaced by a newer upload, before it was read"
-            return Outcome("failed", error_code="not_found", error_message=gone)
+            return Outcome("failed", None, "not_found", "the document was deleted, or replaced by a newer upload, before it was read")
         await self._check_generation(job.tenant, document.collection)
         try:
-            count = await self._store(document, payload, await self._pool.parse(data, payload["source"], payload["media_type"]))
+            count = await self._store(document, job, await self._pool.parse(data, payload["source"], payload["media_type"]))
         except UnreadableDocument as error:
             reason = error.message
-            if isinstance(error, ParserDied):
+            if error.retryable:  # the parser died
                 if job.tries + 1 < QUARANTINED_AFTER:
                     raise  # the child may have died of something else
                 reason += f"; it broke its parser {QUARANTINED_AFTER} times and is not tried again"
             await self._records.write(documents.refuse, job.tenant, document.id, reason, payload["upload_id"])
-            return Outcome("failed", error_code=error.code, error_message=reason)
+            return Outcome("failed", None, error.code, reason)
         return Outcome("succeeded", result={"document_id": document.id, "chunks": count})
 
-    async def _store(self, document: Document, payload: Mapping[str, Any], parsed: Parsed) -> int:
-        source, title = payload["source"], parsed.title or payload["source"].replace("\\", "/").rsplit("/", 1)[-1]
+    async def _store(self, document: Document, job: Job, parsed: Parsed) -> int:
+        said = {name: job.payload[name] for name in ("sha256", "media_type", "upload_id")}
+        title = parsed.title or document.source.replace("\\", "/").rsplit("/", 1)[-1]
         passages, language, tenant = chunk(parsed), detect(parsed.text), document.tenant
         if not passages:
-            raise UnreadableDocument(f"{source!r} holds no text that could be answered from")
+            raise UnreadableDocument(f"{document.source!r} holds no text that could be answered from")
         texts, vectors = [indexed_text(title, passage) for passage in passages], None
         if self._embedder is not None:
-            parts = (texts[at : at + _EMBED_AT_ONCE] for at in range(0, len(texts), _EMBED_AT_ONCE))
-            vectors = np.concatenate([await self._embedder.embed(part) for part in parts])
+            starts = range(0, len(texts), _EMBED_AT_ONCE)
+            vectors = np.concatenate([await self._embedder.embed(texts[at : at + _EMBED_AT_ONCE]) for at in starts])
         halves = [None] * len(texts) if vectors is None else [vector.tobytes() for vector in vectors.astype("<f2")]
-        rows = list(zip(passages, texts, halves, strict=True))
+        rows, space = list(zip(passages, texts, halves, strict=True)), Space(tenant, document.collection, self._generation)
 
-        def write(connection: Connection) -> list[int]:
-            current = documents.add_version(
-                connection, document, parsed, title=title, sha256=payload["sha256"], language=language, chunks=len(rows),
-                media_type=payload["media_type"], upload_id=payload["upload_id"],
-            )  # fmt: skip
-            if not current:
-                raise Unavailable(f"{source!r} was changed or deleted while it was read: it is read again")
-            chunks.remove(connection, tenant, document.id)
-            version = document.version + 1
-            return chunks.insert(connection, tenant, document.collection, self._generation, document.id, version, language, rows)
+        def write(connection: Connection) -> tuple[list[int], list[int]]:
+            documents.add_version(connection, document, parsed, title=title, language=language, chunks=len(rows), **said)
+            replaced = chunks.remove(connection, tenant, document.id)
+            return replaced, chunks.insert(connection, space, document.id, document.version + 1, language, rows)
 
-        numbers = await self._records.write(write)
+        replaced, numbers = await self._records.write(write)
         if vectors is not None and self._index is not None:
-            await self._index.upsert(Space(tenant, document.collection, self._generation), numbers, vectors)
+            await self._index.delete(space, replaced)
+            await self._index.upsert(space, numbers, vectors)
         return len(numbers)
 
     async def _check_generation(self, tenant: str, collection: str) -> None:
@@ -120,11 +112,7 @@ class Ingester:
 
     async def delete(self, tenant: str, document_id: str) -> Job:
         """Hide a document in every process and submit its erasure. Raises NotFound, StoreFull."""
-
-        def hide(connection: Connection) -> None:
-            if not documents.hide(connection, tenant, document_id):
-                raise NotFound(f"there is no document {document_id!r}")
-
+        hide = partial(documents.hide, tenant=tenant, document_id=document_id)
         return await self._submitter.submit(tenant, "delete", {"document_id": document_id}, first=hide)
 
     async def erase(self, job: Job) -> Outcome:
@@ -132,21 +120,24 @@ class Ingester:
         tenant, document_id = job.tenant, str(job.payload["document_id"])
         space, quoting = await self._records.read(documents.traces, tenant, document_id)
         for job_id in quoting:  # a question that is being answered from the document is asked to end
-            end = 0.0
-            while (asked := await self._records.read(jobs.get, tenant, job_id)) is not None and not asked.ended:
-                if not end:
+            for _ in range(_LOOKS):
+                asked = await self._records.read(jobs.get, tenant, job_id)
+                if asked is None or asked.ended:
+                    break
+                if not asked.cancel_requested:
                     await cancel(self._records, self._log, tenant, job_id)
-                    end = time.monotonic() + _END_WAIT
-                elif time.monotonic() > end:
-                    raise Unavailable(f"job {job_id} still answers from the document: the erasure is tried again")
-                else:
-                    await asyncio.sleep(0.1)
+                await asyncio.sleep(0.1)
+            else:
+                raise Unavailable(f"job {job_id} still answers from the document: the erasure is tried again")
         await self._log.drop(quoting)
-        counts = {"logs": len(quoting)} | await self._records.write(
-            lambda connection: {"chunks": chunks.remove(connection, tenant, document_id)} | documents.erase(connection, tenant, document_id)
+        gone, erased = await self._records.write(
+            lambda connection: (chunks.remove(connection, tenant, document_id), documents.erase(connection, tenant, document_id))
         )
-        if space is not None and (compact := getattr(self._index, "compact", None)):  # an index that keeps files of its own
-            await compact(Space(tenant, *space))
+        if space is not None and self._index is not None:
+            await self._index.delete(space, gone)
+            if compact := getattr(self._index, "compact", None):  # an index that keeps files of its own
+                await compact(space)
+        counts = {"logs": len(quoting), "chunks": len(gone)} | erased
         await self._records.checkpoint()
         await self._records.write(documents.note_erased, tenant, document_id, counts)
         return Outcome("succeeded", result={"document_id": document_id, "counts": counts})

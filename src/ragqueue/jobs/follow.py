@@ -13,6 +13,7 @@ from ragqueue.records.store import Records
 from ragqueue.types import ENDED, QUEUED_SEQ, Event, Job
 
 KEEP_ALIVE = 15.0  # seconds without an event after which a batch is empty
+LONGEST_READ = 0.05  # seconds that the hub waits for an event: a stream that begins is read from the next read on
 ROWS_EVERY = 1.0  # seconds between looks at the rows of live jobs: the row decides that a job has ended
 _LOST = Event(QUEUED_SEQ, RESTARTED, {"reason": "log_lost"})  # a reader that breaks off here resumes at the start
 
@@ -55,7 +56,7 @@ class Follower:
         reader, ended = Reader(job, shown), False
         try:
             if not reader.ended:
-                await self._join(reader)
+                self._join(reader)
             while not ended:
                 # What arrived while a lost log was told again may be in it already.
                 new = [event for event in await reader.take() if event.seq > shown]
@@ -88,12 +89,10 @@ class Follower:
         """Say whether an event that a reader was shown is (still) in the log."""
         return seq <= QUEUED_SEQ or any(event.seq == seq for event in await self._after(job_id, seq - 1))
 
-    async def _join(self, reader: Reader) -> None:
+    def _join(self, reader: Reader) -> None:
         self._readers.add(reader)
         if self._hub is None or self._hub.done():
             self._hub = asyncio.create_task(self._run_hub(), name="hub")
-        else:
-            await self._log.wake()
 
     async def _run_hub(self) -> None:
         rows_at = 0.0
@@ -101,7 +100,7 @@ class Follower:
             cursors: dict[str, int] = {}
             for reader in readers:
                 cursors[reader.job_id] = min(reader.cursor, cursors.get(reader.job_id, reader.cursor))
-            found = await patiently(self._log.read, cursors, ROWS_EVERY)
+            found = await patiently(self._log.read, cursors, LONGEST_READ)
             for reader in readers:
                 if new := [event for event in found.get(reader.job_id, ()) if event.seq > reader.cursor]:
                     reader.inbox += new

@@ -7,20 +7,17 @@ import random
 import time
 from collections.abc import Sequence
 
-from sqlalchemy import Connection
-
 from ragqueue.errors import RagqueueError
 from ragqueue.events.base import EventLog
 from ragqueue.events.pen import fence
 from ragqueue.jobs.submit import Ringer
 from ragqueue.queues.base import JobQueue
-from ragqueue.records import chunks, documents, jobs, workers
+from ragqueue.records import documents, jobs, workers
 from ragqueue.records.store import Records
-from ragqueue.types import LANES, Job, Outcome, Ring
+from ragqueue.types import LANES, Job, Outcome
 
 EVERY = {"leases": 1, "deadlines": 6, "rings": 6, "retention": 6, "tidy": 7200}  # step -> rounds of about half a second
 RING_AGE = 2.0  # a younger ring is on its way
-OVERTAKINGS = 20  # claims of jobs rung later that prove a ring lost; one proves nothing (1,400 surplus rings of 1,500)
 logger = logging.getLogger(__name__)
 
 
@@ -60,31 +57,24 @@ class Reconciler:
     async def rings(self) -> None:
         """Ring again what the engine must have lost."""
         for lane in LANES:
-            looked = time.monotonic()
+            before = time.time() - RING_AGE  # and not later: the write below may wait behind many others
             # An empty queue proves a ring lost, unless it is on its way: thousands of them take seconds.
-            empty = not self._ringer.busy and await self._queue.depth(lane) == 0
-            if lost := await self._records.note(_ring_lost, lane, empty, looked):
+            empty = not self._ringer.waiting and await self._queue.depth(lane) == 0
+            if lost := await self._records.note(jobs.ring_lost, lane, empty, before):
                 logger.warning("reconcile.rung_again lane=%s jobs=%d", lane, len(lost))
                 self._ringer.ring(lost)
 
     async def retention(self) -> None:
-        """Erase logs, jobs and keys that are past their time."""
+        """Erase logs and jobs that are past their time."""
         if logs := await self._records.read(jobs.expired, self._keep_events, 500, True):
             await self._log.drop([job_id for _, job_id in logs])
         if old := await self._records.read(jobs.expired, self._keep_jobs, 500):
             await erase_jobs(self._records, self._log, old)
-        await self._records.note(jobs.forget_keys, 86_400.0)  # an Idempotency-Key is remembered for a day
 
     async def tidy(self) -> None:
         """Erase replaced texts and removals, which are kept as long as the answers that quote them, and workers that died."""
         await self._records.note(documents.forget_replaced, self._keep_jobs)
-        await self._records.note(chunks.forget_removals, self._keep_jobs)
         await self._records.note(workers.forget, 3600.0)  # seconds without a beat
-
-
-def _ring_lost(connection: Connection, lane: str, empty: bool, looked: float) -> list[Ring]:
-    age = RING_AGE + time.monotonic() - looked  # this write may have waited behind many others since the queue was looked at
-    return jobs.ring_lost(connection, lane, empty=empty, age=age, overtakings=OVERTAKINGS, limit=2_000)
 
 
 async def erase_jobs(records: Records, log: EventLog, ids: Sequence[tuple[str, str]]) -> None:
@@ -109,6 +99,6 @@ async def end_unheld(records: Records, log: EventLog, job: Job) -> None:
         await log.append([fence(job.id, job.attempt + 1)])
     code, said = "deadline_exceeded", f"after {job.attempt} runs" if job.attempt else "while it waited: is a worker running?"
     if job.deaths:
-        code, said = jobs.DEAD_LETTER, f"after {job.deaths} deaths of the processes that ran it: `ragqueue jobs retry {job.id}`"
+        code, said = "dead_letter", f"after {job.deaths} deaths of the processes that ran it: `ragqueue jobs retry {job.id}`"
     failed = Outcome("failed", None, code, f"the deadline passed {said}")
     await records.write(jobs.bury, job, Outcome("cancelled") if job.cancel_requested else failed)

@@ -3,11 +3,11 @@
 import asyncio
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import Connection
 
-from ragqueue.errors import Conflict, IdempotencyConflict, NotFound, QueueFull
+from ragqueue.errors import Conflict, IdempotencyConflict, QueueFull
 from ragqueue.events.pen import patiently
 from ragqueue.queues.base import JobQueue
 from ragqueue.records import jobs
@@ -22,27 +22,22 @@ class Ringer:
 
     def __init__(self, queue: JobQueue, database: str) -> None:
         self._queue, self._database = queue, database
-        self._waiting: list[Ring] = []
+        self.waiting: list[Ring] = []  # on their way to the engine
         self._sending = asyncio.Lock()
         self._noticed = asyncio.Event()
 
-    @property
-    def busy(self) -> bool:
-        """Whether rings of this process are still on their way to the engine."""
-        return bool(self._waiting)
-
     def ring(self, rings: Iterable[Ring]) -> None:
         """Send the rings soon."""
-        self._waiting += [ring._replace(database=self._database) for ring in rings]
+        self.waiting += [ring._replace(database=self._database) for ring in rings]
         self._noticed.set()
 
     async def flush(self) -> None:
         """Send what waits now. Raises Unavailable, after which it still waits."""
         async with self._sending:
-            del self._waiting[:-_MOST_KEPT]
-            rings = list(self._waiting)
+            del self.waiting[:-_MOST_KEPT]
+            rings = list(self.waiting)
             await self._queue.ring(rings)
-            del self._waiting[: len(rings)]
+            del self.waiting[: len(rings)]
 
     async def run(self) -> None:
         """Send what piled up, for ever; an engine that is away is waited for."""
@@ -52,64 +47,48 @@ class Ringer:
             await patiently(self.flush)
 
 
-class Bounds(NamedTuple):
-    """How many jobs of a lane may wait, and how long a job may take (seconds)."""
-
-    lane: int = 20_000
-    tenant: int = 5_000
-    chat_deadline: float = 600.0
-    other_deadline: float = 3600.0
-
-
 class Submitter:
     """Writes jobs and rings for them."""
 
-    def __init__(self, records: Records, ringer: Ringer, bounds: Bounds) -> None:
-        self._records, self._ringer, self._bounds = records, ringer, bounds
+    def __init__(self, records: Records, ringer: Ringer, *, bounds: tuple[int, int], deadlines: Mapping[str, float]) -> None:
+        """`bounds`: jobs of a lane that may wait, of all tenants and of one; `deadlines`: seconds that a job may take, by lane."""
+        self._records, self._ringer, self._bounds, self._deadlines = records, ringer, bounds, deadlines
 
     async def submit(
-        self, tenant: str, kind: str, payload: Mapping[str, Any], *, idempotency: tuple[str, str, str] | None = None,
+        self, tenant: str, kind: str, payload: Mapping[str, Any], *, idempotency: str | None = None,
         first: Callable[[Connection], None] | None = None, retry_of: str | None = None,
     ) -> Job:  # fmt: skip
-        """Store a job durably, or return the one that `idempotency` (caller, key, SHA-256 of the body) made; `first` runs in its transaction.
+        """Store a job durably, or return the one that `idempotency` (caller and key) made; `first` runs in its transaction.
 
         Raises QueueFull, IdempotencyConflict, StoreFull, Unavailable.
         """
-        new_id, deadline = uuid.uuid4().hex, self._bounds.chat_deadline if kind == "chat" else self._bounds.other_deadline
+        new_id, lane = uuid.uuid4().hex, lane_of(kind)
 
         def insert(connection: Connection) -> Job:
-            if idempotency and (known := jobs.remembered(connection, tenant, *idempotency[:2])):
-                if known[0] != idempotency[2]:
-                    raise IdempotencyConflict(f"Idempotency-Key {idempotency[1]!r} was used with another body: send a new key")
-                job = jobs.get(connection, tenant, known[1])
-                assert job is not None  # with a job its keys are erased
-                return job
-            self._admit(connection, tenant, lane_of(kind))
+            if idempotency and (known := jobs.by_key(connection, tenant, idempotency)):
+                if known.payload != payload:
+                    raise IdempotencyConflict("this Idempotency-Key was used with another body: send a new key")
+                return known
+            self._admit(connection, tenant, lane)
             if first:
                 first(connection)
-            job = jobs.insert_job(connection, tenant, new_id, kind, payload, deadline, retry_of)
-            if idempotency:
-                jobs.remember(connection, tenant, *idempotency, job)
-            return job
+            return jobs.insert_job(connection, tenant, new_id, kind, payload, self._deadlines[lane], retry_of, idempotency)
 
         job = await self._records.write(insert)
         if job.id == new_id:  # not one that was remembered
             self._ringer.ring([Ring(job.id, job.lane, "", job.created_at)])
         return job
 
-    async def retry(self, tenant: str, job_id: str) -> Job:
-        """Make a new job of a failed or cancelled one. Raises NotFound, Conflict, QueueFull."""
-        old = await self._records.read(jobs.get, tenant, job_id)
-        if old is None:
-            raise NotFound(f"there is no job {job_id!r}")
+    async def retry(self, old: Job) -> Job:
+        """Make a new job of a failed or cancelled one. Raises Conflict, QueueFull."""
         if old.state not in ("failed", "cancelled"):
-            raise Conflict(f"job {job_id!r} is {old.state}: only a failed or cancelled job can be tried again")
-        return await self.submit(tenant, old.kind, old.payload, retry_of=old.id)
+            raise Conflict(f"job {old.id!r} is {old.state}: only a failed or cancelled job can be tried again")
+        return await self.submit(old.tenant, old.kind, old.payload, retry_of=old.id)
 
     def _admit(self, connection: Connection, tenant: str, lane: str) -> None:
-        everybody, mine = jobs.waiting(connection, tenant, lane)
-        for count, bound in ((everybody, self._bounds.lane), (mine, self._bounds.tenant)):
+        waiting = jobs.waiting(connection, tenant, lane)
+        for count, bound in zip(waiting, self._bounds, strict=True):
             if count >= bound:
                 rate = max(jobs.ended_since(connection, lane, 60.0) / 60.0, 0.1)  # of the last minute, in jobs a second
                 said = f"{count} jobs wait in lane {lane!r}, the bound is {bound}: try again later"
-                raise QueueFull(said, retry_after=round(min(60.0, max(1.0, everybody / 20 / rate))))
+                raise QueueFull(said, retry_after=round(min(60.0, max(1.0, waiting[0] / 20 / rate))))

@@ -40,8 +40,7 @@ class Supervisor:
         self._main, self._release = main, release
         self._processes, self._lease, self._drain = processes, lease, drain
         self._children: list[Child] = []
-        self._unreleased: list[str] = []  # owners of the leases of dead children
-        self._pause, self._start_at, self._started = 0.0, 0.0, 0
+        self._pause, self._start_at = 0.0, 0.0
 
     def run(self) -> None:
         """Supervise until SIGTERM or SIGINT, then let the children drain."""
@@ -57,7 +56,6 @@ class Supervisor:
             passed, last = min(time.monotonic() - last, 1.0), time.monotonic()
             for child in list(self._children):
                 self._look(child, passed)
-            self._release_dead()
         for child in self._children:
             child.process.terminate()
         end = time.monotonic() + self._drain + 5
@@ -65,14 +63,14 @@ class Supervisor:
             child.process.join(max(0.0, end - time.monotonic()))
             child.process.kill()
             child.process.join()
-        self._unreleased += [child.owner for child in self._children if child.process.exitcode != 0]
-        self._release_dead()
+        for child in self._children:
+            if child.process.exitcode != 0:
+                self._end_leases(child.owner)
 
     def _start(self) -> None:
-        self._started += 1
-        owner = f"{os.getpid()}-{self._started}-{os.urandom(4).hex()}"
+        owner = f"{os.getpid()}-{os.urandom(4).hex()}"
         receiver, sender = _CONTEXT.Pipe(duplex=False)
-        process = _CONTEXT.Process(target=_live, args=(self._main, owner, sender, os.getpid()), name=f"worker-{self._started}")
+        process = _CONTEXT.Process(target=_live, args=(self._main, owner, sender, os.getpid()), name=f"worker-{owner}")
         process.start()
         sender.close()
         self._children.append(Child(owner, process, receiver))
@@ -91,17 +89,15 @@ class Supervisor:
         if not child.process.is_alive():
             logger.warning("supervisor.child_died pid=%s exit=%s", child.process.pid, child.process.exitcode)
             self._children.remove(child)
-            self._unreleased.append(child.owner)
+            self._end_leases(child.owner)
             self._pause = 0.0 if child.beaten else min(10.0, max(0.2, self._pause * 2))  # seconds
             self._start_at = time.monotonic() + self._pause
 
-    def _release_dead(self) -> None:
-        for owner in list(self._unreleased):
-            try:
-                self._release(owner)
-                self._unreleased.remove(owner)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the next tick tries again, and the lease would end anyway
-                logger.warning("supervisor.release_failed owner=%s: %s", owner, error)
+    def _end_leases(self, owner: str) -> None:
+        try:
+            self._release(owner)
+        except Exception as error:  # noqa: BLE001 - whatever it is: they run out by themselves, and the other children must be looked at
+            logger.warning("supervisor.release_failed owner=%s: %s", owner, error)
 
 
 def _live(main: Main, owner: str, sender: Connection, parent_pid: int) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ragqueue.types import CREATED_SEQ, LAST_N, QUEUED_SEQ, Event, Job, seq_of, terminal_seq
+from ragqueue.types import CREATED_SEQ, LAST_N, QUEUED_SEQ, Event, Job, seq_of
 
 DELTA = "response.output_text.delta"
 ANNOTATION = "response.output_text.annotation.added"
@@ -48,7 +48,7 @@ def opening(job: Job) -> list[Event]:
 def terminal(job: Job, answer: Mapping[str, Any] | None) -> Event:
     """Return the event that ends the stream of an ended job."""
     response = {"object": "response"} | chat_view(job, answer)
-    return Event(terminal_seq(job.attempt), f"response.{response['status']}", {"response": response}, job.ended_at or 0.0)
+    return Event(seq_of(job.attempt, LAST_N), f"response.{response['status']}", {"response": response}, job.ended_at or 0.0)
 
 
 def retold(job: Job, answer: Mapping[str, Any]) -> list[Event]:

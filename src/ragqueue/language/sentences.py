@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,14 +47,11 @@ class Sentence:
 
 def split(text: str) -> list[tuple[int, int]]:
     """Return the spans of the sentences: trimmed, in order, never overlapping; empty lines and new list items end one."""
-    starts, at, alone = [0], 0, False  # of stretches of lines that can share a sentence, as a hard-wrapped paragraph does
-    for line in text.splitlines(keepends=True):
-        if alone or not line.strip() or _OPENS.match(line):
-            starts.append(at)
-        alone = _ALONE.match(line) is not None
-        at += len(line)
-    spans = []
-    for start, end in pairwise([*starts, at]):
+    lines, spans = text.splitlines(keepends=True), []
+    placed = zip(accumulate(map(len, lines), initial=0), ["", *lines], lines, strict=False)
+    # Where a stretch of lines begins that can share a sentence, as a hard-wrapped paragraph does.
+    starts = [at for at, above, line in placed if _ALONE.match(above) or not line.strip() or _OPENS.match(line)]
+    for start, end in pairwise([0, *starts, len(text)]):
         opening = _OPENS.match(text, start, end)
         marker = opening.end() if opening else start  # "1. Open the box": the number ends no sentence
         stops = [stop.end() for stop in _STOP.finditer(text, start, end) if stop.end() > marker and _ends(text, start, stop, end)]
@@ -81,17 +78,12 @@ def candidates(passage: int, text: str) -> list[Sentence]:
     prose, rest = list[Sentence](), list[Sentence]()
     for start, end in split(text):
         body = _BULLET.sub("", text[start:end], count=1)
-        sentence = Sentence(passage, end - len(body), body)
-        (prose if sentence.start not in fenced and _is_prose(body) else rest).append(sentence)
+        sentence, words = Sentence(passage, end - len(body), body), _NO_WORDS.sub(" ", body)
+        letters = sum(map(str.isalpha, words))
+        said = letters >= 5 if SPACELESS.search(body) else letters >= 12 and letters * 2 >= len(words) and len(words.split()) >= 3
+        aside = sentence.start in fenced or _MARKUP.match(body) or body.endswith(("?", "？"))  # a question is a heading of its answer
+        (prose if said and not aside else rest).append(sentence)
     return prose or [sentence for sentence in rest if any(map(str.isalpha, sentence.text))]
-
-
-def _is_prose(text: str) -> bool:
-    if _MARKUP.match(text) or text.endswith(("?", "？")):  # a question is a heading of its answer
-        return False
-    words = _NO_WORDS.sub(" ", text)
-    letters = sum(map(str.isalpha, words))
-    return letters >= 5 if SPACELESS.search(text) else letters >= 12 and letters * 2 >= len(words) and len(words.split()) >= 3
 
 
 async def weigh(question: str, passages: Sequence[str], embed: Embed | None, languages: Collection[str] | None = None) -> list[Sentence]:
@@ -106,8 +98,7 @@ async def weigh(question: str, passages: Sequence[str], embed: Embed | None, lan
     average = sum(map(len, tokens)) / max(1, len(tokens))
     weights = {language: {term: weight(len(tokens), df[term]) for term in tokenize(question, language)} for language in set(spoken)}
     for sentence, words in zip(sentences, tokens, strict=True):
-        _, part = bm25(weights[spoken[sentence.passage]], words, length=len(words), average=average)
-        sentence.score = KEYWORD_WEIGHT * part
+        sentence.score = KEYWORD_WEIGHT * bm25(weights[spoken[sentence.passage]], words, length=len(words), average=average)[1]
     nearest = sorted(sentences, key=lambda sentence: -sentence.score)[:SENTENCES]
     sentences = sorted(nearest, key=lambda sentence: (sentence.passage, sentence.start))
     if embed and sentences and (languages is None or {spoken[sentence.passage] for sentence in sentences} <= set(languages)):

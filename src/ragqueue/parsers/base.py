@@ -1,11 +1,8 @@
 """The port to a parser: the bytes of a file become one canonical text and blocks over it."""
 
 from abc import ABC, abstractmethod
-from typing import Literal
 
 from ragqueue.types import Parsed
-
-Kind = Literal["heading", "paragraph", "list", "table", "code", "quote"]  # of a block
 
 
 class Parser(ABC):

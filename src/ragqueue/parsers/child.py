@@ -10,13 +10,15 @@ import time
 
 import msgspec
 
-from ragqueue.errors import RagqueueError, TooLarge, UnreadableDocument
+from ragqueue.errors import UnreadableDocument
 from ragqueue.types import Parsed
 
 if sys.platform != "win32":
     import resource
 
+Answer = tuple[str, Parsed | str]  # id of the request (no other one is answered by what a document left), what was read or why not
 MEMORY_EXIT = 77  # exit status that the pool reads
+MAX_TEXT = 10_000_000  # characters of a document
 _DOCUMENTS = 200  # that a child reads in its life: native libraries keep what they once took
 _NEW_USER, _NEW_NET, _NO_NEW_PRIVILEGES = 0x10000000, 0x40000000, 38  # of unshare and prctl
 
@@ -27,25 +29,16 @@ class Request(msgspec.Struct):
     name: str
     data: bytes
     seconds: float
-    max_text: int  # characters
-
-
-class Answer(msgspec.Struct):
-    id: str = ""  # of the request: what a document left in the pipe answers no other one
-    parsed: Parsed | None = None
-    code: str = ""  # of the error
-    message: str = ""
 
 
 def main() -> None:
     """Say what bounds the child, then answer requests until the pipe closes; a frame is a length (8 bytes, big endian) and MessagePack."""
     requests, answers, nothing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb"), os.open(os.devnull, os.O_RDWR)
-    for number in (0, 1):  # no library can read or write between the frames
-        os.dup2(nothing, number)
     for signal_number in (signal.SIGINT, signal.SIGTERM):  # for the parent, which decides what happens to its children
         signal.signal(signal_number, signal.SIG_IGN)
-    body = msgspec.msgpack.encode(Answer(message=_bound(int(sys.argv[1]))))
-    os.dup2(nothing, 2)  # until here an error could be seen; a document shall not write into logs
+    body = msgspec.msgpack.encode(("", _bound(int(sys.argv[1]))))
+    for number in (0, 1, 2):  # until here an error could be seen; no library shall read or write between the frames, or into logs
+        os.dup2(nothing, number)
     try:
         for _ in range(_DOCUMENTS + 1):
             answers.writelines((len(body).to_bytes(8, "big"), body))
@@ -61,20 +54,18 @@ def main() -> None:
 def _answer(request: Request) -> Answer:
     name = repr(request.name)
     if sys.platform != "win32":  # the clock of the pool is faster, this one works when the pool is gone
-        _limit(resource.RLIMIT_CPU, int(sum(os.times()[:2]) + request.seconds) + 2)
+        _limit(resource.RLIMIT_CPU, int(time.process_time() + request.seconds) + 2)
     try:
         parsed: Parsed = pkgutil.resolve_name(request.target)().parse(request.data, request.name)
-        if len(parsed.text) > request.max_text:
-            raise TooLarge(f"the text of {name} has {len(parsed.text):,} characters, the limit is {request.max_text:,}: split it")
-        if not parsed.blocks:
-            raise UnreadableDocument(f"{name} is empty: it holds no text that can be read")
-        return Answer(request.id, parsed)
+        if len(parsed.text) > MAX_TEXT:
+            raise UnreadableDocument(f"the text of {name} has {len(parsed.text):,} characters, the limit is {MAX_TEXT:,}: split it")
+        return request.id, parsed
     except MemoryError:
         raise
-    except Exception as error:  # noqa: BLE001 - the edge of a process: the pool raises it again
-        if not isinstance(error, RagqueueError):
-            error = UnreadableDocument(f"{name} cannot be read: its parser failed ({type(error).__name__}: {str(error)[:300]})")
-        return Answer(request.id, code=error.code, message=error.message)
+    except UnreadableDocument as error:
+        return request.id, error.message
+    except Exception as error:  # noqa: BLE001 - the edge of a process
+        return request.id, f"{name} cannot be read: its parser failed ({type(error).__name__}: {str(error)[:300]})"
 
 
 def _bound(memory: int) -> str:
@@ -114,7 +105,3 @@ def _memory_used() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with open("/proc/self/statm") as sizes:
         return int(sizes.read().split()[0]) * resource.getpagesize()
-
-
-if __name__ == "__main__":
-    main()

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from selectolax.lexbor import LexborHTMLParser
 
-from ragqueue.parsers.base import Kind, Parser, opened
+from ragqueue.parsers.base import Parser, opened
 from ragqueue.parsers.text import decode
-from ragqueue.types import Block, Parsed
+from ragqueue.types import Block, Kind, Parsed
 
 _KINDS: dict[str, Kind] = {
     "h1": "heading", "h2": "heading", "h3": "heading", "h4": "heading", "h5": "heading", "h6": "heading", "ul": "list", "ol": "list",
@@ -25,7 +25,6 @@ _BLOCKS = frozenset((
 _UNSEEN = "audio, canvas, datalist, dialog:not([open]), head, iframe, noscript, object, script, select, style, svg, template, title, video, [hidden]"
 _UNSEEN_STYLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden|(?:font-size|opacity)\s*:\s*0[a-z%]*\s*(?:;|!|\Z)", re.I)
 _LAYOUT = "table:has(table, h1, h2, h3, h4, h5, h6)"  # a table that only places things on the page
-_SPACE = re.compile(r"\s+")
 
 
 class _Place(NamedTuple):  # where text stands, as elements pass it on to those inside
@@ -63,7 +62,7 @@ def _lines(page: LexborHTMLParser) -> Iterator[tuple[_Place, str]]:
             tag = node
         elif node.is_text_node:
             text, here = node.text_content or "", place
-            run.append(text if place.kind == "code" else _SPACE.sub(" ", text))
+            run.append(text if place.kind == "code" else re.sub(r"\s+", " ", text))
             continue
         elif node.mem_id in unseen or not node.is_element_node:
             continue

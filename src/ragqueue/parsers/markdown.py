@@ -5,9 +5,9 @@ import re
 
 from markdown_it import MarkdownIt
 
-from ragqueue.parsers.base import Kind, Parser, opened
+from ragqueue.parsers.base import Parser, opened
 from ragqueue.parsers.text import decode
-from ragqueue.types import Block, Parsed
+from ragqueue.types import Block, Kind, Parsed
 
 _KINDS: dict[str, Kind] = {
     "heading_open": "heading", "paragraph_open": "paragraph", "bullet_list_open": "list", "ordered_list_open": "list", "table_open": "table",
@@ -41,7 +41,9 @@ class MarkdownParser(Parser):
             if token.level or token.map is None or token.type not in _KINDS:
                 continue
             if token.type == "heading_open":
-                heading = _plain(tokens[at + 1].content)
+                children = _INLINE.parseInline(_ATTRIBUTES.sub("", tokens[at + 1].content))[0].children or []
+                shown = (" " if child.type == "softbreak" else child.content for child in children if child.type != "html_inline")
+                heading = " ".join("".join(shown).split())
                 outline = opened(outline, int(token.tag[1:]), heading)
                 title = title or (heading if token.tag == "h1" else "")
             edges = [lines[token.map[0]], min(lines[token.map[1]], len(text))]
@@ -52,9 +54,3 @@ class MarkdownParser(Parser):
                 if ink and not _TAGS.fullmatch(text, *span):
                     blocks.append(Block(_KINDS[token.type], *ink.span(), tuple(outline.values())))
         return Parsed(text, blocks, title=title)
-
-
-def _plain(heading: str) -> str:
-    children = _INLINE.parseInline(_ATTRIBUTES.sub("", heading))[0].children or []
-    shown = (" " if child.type == "softbreak" else child.content for child in children if child.type != "html_inline")
-    return " ".join("".join(shown).split())

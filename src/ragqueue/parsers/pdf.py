@@ -8,16 +8,14 @@ from contextlib import suppress
 import pypdfium2
 
 from ragqueue.errors import UnreadableDocument
-from ragqueue.parsers.base import Kind, Parser, opened
-from ragqueue.parsers.table import magic
-from ragqueue.types import Block, Parsed
+from ragqueue.parsers.base import Parser, opened
+from ragqueue.types import Block, Kind, Parsed
 
-Bookmark = tuple[int, str]  # level, title
 # FPDF_ERR_PASSWORD, FPDF_ERR_SECURITY
 _CAUSES = {4: "is encrypted and needs a password: save it without one", 5: "is encrypted in an unknown way: save it unencrypted"}
 # PDFium's sign for a word that was broken at the end of a line; what is no text; spaces at the end of a line
 _NOISE = re.compile("[\x02\ufffe]\n?|[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff\uffff]|(?<! ) +(?=\n)")
-_NUMBER = re.compile(r"\A(?:\d+(?:\.\d+)*\.?|[IVXLC]+\.|[A-Z]\.)\s+")
+_NUMBER = re.compile(r"\A\s*(?:\d+(?:\.\d+)*\.?|[IVXLC]+\.|[A-Z]\.)\s+")
 _BULLET = re.compile(r"[•▪‣◦●○■–-]\s")
 _FILE_NAME = re.compile(r"untitled|.*\.(?:docx?|odt|rtf|tex|dvi|indd|pptx?|xlsx?|pdf|qxd)\Z", re.I)  # titles that tools invent
 
@@ -25,10 +23,10 @@ _FILE_NAME = re.compile(r"untitled|.*\.(?:docx?|odt|rtf|tex|dvi|indd|pptx?|xlsx?
 class PdfParser(Parser):
     def parse(self, data: bytes, name: str) -> Parsed:
         if b"%PDF-" not in data[:1024]:
-            raise UnreadableDocument(f"{name!r} is not a PDF: its bytes are {magic(data) or 'text or unknown data'}")
+            raise UnreadableDocument(f"{name!r} is not a PDF: its bytes are text or unknown data")
         if b"%%EOF" not in data.rstrip(b"\x00 \t\r\n")[-4096:]:  # some programs write something behind it
             raise UnreadableDocument(f"{name!r} is cut off: the end mark of a PDF is missing; give the whole file")
-        bookmarks, title = defaultdict[int, list[Bookmark]](list), ""
+        bookmarks, title = defaultdict[int, list[tuple[int, str]]](list), ""  # (level, title) by page
         try:
             document = pypdfium2.PdfDocument(data)
             pages = [_NOISE.sub("", "\n".join(page.get_textpage().get_text_range().splitlines())) for page in document]
@@ -46,35 +44,30 @@ class PdfParser(Parser):
         return Parsed("\n\n".join(pages), _blocks(pages, bookmarks), "" if _FILE_NAME.match(title) else title, len(pages))
 
 
-def _blocks(pages: Sequence[str], bookmarks: Mapping[int, Sequence[Bookmark]]) -> list[Block]:
+def _blocks(pages: Sequence[str], bookmarks: Mapping[int, Sequence[tuple[int, str]]]) -> list[Block]:
     blocks, outline, at = list[Block](), dict[int, str](), 0
     for number, page in enumerate(pages):
         lines, previous = page.split("\n"), ""
-        located, full = _located(lines, bookmarks.get(number, ())), sorted(map(len, lines))[len(lines) * 9 // 10]
+        full = sorted(map(len, lines))[len(lines) * 9 // 10]
+        bare, located, last = list(map(_bare, lines)), defaultdict[int, list[tuple[int, str]]](list), 0
+        for bookmark in bookmarks.get(number, ()):  # one that no line shows begins where the last one was found
+            if (title := _bare(bookmark[1])) in bare[last:]:
+                last = bare.index(title, last)
+            located[last].append(bookmark)
         for index, line in enumerate(lines):
-            body, here, start = line.strip(), located.get(index, ()), at + len(line) - len(line.lstrip())
-            for bookmark in here:
+            body, here, start = line.strip(), located.get(index), at + len(line) - len(line.lstrip())
+            for bookmark in here or ():
                 outline = opened(outline, *bookmark)
             # A short line that ends a sentence ends its paragraph, and a list item begins one.
             ended = _BULLET.match(body) or (previous.endswith((".", "!", "?", ":", "。")) and len(previous) < 0.8 * full)
             if body and previous and not (here or ended) and blocks[-1].kind == "paragraph":
                 blocks[-1] = blocks[-1]._replace(end=start + len(body))
             elif body:
-                kind: Kind = "heading" if here and _bare(body) == _bare(here[-1][1]) else "paragraph"
+                kind: Kind = "heading" if here and bare[index] == _bare(here[-1][1]) else "paragraph"
                 blocks.append(Block(kind, start, start + len(body), tuple(outline.values()), number + 1))
             at, previous = at + len(line) + 1, body
         at += 1
     return blocks
-
-
-def _located(lines: Sequence[str], bookmarks: Sequence[Bookmark]) -> Mapping[int, list[Bookmark]]:
-    """Return the bookmarks by the line that shows them; one that no line shows begins where the last one was found."""
-    found, shown, at = defaultdict[int, list[Bookmark]](list), [_bare(line) for line in lines] if bookmarks else [], 0
-    for bookmark in bookmarks:
-        if (title := _bare(bookmark[1])) in shown[at:]:
-            at = shown.index(title, at)
-        found[at].append(bookmark)
-    return found
 
 
 def _bare(line: str) -> str:

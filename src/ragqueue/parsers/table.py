@@ -20,13 +20,13 @@ _MAGIC = {  # what is not caught as binary data by its NUL bytes, or deserves a 
     b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "an old or encrypted Office document", b"\x1f\x8b": "gzip data", b"\x89PNG\r\n": "a PNG picture",
     b"\xff\xd8\xff": "a JPEG picture", b"GIF8": "a GIF picture", b"PK\x05\x06": "an empty ZIP archive",
 }  # fmt: skip
-_SUFFIX = re.compile(r"(?:\.[a-z][a-z0-9]{0,9})?\Z")
 _HTML = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?:<!--.{0,200}?-->\s*)?<(?:!doctype\s+html|html[\s>])", re.I | re.S)
 
 
 def media_type_of(name: str, data: bytes, declared: str | None = None) -> str:
     """Return the media type by extension, else as declared, else by the first kilobyte. Raises UnsupportedMedia, UnreadableDocument."""
-    found, suffix = magic(data), _SUFFIX.findall(name.lower())[0]
+    found = next((what for prefix, what in _MAGIC.items() if data.startswith(prefix)), "")
+    suffix = re.findall(r"(?:\.[a-z][a-z0-9]{0,9})?\Z", name.lower())[0]
     if by_name := EXTENSIONS.get(suffix):
         if found and (by_name, found) != ("application/pdf", "a PDF"):
             raise UnreadableDocument(f"{name!r} is named {suffix}, but its bytes are {found}: give it its right name, or another file")
@@ -40,13 +40,3 @@ def media_type_of(name: str, data: bytes, declared: str | None = None) -> str:
         return "text/html" if _HTML.match(data[:1024]) else "text/plain"
     what = found or (f"of type {stated!r}" if stated else f"named {suffix}" if suffix else "binary data")
     raise UnsupportedMedia(f"no parser reads {name!r}, {what}: allowed are {', '.join(EXTENSIONS)}, or a text declared as text/plain")
-
-
-def known_name(name: str) -> bool:
-    """Say whether the extension of a file name tells that a parser reads it."""
-    return name.lower().endswith(tuple(EXTENSIONS))
-
-
-def magic(data: bytes) -> str | None:
-    """Return what the first bytes show a file to be ("a PDF"), None when they may well be text."""
-    return next((what for prefix, what in _MAGIC.items() if data.startswith(prefix)), None)

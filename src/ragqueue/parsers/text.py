@@ -5,7 +5,6 @@ from contextlib import suppress
 
 from ragqueue.errors import UnreadableDocument
 from ragqueue.parsers.base import Parser
-from ragqueue.parsers.table import magic
 from ragqueue.types import Block, Parsed
 
 _MARKED = ("utf-32-le", "utf-32-be", "utf-8", "utf-16-le", "utf-16-be")  # UTF-32 first: its mark begins with that of UTF-16
@@ -24,9 +23,19 @@ class TextParser(Parser):
 
 def decode(data: bytes, name: str, *, markup: bool = False) -> str:
     """Return the text with `\\n` line ends and without byte order mark; `markup` lets a <meta charset> speak. Raises UnreadableDocument."""
-    if found := magic(data):
-        raise UnreadableDocument(f"{name!r} is not text: its bytes are {found}")
-    text = _decoded(data, name, markup).removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    marked = next((charset for charset in _MARKED if data.startswith("\ufeff".encode(charset))), "")
+    unmarked = "latin-1" if b"\x00" in data else "utf-8"  # latin-1: to be refused with the position
+    try:
+        text = data.decode(marked or unmarked)
+    except UnicodeDecodeError as error:
+        text = data.decode("utf-8", "replace")
+        few = sum(character > "\x7f" for character in text) >= 21 * text.count("\ufffd")  # bad bytes: else it is in another charset
+        if marked or (few and error.reason == "unexpected end of data"):
+            begun = f"{name!r} begins as {error.encoding.upper()}"
+            raise UnreadableDocument(f"{begun} but is damaged or cut off at byte {error.start}: give the whole file") from error
+        if not few:
+            text = _guessed(data, name, markup)
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     if (at := text.find("\x00")) >= 0:
         raise UnreadableDocument(f"{name!r} is not text: NUL byte at position {at}: binary data, or UTF-16 without its byte order mark")
     if len(_CONTROL.findall(text)) * 50 > len(text):
@@ -34,29 +43,12 @@ def decode(data: bytes, name: str, *, markup: bool = False) -> str:
     return text
 
 
-def _decoded(data: bytes, name: str, markup: bool) -> str:
-    marked = next((charset for charset in _MARKED if data.startswith("\ufeff".encode(charset))), "")
-    if not marked and b"\x00" in data:
-        return data.decode("latin-1")  # to be refused with the position
-    try:
-        return data.decode(marked or "utf-8")
-    except UnicodeDecodeError as error:
-        text = data.decode("utf-8", "replace")
-        few = sum(character > "\x7f" for character in text) >= 21 * text.count("\ufffd")  # bad bytes: else it is in another charset
-        if marked or (few and error.reason == "unexpected end of data"):
-            begun = f"{name!r} begins as {error.encoding.upper()}"
-            raise UnreadableDocument(f"{begun} but is damaged or cut off at byte {error.start}: give the whole file") from error
-        if few:
-            return text
+def _guessed(data: bytes, name: str, markup: bool) -> str:
     if markup and (declared := _META.search(data[:4096])):
         with suppress(LookupError, UnicodeError):  # an unknown or a lying charset: the guess looks at the bytes
             text = data.decode(declared[1].decode("ascii", "replace"))
             text.encode()  # "unicode_escape" and its like can make halves of characters
             return text
-    return _guessed(data, name)
-
-
-def _guessed(data: bytes, name: str) -> str:
     western = data.decode("cp1252", "replace")
     marked = [character for character in western if character > "\x7f"]
     if len(marked) * 4 < len(western) and sum(character in _WESTERN for character in marked) * 10 >= 9 * len(marked):

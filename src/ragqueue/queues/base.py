@@ -1,11 +1,12 @@
 """The port to a queue engine: a doorbell that carries job ids to workers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 
-from ragqueue.types import Ring
+from ragqueue.errors import InvalidRequest
+from ragqueue.types import LANES, Ring
 
-Handle = Callable[[Ring], Awaitable[None]]
+Handle = Callable[[Ring], Coroutine[object, None, None]]
 
 
 class JobQueue(ABC):
@@ -28,3 +29,11 @@ class JobQueue(ABC):
 
     async def close(self) -> None:  # noqa: B027 - nor connections of its own
         """Release every connection."""
+
+
+def ring_of(args: Sequence[object]) -> Ring:
+    """Return the ring that travelled as these values through a broker. Raises InvalidRequest for anything else."""
+    match args:
+        case [str(job_id), str(lane), str(database), int() | float() as stamp, bool(front)] if lane in LANES and 0 <= stamp < 1e12:
+            return Ring(job_id, lane, database, stamp, front)
+    raise InvalidRequest(f"these arguments are no ring: {args!r:.200}")

@@ -4,12 +4,12 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
 from ragqueue.errors import Unavailable
 from ragqueue.queues.base import Handle, JobQueue
 from ragqueue.records import jobs
-from ragqueue.records.store import Records, Watch
+from ragqueue.records.store import Records, watch
 from ragqueue.types import Ring
 
 POLL = 0.005  # seconds between looks at the file's version, which cost about 10 us each
@@ -36,7 +36,7 @@ class SqlQueue(JobQueue):
 
     async def work(self, handle: Handle, lane: str, concurrency: int) -> None:
         running: dict[str, asyncio.Task[None]] = {}
-        bell, watch = self._bells[lane], Watch(self._records.engine)
+        bell, commits = self._bells[lane], watch(self._records.engine)
 
         async def deliver(job_id: str) -> None:
             try:
@@ -59,15 +59,15 @@ class SqlQueue(JobQueue):
                 for job_id in [found_id for found_id in found if found_id not in running][:free]:
                     running[job_id] = asyncio.create_task(deliver(job_id))
                 if len(found) < free + SPARE or len(running) >= concurrency:
-                    await _wait(bell, watch)
+                    await _wait(bell, commits)
         finally:
-            watch.close()
+            commits.close()
 
 
-async def _wait(bell: asyncio.Event, watch: Watch) -> None:
+async def _wait(bell: asyncio.Event, commits: Generator[bool]) -> None:
     """Wait for a ring of this process, a commit of any process, or time to look anyway."""
     began = now = time.monotonic()
-    while not bell.is_set() and now < began + LOOK_ANYWAY and not (now >= began + BUSY and watch.changed()):
+    while not bell.is_set() and now < began + LOOK_ANYWAY and not (now >= began + BUSY and next(commits)):
         try:
             async with asyncio.timeout(POLL):
                 await bell.wait()

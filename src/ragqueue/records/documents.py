@@ -5,18 +5,21 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, and_, case, delete, func, insert, select, text, update
 
-from ragqueue.errors import Conflict
+from ragqueue.errors import Conflict, NotFound, Unavailable
 from ragqueue.records.schema import answers, collections, documents, jobs, quotes, uploads, versions
-from ragqueue.records.store import NOW, now
-from ragqueue.types import ENDED, Document, Parsed
+from ragqueue.records.store import NOW
+from ragqueue.types import ENDED, Document, Parsed, Space
 
 _LIVE = documents.c.state != "deleted"
 _DOCUMENTS = select(*(documents.c[name] for name in Document._fields)).where(_LIVE)
 _QUOTE = text("insert into quotes (tenant, document_id, job_id) values (:tenant, :document_id, :job_id) on conflict do nothing")
-_FORGET = text(f"""
+_FORGET_TEXTS = text(f"""
     delete from versions where (tenant, document_id, version) in (select tenant, document_id, version from versions v where exists (
         select 1 from versions newer where newer.tenant = v.tenant and newer.document_id = v.document_id
         and newer.version > v.version and newer.created_at < {NOW} - :age) limit 1000)""")
+_FORGET_REMOVALS = text(f"""
+    delete from removals where at < {NOW} - :age and seq < (select max(seq) from removals last where last.tenant = removals.tenant
+    and last.collection = removals.collection and last.generation = removals.generation)""")
 
 
 class Receipt(NamedTuple):
@@ -56,13 +59,11 @@ def add_upload(
     generation: str,
 ) -> None:  # fmt: skip
     """Store the bytes of a file, and its document if the source is new. Raises Conflict when the source became another document."""
-    known, at = by_source(connection, tenant, collection, source), connection.scalar(select(now()))
+    known, at = by_source(connection, tenant, collection, source), connection.execute(select(NOW)).scalar_one()
     if known is None:
-        row = {
-            "tenant": tenant, "id": document_id, "collection": collection, "source": source, "media_type": media_type, "title": "",
-            "version": 0, "state": "pending", "sha256": "", "language": "", "chunks": 0, "created_at": at, "updated_at": at,
-        }  # fmt: skip
-        connection.execute(insert(documents), row)
+        given = (tenant, document_id, collection, source, media_type)
+        new = Document(*given, title="", version=0, state="pending", sha256="", language="", chunks=0, created_at=at, updated_at=at)
+        connection.execute(insert(documents), new._asdict())
     elif known.id != document_id:
         raise Conflict(f"{source!r} came in twice at the same moment: send it again")
     row = {"tenant": tenant, "name": collection, "generation": generation, "created_at": at}
@@ -82,26 +83,24 @@ def upload_data(connection: Connection, tenant: str, upload_id: str) -> bytes | 
 
 def refuse(connection: Connection, tenant: str, document_id: str, message: str, upload_id: str) -> None:
     """Say why a document could not be read, and drop the bytes; an older version of it stays as it is."""
-    values = {"error": message, "updated_at": now(), "state": case((documents.c.version == 0, "failed"), else_=documents.c.state)}
+    values = {"error": message, "updated_at": NOW, "state": case((documents.c.version == 0, "failed"), else_=documents.c.state)}
     connection.execute(update(documents).where(_LIVE).filter_by(tenant=tenant, id=document_id).values(values))
     connection.execute(delete(uploads).filter_by(tenant=tenant, id=upload_id))
 
 
-def add_version(connection: Connection, document: Document, parsed: Parsed, *, upload_id: str, **said: str | int) -> bool:
-    """Make a text the next version of a document and drop its older uploads; False when it was changed or deleted meanwhile.
+def add_version(connection: Connection, document: Document, parsed: Parsed, *, upload_id: str, **said: str | int) -> None:
+    """Make a text the next version of a document and drop its older uploads. Raises Unavailable when it was changed or deleted meanwhile.
 
     `said`: title, sha256, language, chunks (how many), media_type.
     """
     tenant, document_id, version = document.tenant, document.id, document.version + 1
     unchanged = update(documents).where(_LIVE).filter_by(tenant=tenant, id=document_id, version=document.version)
-    if not connection.execute(unchanged.values(version=version, state="ready", error=None, updated_at=now(), **said)).rowcount:
-        return False
-    blocks = [[b.kind, b.start, b.end, b.heading_path, b.page] for b in parsed.blocks]
-    row = {"tenant": tenant, "document_id": document_id, "version": version, "sha256": said["sha256"], "created_at": now()}
-    connection.execute(insert(versions).values(row | {"text": parsed.text, "pages": parsed.pages, "blocks": blocks}))
+    if not connection.execute(unchanged.values(version=version, state="ready", error=None, updated_at=NOW, **said)).rowcount:
+        raise Unavailable(f"{document.source!r} was changed or deleted while it was read: it is read again")
+    row = {"tenant": tenant, "document_id": document_id, "version": version, "sha256": said["sha256"], "created_at": NOW}
+    connection.execute(insert(versions).values(row | {"text": parsed.text, "pages": parsed.pages, "blocks": parsed.blocks}))
     came = select(uploads.c.created_at).filter_by(tenant=tenant, id=upload_id).scalar_subquery()  # what came later has its own ingest
     connection.execute(delete(uploads).where(uploads.c.created_at < came).filter_by(tenant=tenant, document_id=document_id))
-    return True
 
 
 def text_of(connection: Connection, tenant: str, document_id: str, version: int | None) -> tuple[str, int] | None:
@@ -112,15 +111,17 @@ def text_of(connection: Connection, tenant: str, document_id: str, version: int 
     return connection.execute(query.where(documents.c.tenant == tenant, versions.c.version == wanted)).first()
 
 
-def forget_replaced(connection: Connection, age: float) -> int:
-    """Drop at most 1,000 texts that a newer version replaced more than `age` seconds ago; return how many went."""
-    return connection.execute(_FORGET, {"age": age}).rowcount
+def forget_replaced(connection: Connection, age: float) -> None:
+    """Drop at most 1,000 texts, and the removals of vectors, that are older than `age` seconds; a space's last one says how far a replica is."""
+    for statement in (_FORGET_TEXTS, _FORGET_REMOVALS):
+        connection.execute(statement, {"age": age})
 
 
-def hide(connection: Connection, tenant: str, document_id: str) -> bool:
-    """Delete a document from the sight of every process; False when there is none."""
+def hide(connection: Connection, tenant: str, document_id: str) -> None:
+    """Delete a document from the sight of every process. Raises NotFound."""
     mine = update(documents).where(_LIVE).filter_by(tenant=tenant, id=document_id)
-    return bool(connection.execute(mine.values(state="deleted", hidden_at=now())).rowcount)
+    if not connection.execute(mine.values(state="deleted", hidden_at=NOW)).rowcount:
+        raise NotFound(f"there is no document {document_id!r}")
 
 
 def receipt(connection: Connection, tenant: str, document_id: str) -> Receipt | None:
@@ -130,12 +131,12 @@ def receipt(connection: Connection, tenant: str, document_id: str) -> Receipt | 
     return Receipt(row.hidden_at, row.erased_at, row.counts or {}) if row else None
 
 
-def traces(connection: Connection, tenant: str, document_id: str) -> tuple[tuple[str, str] | None, list[str]]:
-    """Return where a document is, also a deleted one, as (collection, active generation), and the jobs that were shown passages of it."""
+def traces(connection: Connection, tenant: str, document_id: str) -> tuple[Space | None, list[str]]:
+    """Return where a document is, also a deleted one, and the jobs that were shown passages of it."""
     same = and_(collections.c.tenant == documents.c.tenant, collections.c.name == documents.c.collection)
-    query = select(collections.c.name, collections.c.generation).join_from(documents, collections, same)
-    space = connection.execute(query.where(documents.c.tenant == tenant, documents.c.id == document_id)).first()
-    return space, list(connection.scalars(select(quotes.c.job_id).filter_by(tenant=tenant, document_id=document_id)))
+    query = select(collections.c.tenant, collections.c.name, collections.c.generation).join_from(documents, collections, same)
+    row = connection.execute(query.where(documents.c.tenant == tenant, documents.c.id == document_id)).first()
+    return Space(*row) if row else None, list(connection.scalars(select(quotes.c.job_id).filter_by(tenant=tenant, document_id=document_id)))
 
 
 def note_quotes(connection: Connection, tenant: str, job_id: str, document_ids: Sequence[str]) -> None:
@@ -159,5 +160,5 @@ def erase(connection: Connection, tenant: str, document_id: str) -> dict[str, in
 
 def note_erased(connection: Connection, tenant: str, document_id: str, counts: Mapping[str, int]) -> None:
     """Complete the receipt."""
-    connection.execute(update(documents).filter_by(tenant=tenant, id=document_id).values(erased_at=now(), counts=counts))
+    connection.execute(update(documents).filter_by(tenant=tenant, id=document_id).values(erased_at=NOW, counts=counts))
     connection.execute(delete(quotes).filter_by(tenant=tenant, document_id=document_id))

@@ -1,41 +1,40 @@
 """The rows of jobs: every step of a job's life is one conditional statement; deaths are counted in `release` alone."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, delete, func, insert, or_, select, text, true, update
 
-from ragqueue.records.schema import answers, events, idempotency, jobs, quotes
-from ragqueue.records.store import now
+from ragqueue.records.schema import answers, events, jobs, quotes
+from ragqueue.records.store import NOW, to_json
 from ragqueue.types import ENDED, Job, Outcome, Ring, lane_of
 
-DEAD_LETTER = "dead_letter"
+OVERTAKINGS = 20  # claims of jobs rung later that prove a ring lost; one proves nothing (1,400 surplus rings of 1,500)
 _COLUMNS = [jobs.c[name] for name in Job._fields]
 _QUEUED, _RUNNING = jobs.c.state == "queued", jobs.c.state == "running"
-_DUE, _UNRUNG = and_(_QUEUED, jobs.c.run_at <= now()), jobs.c.rung_at.is_(None)
+_DUE, _UNRUNG = and_(_QUEUED, jobs.c.run_at <= NOW), jobs.c.rung_at.is_(None)
+_GIVEN = jobs.c.id.in_(select(func.json_each(bindparam("ids")).table_valued("value").c.value))
 _REQUEUED = {"state": "queued", "place": 0.0, "rung_at": None, "owner": None, "lease_until": None}
-_FRESH = {"state": "queued", "attempt": 0, "tries": 0, "deaths": 0, "cancel_requested": False, "deadline_at": now() + bindparam("deadline")}
-_HELD = {"state": "running", "attempt": jobs.c.attempt + 1, "owner": bindparam("new_owner"), "lease_until": now() + bindparam("lease")}
-_CLAIMED = {"claimed_stamp": bindparam("stamp"), "started_at": func.coalesce(jobs.c.started_at, now())}
-_OVER = {"state": bindparam("new_state"), "ended_at": now(), "owner": None, "lease_until": None, "result": bindparam("body")}
-# These are run for each job, and to build one takes as long as to run it.
-_NEW = insert(jobs).values(_FRESH | dict.fromkeys(("place", "run_at", "rung_at", "created_at"), now())).returning(*_COLUMNS)
-_CLAIM = update(jobs).where(jobs.c.id == bindparam("wanted"), _DUE).values(_HELD | _CLAIMED).returning(*_COLUMNS)
-_END = update(jobs).values(_OVER | {"error_code": bindparam("code"), "error_message": bindparam("message")})
-_ANSWER = insert(answers).values(created_at=now())
+_FRESH = {"state": "queued", "attempt": 0, "tries": 0, "deaths": 0, "cancel_requested": False, "deadline_at": NOW + bindparam("deadline")}
+_HELD = {"attempt": jobs.c.attempt + 1, "lease_until": NOW + bindparam("lease"), "started_at": func.coalesce(jobs.c.started_at, NOW)}
+# These are run for each job, and to build one takes as long as to run it. What is given under a column's name is set, too.
+_NEW = insert(jobs).values(_FRESH | dict.fromkeys(("place", "run_at", "rung_at", "created_at"), NOW)).returning(*_COLUMNS)
+_CLAIM = update(jobs).where(jobs.c.id == bindparam("wanted"), _DUE).values(_HELD).returning(*_COLUMNS)
+_END = update(jobs).values(ended_at=NOW, owner=None, lease_until=None)
+_ANSWER = insert(answers).values(created_at=NOW)
 _SHOWN_DELETED = text("""
     select 1 from quotes q join documents d on d.tenant = q.tenant and d.id = q.document_id
     where q.tenant = :tenant and q.job_id = :job_id and d.state = 'deleted' limit 1""")
 
 
 def insert_job(
-    connection: Connection, tenant: str, job_id: str, kind: str, payload: Mapping[str, Any], deadline: float, retry_of: str | None = None
-) -> Job:
+    connection: Connection, tenant: str, job_id: str, kind: str, payload: Mapping[str, Any], deadline: float,
+    retry_of: str | None = None, idempotency: str | None = None,
+) -> Job:  # fmt: skip
     """Add a queued job that is due now and counts as rung now: its submitter rings after the commit. `deadline`: seconds from now."""
-    new = {"tenant": tenant, "id": job_id, "kind": kind, "payload": payload, "deadline": deadline, "retry_of": retry_of}
-    return Job(*connection.execute(_NEW, new | {"lane": lane_of(kind)}).one())
+    new = {"tenant": tenant, "id": job_id, "kind": kind, "lane": lane_of(kind), "payload": payload, "deadline": deadline}
+    return Job(*connection.execute(_NEW, new | {"retry_of": retry_of, "idempotency": idempotency}).one())
 
 
 def _only(connection: Connection, query: Any, given: Mapping[str, Any] | None = None) -> Job | None:
@@ -46,6 +45,11 @@ def _only(connection: Connection, query: Any, given: Mapping[str, Any] | None = 
 def get(connection: Connection, tenant: str, job_id: str) -> Job | None:
     """Return the tenant's job."""
     return _only(connection, select(*_COLUMNS).where(jobs.c.tenant == tenant, jobs.c.id == job_id))
+
+
+def by_key(connection: Connection, tenant: str, idempotency: str) -> Job | None:
+    """Return the job that was made under this key."""
+    return _only(connection, select(*_COLUMNS).filter_by(tenant=tenant, idempotency=idempotency))
 
 
 def listed(connection: Connection, tenant: str, *, state: str | None, kind: str | None, before: float | None, limit: int) -> list[Job]:
@@ -63,7 +67,7 @@ def waiting(connection: Connection, tenant: str, lane: str) -> tuple[int, int]:
 
 def ended_since(connection: Connection, lane: str, seconds: float) -> int:
     """Return how many jobs of the lane ended in the last seconds."""
-    return connection.execute(select(func.count()).where(jobs.c.ended_at > now() - seconds, jobs.c.lane == lane)).scalar_one()
+    return connection.execute(select(func.count()).where(jobs.c.ended_at > NOW - seconds, jobs.c.lane == lane)).scalar_one()
 
 
 def due(connection: Connection, lane: str, limit: int) -> list[str]:
@@ -73,17 +77,14 @@ def due(connection: Connection, lane: str, limit: int) -> list[str]:
 
 def claim(connection: Connection, job_id: str, owner: str, stamp: float, lease: float) -> Job | None:
     """Take a queued and due job for a new attempt; None when another was faster, or it is not due."""
-    return _only(connection, _CLAIM, {"wanted": job_id, "new_owner": owner, "stamp": stamp or None, "lease": lease})
+    held = {"state": "running", "owner": owner, "claimed_stamp": stamp or None}
+    return _only(connection, _CLAIM, held | {"wanted": job_id, "lease": lease})
 
 
 def renew(connection: Connection, owner: str, held: Sequence[str], lease: float) -> dict[str, int]:
     """Extend a process's leases on the jobs that it says it holds; return {job id: attempt} of those it still has."""
-    query = update(jobs).where(jobs.c.owner == owner, _RUNNING, _one_of(held)).values(lease_until=now() + lease)
-    return dict(connection.execute(query.returning(jobs.c.id, jobs.c.attempt)).all())
-
-
-def _one_of(ids: Sequence[str]) -> ColumnElement[bool]:
-    return jobs.c.id.in_(select(func.json_each(json.dumps(list(ids))).table_valued("value").c.value))
+    query = update(jobs).where(jobs.c.owner == owner, _RUNNING, _GIVEN).values(lease_until=NOW + lease)
+    return dict(connection.execute(query.returning(jobs.c.id, jobs.c.attempt), {"ids": to_json(held)}).all())
 
 
 def cancels(connection: Connection, owner: str) -> list[str]:
@@ -101,27 +102,23 @@ def finish(connection: Connection, job: Job, outcome: Outcome) -> bool:
     is_chat, key = job.kind == "chat", {"tenant": job.tenant, "job_id": job.id}
     if is_chat and connection.execute(_SHOWN_DELETED, key).first():
         outcome = Outcome("failed", None, "source_deleted", "a document that it was answered from was deleted meanwhile: ask again")
-    if not _end(connection, _END.where(current(job.id, job.attempt)), outcome, None if is_chat else outcome.result):
+    ended = outcome._replace(result=None) if is_chat else outcome
+    if not connection.execute(_END.where(current(job.id, job.attempt)), ended._asdict()).rowcount:
         return False
     if is_chat and outcome.result is not None:
         connection.execute(_ANSWER, key | {"attempt": job.attempt, "body": outcome.result})
     return True
 
 
-def _end(connection: Connection, query: Any, outcome: Outcome, result: Mapping[str, Any] | None = None) -> bool:
-    given = {"new_state": outcome.state, "code": outcome.error_code, "message": outcome.error_message, "body": result}
-    return bool(connection.execute(query, given).rowcount)
-
-
 def bury(connection: Connection, job: Job, outcome: Outcome) -> bool:
     """End a job over its worker's head, as the next attempt, with which the caller has fenced the log; False when it went on."""
-    as_seen = _END.filter_by(id=job.id, attempt=job.attempt, state=job.state)
-    return _end(connection, as_seen.values(attempt=job.attempt + 1), outcome)
+    as_seen = _END.filter_by(id=job.id, attempt=job.attempt, state=job.state).values(attempt=job.attempt + 1)
+    return bool(connection.execute(as_seen, outcome._asdict()).rowcount)
 
 
 def retry_later(connection: Connection, job: Job, delay: float, error_code: str, error_message: str) -> bool:
     """Give the job back after a failed try; its next run is due after the delay (seconds), at the front."""
-    said = {"tries": jobs.c.tries + 1, "run_at": now() + delay, "error_code": error_code, "error_message": error_message}
+    said = {"tries": jobs.c.tries + 1, "run_at": NOW + delay, "error_code": error_code, "error_message": error_message}
     return bool(connection.execute(update(jobs).where(current(job.id, job.attempt)).values(_REQUEUED | said)).rowcount)
 
 
@@ -129,8 +126,8 @@ def release(connection: Connection, owner: str | None = None, died: bool = True)
     """End the leases of a process, or those that ran out, and return rings for their jobs, at the front."""
     # A death of a shared process proves nothing about a job: it is delayed, from the second one on.
     pause = case({0: 0.0, 1: 1.0, 2: 2.0, 3: 4.0, 4: 8.0}, value=jobs.c.deaths, else_=15.0)
-    values = {"deaths": jobs.c.deaths + 1, "run_at": now() + pause} if died else {"run_at": now()}
-    whose = jobs.c.lease_until < now() if owner is None else jobs.c.owner == owner
+    values = {"deaths": jobs.c.deaths + 1, "run_at": NOW + pause} if died else {"run_at": NOW}
+    whose = jobs.c.lease_until < NOW if owner is None else jobs.c.owner == owner
     return _fronts(connection, update(jobs).where(_RUNNING, whose).values(_REQUEUED | values))
 
 
@@ -140,7 +137,7 @@ def _fronts(connection: Connection, query: Any) -> list[Ring]:
 
 def neglected(connection: Connection) -> tuple[bool, bool]:
     """Say whether a lease ran out, and whether a due job waits for its first ring: lets the usual look be a read."""
-    dead = select(jobs.c.id).where(_RUNNING, jobs.c.lease_until < now()).exists()
+    dead = select(jobs.c.id).where(_RUNNING, jobs.c.lease_until < NOW).exists()
     unrung = select(jobs.c.id).where(_DUE, _UNRUNG).exists()
     return connection.execute(select(dead, unrung)).one()
 
@@ -148,17 +145,17 @@ def neglected(connection: Connection) -> tuple[bool, bool]:
 def ring_due(connection: Connection, which: ColumnElement[bool] = _UNRUNG, limit: int = 10_000) -> list[Ring]:
     """Mark due jobs, by default those that were never rung, as rung now; the caller rings them, at the front."""
     chosen = select(jobs.c.id).where(_DUE, which).order_by(jobs.c.place, jobs.c.created_at).limit(limit)
-    return _fronts(connection, update(jobs).where(jobs.c.id.in_(chosen)).values(rung_at=now()))
+    return _fronts(connection, update(jobs).where(jobs.c.id.in_(chosen)).values(rung_at=NOW))
 
 
-def ring_lost(connection: Connection, lane: str, *, empty: bool, age: float, overtakings: int, limit: int) -> list[Ring]:
-    """Like `ring_due`, for rings older than `age` while the queue is empty or `overtakings` jobs rung later were claimed."""
-    old = and_(jobs.c.lane == lane, jobs.c.rung_at < now() - age)
+def ring_lost(connection: Connection, lane: str, empty: bool, before: float) -> list[Ring]:
+    """Like `ring_due`, for jobs rung `before` a time while the queue is empty or `OVERTAKINGS` jobs rung later were claimed."""
+    old = and_(jobs.c.lane == lane, jobs.c.rung_at < before)
     if not empty:
         claimed = select(jobs.c.claimed_stamp).where(jobs.c.lane == lane, jobs.c.claimed_stamp.is_not(None)).correlate(None)
-        last = claimed.order_by(jobs.c.claimed_stamp.desc()).limit(1).offset(overtakings - 1)
+        last = claimed.order_by(jobs.c.claimed_stamp.desc()).limit(1).offset(OVERTAKINGS - 1)
         old = and_(old, jobs.c.rung_at < last.scalar_subquery())
-    return ring_due(connection, old, limit)
+    return ring_due(connection, old, 2_000)
 
 
 def request_cancel(connection: Connection, tenant: str, job_id: str) -> Job | None:
@@ -170,14 +167,14 @@ def request_cancel(connection: Connection, tenant: str, job_id: str) -> Job | No
 
 def overdue(connection: Connection, grace: float) -> list[Job]:
     """Return jobs that nobody works on and that must end: cancelled, or past their deadline (by `grace` while they run)."""
-    waits = and_(_QUEUED, or_(jobs.c.cancel_requested == true(), jobs.c.deadline_at < now()))
-    runs = and_(_RUNNING, jobs.c.deadline_at < now() - grace)
+    waits = and_(_QUEUED, or_(jobs.c.cancel_requested == true(), jobs.c.deadline_at < NOW))
+    runs = and_(_RUNNING, jobs.c.deadline_at < NOW - grace)
     return [Job(*row) for row in connection.execute(select(*_COLUMNS).where(or_(_QUEUED, _RUNNING), or_(waits, runs)).limit(500))]
 
 
 def states(connection: Connection, job_ids: Sequence[str]) -> dict[str, str]:
     """Return the state of these jobs in one query."""
-    return dict(connection.execute(select(jobs.c.id, jobs.c.state).where(_one_of(job_ids))).all())
+    return dict(connection.execute(select(jobs.c.id, jobs.c.state).where(_GIVEN), {"ids": to_json(job_ids)}).all())
 
 
 def answer(connection: Connection, tenant: str, job_id: str) -> dict[str, Any] | None:
@@ -185,23 +182,11 @@ def answer(connection: Connection, tenant: str, job_id: str) -> dict[str, Any] |
     return connection.scalar(select(answers.c.body).filter_by(tenant=tenant, job_id=job_id))
 
 
-def remembered(connection: Connection, tenant: str, caller: str, key: str) -> tuple[str, str] | None:
-    """Return (body hash, job id) of an Idempotency-Key."""
-    query = select(idempotency.c.body_sha256, idempotency.c.job_id).filter_by(tenant=tenant, caller=caller, key=key)
-    return connection.execute(query).first()
-
-
-def remember(connection: Connection, tenant: str, caller: str, key: str, body_sha256: str, job: Job) -> None:
-    """Keep an Idempotency-Key with the job that it made."""
-    row = {"tenant": tenant, "caller": caller, "key": key, "body_sha256": body_sha256, "job_id": job.id, "created_at": job.created_at}
-    connection.execute(insert(idempotency), row)
-
-
 def erase(connection: Connection, tenant: str, job_ids: Sequence[str]) -> int:
     """Erase ended jobs with their answers, events and what refers to them; return how many jobs went."""
     ended = delete(jobs).where(jobs.c.tenant == tenant, jobs.c.id.in_(job_ids), jobs.c.state.in_(ENDED))
     gone = connection.scalars(ended.returning(jobs.c.id)).all()
-    for table in (answers, quotes, idempotency):
+    for table in (answers, quotes):
         connection.execute(delete(table).where(table.c.tenant == tenant, table.c.job_id.in_(gone)))
     connection.execute(delete(events).where(events.c.job_id.in_(gone)))
     return len(gone)
@@ -209,12 +194,7 @@ def erase(connection: Connection, tenant: str, job_ids: Sequence[str]) -> int:
 
 def expired(connection: Connection, age: float, limit: int, with_log: bool = False) -> list[tuple[str, str]]:
     """Return (tenant, job id) of jobs that ended more than `age` seconds ago; `with_log`: that still have a log in SQL."""
-    query = select(jobs.c.tenant, jobs.c.id).where(jobs.c.ended_at < now() - age).order_by(jobs.c.ended_at).limit(limit)
+    query = select(jobs.c.tenant, jobs.c.id).where(jobs.c.ended_at < NOW - age).order_by(jobs.c.ended_at).limit(limit)
     if with_log:
         query = query.where(select(events.c.seq).where(events.c.job_id == jobs.c.id).exists())
     return list(connection.execute(query))
-
-
-def forget_keys(connection: Connection, age: float) -> int:
-    """Drop Idempotency-Keys older than `age` seconds."""
-    return connection.execute(delete(idempotency).where(idempotency.c.created_at < now() - age)).rowcount

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, insert, select, update
 
 from ragqueue.records.schema import api_keys
-from ragqueue.records.store import now
+from ragqueue.records.store import NOW
 
 _VALID = api_keys.c.revoked_at.is_(None)
 
@@ -20,7 +20,7 @@ def _hash(secret: str) -> str:
 def create(connection: Connection, tenant: str, name: str) -> str:
     """Make a key for a tenant and return it; it cannot be shown again."""
     key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
-    connection.execute(insert(api_keys).values(tenant=tenant, id=key_id, hash=_hash(secret), name=name, created_at=now()))
+    connection.execute(insert(api_keys).values(tenant=tenant, id=key_id, hash=_hash(secret), name=name, created_at=NOW))
     return f"rq_{key_id}_{secret}"
 
 
@@ -45,4 +45,4 @@ def listed(connection: Connection) -> list[dict[str, Any]]:
 
 def revoke(connection: Connection, key_id: str) -> bool:
     """End a key's validity; False when there is no such valid key."""
-    return bool(connection.execute(update(api_keys).where(api_keys.c.id == key_id, _VALID).values(revoked_at=now())).rowcount)
+    return bool(connection.execute(update(api_keys).where(api_keys.c.id == key_id, _VALID).values(revoked_at=NOW)).rowcount)

@@ -9,7 +9,8 @@ from sqlalchemy import Connection, text
 
 from ragqueue.errors import NotFound
 from ragqueue.language.tokens import bm25, tokenize, weight
-from ragqueue.records.chunks import Features, Space, features, scope
+from ragqueue.records.chunks import SHOWN, scope
+from ragqueue.types import Space
 
 BUDGET = 10_000  # postings that are walked for a question: the same ranking as all of them, at a fifth of the time
 FEWEST_TERMS = 2
@@ -24,12 +25,15 @@ _FREQUENCIES = text(f"""
     select t.term, sum(t.df) from collections c
     cross join terms t on t.tenant = c.tenant and t.collection = c.name and t.generation = c.generation
     where {_WANTED} and t.term in (select value from json_each(:words)) group by t.term""")
+_FEATURES = text(f"select c.number, c.collection, c.generation, c.language, c.tokens, c.length, c.vector {SHOWN}")
 
 
 class Scored(NamedTuple):
-    """A chunk with its score by words."""
+    """A chunk with its score by words, and what its score by vectors is computed from."""
 
-    chunk: Features
+    number: int
+    generation: str
+    vector: bytes | None
     bm25: float
     part: float  # of the highest possible BM25, 0..1: comparable across questions
 
@@ -42,14 +46,6 @@ class Weights(NamedTuple):
     idf: Mapping[str, Mapping[str, float]]  # language -> term -> weight
     average: Mapping[str, float]  # language -> tokens of a chunk
     picked: Mapping[str, float]  # the terms to look up
-
-    def scored(self, found: Iterable[Features]) -> list[Scored]:
-        """Return these chunks with their BM25, best first, ties by number."""
-        scored = []
-        for chunk in found:
-            held, average = self.idf.get(chunk.language, {}), self.average.get(chunk.language, 0)
-            scored.append(Scored(chunk, *bm25(held, chunk.tokens.split(" "), length=chunk.length, average=average)))
-        return sorted(scored, key=lambda one: (-one.bm25, one.chunk.number))
 
 
 def weigh(connection: Connection, tenant: str, names: Sequence[str] | None, question: str) -> Weights:
@@ -75,14 +71,25 @@ def weigh(connection: Connection, tenant: str, names: Sequence[str] | None, ques
             if budget >= 0 or at < FEWEST_TERMS:
                 picked[term] = held[term]
     average = {language: lengths[language] / count for language, count in counts.items()}
-    return Weights(tenant, dict.fromkeys(Space(row.name, row.generation) for row in rows), idf, average, picked)
+    return Weights(tenant, dict.fromkeys(Space(tenant, row.name, row.generation) for row in rows), idf, average, picked)
+
+
+def scored(connection: Connection, weights: Weights, numbers: Collection[int]) -> list[Scored]:
+    """Return these chunks with their BM25, best first, ties by number; those outside the spaces or that may not be shown are left out."""
+    found = []
+    rows = connection.execute(_FEATURES, {"tenant": weights.tenant, "numbers": json.dumps(list(numbers))})
+    for number, collection, generation, language, tokens, length, vector in rows:
+        if (weights.tenant, collection, generation) in weights.spaces:
+            held, average = weights.idf.get(language, {}), weights.average.get(language, 0)
+            found.append(Scored(number, generation, vector, *bm25(held, tokens.split(" "), length=length, average=average)))
+    return sorted(found, key=lambda one: (-one.bm25, one.number))
 
 
 def search(connection: Connection, weights: Weights, limit: int) -> list[Scored]:
     """Return at most `limit` chunks, best first, ties by number, of those that the index takes for the best."""
     if not weights.picked:
         return []
-    scopes = _any(scope(weights.tenant, space) for space in weights.spaces)
+    scopes = _any(map(scope, weights.spaces))
     if len(weights.picked) <= FEWEST_TERMS:
         query = "select rowid from chunk_words where chunk_words match ? order by rank, rowid limit ?"
         values: list[float | str] = [f"{scopes} AND {_any(weights.picked)}"]
@@ -91,7 +98,7 @@ def search(connection: Connection, weights: Weights, limit: int) -> list[Scored]
         query = f"select number from ({each}) held group by number order by sum(weight) desc, number limit ?"
         values = [value for term, weight in weights.picked.items() for value in (weight, f"{scopes} AND {_any([term])}")]
     numbers = connection.exec_driver_sql(query, (*values, max(2 * limit, CANDIDATES))).scalars().all()
-    return weights.scored(features(connection, weights.tenant, weights.spaces, numbers))[:limit]
+    return scored(connection, weights, numbers)[:limit]
 
 
 def _any(tokens: Iterable[str]) -> str:

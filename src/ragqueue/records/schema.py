@@ -8,7 +8,7 @@ from sqlalchemy import JSON, Boolean, Column, Connection, Engine, Integer, MetaD
 from sqlalchemy.types import NullType, TypeEngine
 
 from ragqueue.errors import ConfigError
-from ragqueue.records.store import WRITE, Records, lock, sqlite_url, transact
+from ragqueue.records.store import WRITE, Records, lock, transact
 
 HEAD = "0001"
 _FOLDER = Path(__file__).with_name("migrations")
@@ -25,11 +25,10 @@ facts = _table("facts name value")
 api_keys = _table("api_keys tenant id hash name created_at revoked_at")
 jobs = _table(
     "jobs tenant id kind lane state payload:json attempt tries deaths place run_at deadline_at rung_at claimed_stamp owner lease_until "
-    "cancel_requested:bool created_at started_at ended_at result:json error_code error_message retry_of"
+    "cancel_requested:bool created_at started_at ended_at result:json error_code error_message retry_of idempotency"
 )
 answers = _table("answers tenant job_id attempt body:json created_at")
 quotes = _table("quotes tenant document_id job_id")
-idempotency = _table("idempotency tenant caller key body_sha256 job_id created_at")
 events = _table("events job_id seq type data at")
 workers = _table("workers owner host pid lanes started_at beat_at running")
 counters = _table("counters name labels value")
@@ -55,21 +54,17 @@ def open_records(folder: Path) -> Records:
         TemporaryFile(dir=folder).close()
     except OSError as error:
         raise ConfigError(f"the data folder {str(folder)!r} cannot be written ({error.strerror}): set RAGQUEUE_DATA to another") from error
-    return Records(sqlite_url(folder))
+    return Records(f"sqlite:///{(folder / 'records.sqlite3').as_posix()}")
 
 
 def migrate(engine: Engine) -> str:
     """Bring the database to HEAD and return its UUID, which its first migration made. Raises ConfigError."""
     with engine.connect() as connection:
         lock(connection, "PRAGMA journal_mode=WAL")  # two processes may make the file at the same moment
-        if _revision(connection) != HEAD:
+        known = inspect(connection).has_table("alembic_version")
+        if not known or connection.scalar(text("select version_num from alembic_version")) != HEAD:
             transact(connection, _upgrade, strength=WRITE)
         return str(connection.execute(select(facts.c.value).where(facts.c.name == "uuid")).scalar_one())
-
-
-def _revision(connection: Connection) -> str | None:
-    known = inspect(connection).has_table("alembic_version")
-    return connection.execute(text("select version_num from alembic_version")).scalar() if known else None
 
 
 def _upgrade(connection: Connection) -> None:
@@ -77,12 +72,12 @@ def _upgrade(connection: Connection) -> None:
     from alembic.runtime.migration import MigrationContext
     from alembic.script import ScriptDirectory
 
-    revision = _revision(connection)  # another process may have been faster
-    if revision not in (None, *(path.name[:4] for path in _FOLDER.glob("[0-9]*.py"))):
-        said = f"the database is of revision {revision!r}, this version knows up to {HEAD!r}"
-        raise ConfigError(f"{said}: install the version of ragqueue that wrote it, or a newer one", code="database_too_new")
     script = ScriptDirectory(str(_FOLDER), version_locations=[str(_FOLDER)])
     options = {"fn": lambda rev, _: script._upgrade_revs(HEAD, rev), "transactional_ddl": False}
     context = MigrationContext.configure(connection, opts=options)
+    revision = context.get_current_revision()  # another process may have been faster
+    if revision not in (None, *(path.name[:4] for path in _FOLDER.glob("[0-9]*.py"))):
+        said = f"the database is of revision {revision!r}, this version knows up to {HEAD!r}"
+        raise ConfigError(f"{said}: install the version of ragqueue that wrote it, or a newer one", code="database_too_new")
     with Operations.context(context):
         context.run_migrations()

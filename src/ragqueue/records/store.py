@@ -5,9 +5,8 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, suppress
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -23,24 +22,19 @@ except ImportError:
 sqlite_module = _sqlite
 
 T = TypeVar("T")
-_encode = msgspec.json.Encoder().encode
 GROUP = 500  # writes in one transaction, at most
 READERS = 3  # threads
 LOCK_WAIT = 30.0  # seconds that a writer waits for the file's write lock; above any stop that a supervisor tolerates
 PATCHED_SQLITE = ((3, 50, 7), (3, 44, 6))  # https://sqlite.org/wal.html, "the WAL-reset bug"
 PRAGMAS = "busy_timeout=10000 synchronous=FULL fullfsync=ON secure_delete=ON temp_store=MEMORY cache_size=-16000 mmap_size=0"
-NOW = "((julianday('now') - 2440587.5) * 86400.0)"  # seconds since 1970; SQLite 3.40 does not know `subsec`
+# The store's clock in seconds since 1970, for Core and for text; SQLite 3.40 does not know `subsec`.
+NOW: ColumnElement[float] = literal_column("((julianday('now') - 2440587.5) * 86400.0)", Float)
 READ, NOTE, WRITE = range(3)  # what a transaction is for; a power cut may undo a note, never a crash of the process
-
-
-def now() -> ColumnElement[float]:
-    """Return the store's clock, for a statement."""
-    return literal_column(NOW, Float)
 
 
 def to_json(value: Any) -> str:
     """Return JSON in a quarter of the time of the standard library's."""
-    return _encode(value).decode()
+    return msgspec.json.encode(value).decode()
 
 
 def sqlite_is_safe(version: tuple[int, ...] = sqlite_module.sqlite_version_info) -> bool:
@@ -52,13 +46,7 @@ def refuse_unsafe_sqlite(url: str, *, allowed: bool) -> None:
     """Refuse a second writing process on a SQLite that can corrupt its file. Raises ConfigError."""
     if url.startswith("sqlite") and not allowed and not sqlite_is_safe():
         said = f"SQLite {sqlite_module.sqlite_version} can corrupt a file that two processes write (its WAL-reset bug)"
-        way_out = "use a newer Python, or set RAGQUEUE_ALLOW_OLD_SQLITE=1 to accept the risk"
-        raise ConfigError(f"{said}: {way_out}", code="unsafe_sqlite")
-
-
-def sqlite_url(folder: Path) -> str:
-    """Return the URL of the database file in a data folder."""
-    return f"sqlite:///{(folder / 'records.sqlite3').as_posix()}"
+        raise ConfigError(f"{said}: use a newer Python, or set RAGQUEUE_ALLOW_OLD_SQLITE=1 to accept the risk", code="unsafe_sqlite")
 
 
 def open_engine(url: str, *, pool_size: int = 5) -> Engine:
@@ -127,7 +115,6 @@ class Records:
                 while len(group) < most and not works.empty():  # nobody else takes out of the queue of writes
                     group.append(works.get())
                 settle(run_group(connection, [work for work in group if work is not None]))
-        works.put(None)  # for the next reader
 
     async def checkpoint(self) -> None:
         """Move the write-ahead log into the file and empty it, so that nothing deleted stands in it. Raises Unavailable."""
@@ -145,8 +132,8 @@ class Records:
     def close(self) -> None:
         """Finish what is queued and close every connection."""
         self._closed = True
-        for works in (self._reads, self._writes):
-            works.put(None)
+        for works in [self._reads] * READERS + [self._writes]:
+            works.put(None)  # ends one thread
         for thread in self._threads:
             thread.join()
         self.engine.dispose()
@@ -237,18 +224,10 @@ def run(connection: Connection, statement: str) -> None:
         raise OperationalError(statement, None, error) from error
 
 
-class Watch:
-    """Notices commits through the file's version (about 10 us a look); use it in one thread at a time."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._connection, self._version = engine.raw_connection(), -1
-
-    def changed(self) -> bool:
-        """Say whether anybody has committed since the last call."""
-        before = self._version
-        self._version = self._connection.cursor().execute("PRAGMA data_version").fetchone()[0]
-        return self._version != before
-
-    def close(self) -> None:
-        """Give the connection back."""
-        self._connection.close()
+def watch(engine: Engine) -> Generator[bool]:
+    """Say at each step, which takes about 10 us, whether anybody has committed since the last; on a connection of its own until closed."""
+    with closing(engine.raw_connection()) as connection:
+        version = -1
+        while True:
+            before, version = version, connection.cursor().execute("PRAGMA data_version").fetchone()[0]
+            yield version != before

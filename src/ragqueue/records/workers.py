@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, delete, func, select, text
 
 from ragqueue.records.schema import counters, jobs, workers
-from ragqueue.records.store import NOW, now
+from ragqueue.records.store import NOW
 
 _BEAT = text(f"""
     insert into workers (owner, host, pid, lanes, started_at, beat_at, running) values (:owner, :host, :pid, :lanes, {NOW}, {NOW}, :running)
@@ -24,10 +24,7 @@ class Gauge(NamedTuple):
     states: dict[tuple[str, str], int]  # (lane, state) -> jobs
     oldest: dict[str, float]  # lane -> seconds that its longest waiting job has waited
     sums: dict[tuple[str, str], float]  # (name, labels as JSON) -> what all processes counted
-    workers: int
-    dead_letters: int
-    deaths: int
-    tries: int
+    totals: dict[str, int]  # of all jobs, and how many processes work
 
 
 def beat(connection: Connection, owner: str, lanes: str, running: int, deltas: Mapping[tuple[str, str], float]) -> None:
@@ -44,26 +41,27 @@ def leave(connection: Connection, owner: str) -> None:
 
 def forget(connection: Connection, age: float) -> None:
     """Drop processes that have not beaten for `age` seconds."""
-    connection.execute(delete(workers).where(workers.c.beat_at < now() - age))
+    connection.execute(delete(workers).where(workers.c.beat_at < NOW - age))
 
 
 def alive(connection: Connection, age: float) -> list[dict[str, Any]]:
     """Return the processes that beat in the last `age` seconds: owner, host, pid, lanes, running, age (seconds since its last beat)."""
     columns = (workers.c[name] for name in ("owner", "host", "pid", "lanes", "running"))
-    query = select(*columns, (now() - workers.c.beat_at).label("age")).where(workers.c.beat_at > now() - age)
+    query = select(*columns, (NOW - workers.c.beat_at).label("age")).where(workers.c.beat_at > NOW - age)
     return [dict(row) for row in connection.execute(query).mappings()]
 
 
 def gauge(connection: Connection, age: float) -> Gauge:
     """Return what /metrics and `status` show of all tenants together; a process works that beat in the last `age` seconds."""
     counted = select(jobs.c.lane, jobs.c.state, func.count()).group_by(jobs.c.lane, jobs.c.state)
-    waiting = select(jobs.c.lane, now() - func.min(jobs.c.run_at)).where(jobs.c.state == "queued", jobs.c.run_at <= now())
+    waiting = select(jobs.c.lane, NOW - func.min(jobs.c.run_at)).where(jobs.c.state == "queued", jobs.c.run_at <= NOW)
     dead = func.count().filter(jobs.c.state == "failed", jobs.c.error_code == "dead_letter")
-    totals = select(dead, *(func.coalesce(func.sum(column), 0) for column in (jobs.c.deaths, jobs.c.tries)))
+    beating = select(func.count()).where(workers.c.beat_at > NOW - age).scalar_subquery()
+    sums = (func.coalesce(func.sum(jobs.c[name]), 0).label(f"job_{name}") for name in ("deaths", "tries"))
+    totals = select(*sums, dead.label("dead_letters"), beating.label("workers"))
     return Gauge(
         {(lane, state): count for lane, state, count in connection.execute(counted)},
         {lane: float(seconds) for lane, seconds in connection.execute(waiting.group_by(jobs.c.lane))},
         {(row.name, row.labels): row.value for row in connection.execute(select(counters))},
-        len(alive(connection, age)),
-        *connection.execute(totals).one(),
+        dict(connection.execute(totals).mappings().one()),
     )

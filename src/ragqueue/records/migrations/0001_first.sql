@@ -91,18 +91,8 @@ CREATE TABLE facts (
     value TEXT NOT NULL,
     PRIMARY KEY (name)
 );
-CREATE TABLE idempotency (
-    tenant VARCHAR NOT NULL,
-    caller VARCHAR NOT NULL,
-    "key" VARCHAR NOT NULL,
-    body_sha256 VARCHAR NOT NULL,
-    job_id VARCHAR NOT NULL,
-    created_at FLOAT NOT NULL,
-    PRIMARY KEY (tenant, caller, "key")
-);
-CREATE INDEX idempotency_created ON idempotency (created_at);
 -- place: order in the lane, 0 is the front. rung_at null: needs a ring as soon as it is due. payload, result: JSON.
--- claimed_stamp: stamp of the ring that the last claim answered, null after a ring at the front.
+-- claimed_stamp: stamp of the ring that the last claim answered, null after a ring at the front. idempotency: caller and Idempotency-Key.
 CREATE TABLE jobs (
     tenant VARCHAR NOT NULL,
     id VARCHAR NOT NULL,
@@ -128,11 +118,13 @@ CREATE TABLE jobs (
     error_code VARCHAR,
     error_message TEXT,
     retry_of VARCHAR,
+    idempotency VARCHAR,
     PRIMARY KEY (tenant, id)
 );
 CREATE INDEX jobs_deadline ON jobs (deadline_at) WHERE state in ('queued', 'running');
 CREATE INDEX jobs_ended ON jobs (ended_at);
 CREATE UNIQUE INDEX jobs_id ON jobs (id);
+CREATE UNIQUE INDEX jobs_idempotency ON jobs (tenant, idempotency) WHERE idempotency is not null;
 CREATE INDEX jobs_leased ON jobs (lease_until) WHERE state = 'running';
 CREATE INDEX jobs_listed ON jobs (tenant, created_at);
 CREATE INDEX jobs_overtaking ON jobs (lane, claimed_stamp);

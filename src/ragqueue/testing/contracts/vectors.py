@@ -7,7 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from ragqueue.embedders.base import Embedder
-from ragqueue.indexes.base import Index, Space
+from ragqueue.indexes.base import Index
+from ragqueue.types import Space
 
 TEXTS = ["one", "How do I rotate a key of the gateway?", "a longer text about two things " * 20, "Schlüssel 密钥 🔑", "", "word " * 10_000]
 LIKE = ["How do I rotate the key of the gateway?", "To rotate the key of the gateway, run the command."]
