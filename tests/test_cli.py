@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from campaigns.services import RedisServer, free_port
+from ragqueue.cli import look, work
+from ragqueue.errors import ConfigError
 
 DOCUMENT = "# Ferries\n\nThe ferry to Hven leaves at nine in the morning.\n"
 
@@ -187,3 +189,28 @@ def test_a_server_that_is_told_to_end_signs_its_worker_off(environment: dict[str
         assert server.wait(30) == 0
 
     assert answer(environment, tmp_path, "status")["workers"] == []
+
+
+def test_a_second_writer_on_an_unsafe_sqlite_is_refused_with_the_ways_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    started: list[dict[str, Any]] = []
+
+    class Supervisor:
+        def __init__(self, *_: object, **options: Any) -> None:
+            self.options = options
+
+        def run(self) -> None:
+            started.append(self.options)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAGQUEUE_ENV_FILE", "")
+    monkeypatch.setattr(look, "configure_logging", lambda *_: None)
+    monkeypatch.setattr(work, "sqlite_is_safe", lambda: False)
+    monkeypatch.setattr(work, "Supervisor", Supervisor)
+    data = {"data": str(tmp_path / "data")}
+
+    with pytest.raises(ConfigError, match="RAGQUEUE_ALLOW_OLD_SQLITE") as refused:
+        work.worker(look.Call(data, None, "default"))
+    assert (refused.value.code, started) == ("unsafe_sqlite", [])
+
+    work.worker(look.Call(data | {"allow_old_sqlite": True, "processes": 2}, None, "default"))
+    assert [options["processes"] for options in started] == [2]

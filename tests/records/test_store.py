@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Table, inspect, select
 from ragqueue.errors import ConfigError, StoreFull
 from ragqueue.records import schema
 from ragqueue.records.schema import migrate, open_records
-from ragqueue.records.store import NOW, Records, refuse_unsafe_sqlite, sqlite_is_safe, watch
+from ragqueue.records.store import NOW, Records, sqlite_is_safe, watch
 
 
 @pytest.fixture
@@ -153,12 +153,3 @@ def test_a_data_folder_of_a_newer_version_is_refused(tmp_path: Path) -> None:
 )
 def test_sqlites_that_can_corrupt_a_shared_file_are_known(version: tuple[int, ...], safe: bool) -> None:
     assert sqlite_is_safe(version) is safe
-
-
-def test_a_second_writer_on_an_unsafe_sqlite_is_refused_with_the_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ragqueue.records.store.sqlite_is_safe", lambda: False)
-
-    with pytest.raises(ConfigError, match="RAGQUEUE_ALLOW_OLD_SQLITE") as refused:
-        refuse_unsafe_sqlite("sqlite:///x", allowed=False)
-    assert refused.value.code == "unsafe_sqlite"
-    refuse_unsafe_sqlite("sqlite:///x", allowed=True)

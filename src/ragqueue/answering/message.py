@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 from ragqueue.events.pen import Pen
@@ -90,8 +90,8 @@ class CitationScanner:
     """Turns the [n] of an answer into quotes as it streams, in pieces of any size; where it is split makes no difference to what is found."""
 
     def __init__(self, hits: Sequence[Hit]) -> None:
-        self._hits, self._read = hits, cache(_read)
-        self._text = self._claim = ""
+        self._hits = hits
+        self._text = self._claim = self._sentence = ""  # all so far; since the last marker; the last sentence of that
         self._shown = self._after = 0  # how far the text was shown, and where its last marker ended
         self.citations: list[Citation] = []
         self.invalid: list[int] = []  # numbers in the text that name no passage
@@ -114,8 +114,7 @@ class CitationScanner:
             return ()
         self._after = marker.end()
         if any(map(str.isalnum, claim)):  # else the marker stands with the last one, and shares its claim
-            sentence = claim[slice(*split(claim)[-1])]
-            self._claim = sentence if tokenize(sentence, "en") else claim
+            self._claim, self._sentence = claim, claim[slice(*split(claim)[-1])]
         named = list(dict.fromkeys(map(int, re.findall(r"\d+", marker[1]))))
         found = [self._cite(n) for n in named if 1 <= n <= len(self._hits)]
         self.invalid += [n for n in named if not 1 <= n <= len(self._hits)]
@@ -125,8 +124,8 @@ class CitationScanner:
     def _cite(self, n: int) -> Citation:
         """Return a citation of the sentence that shares most words with the claim."""
         chunk = self._hits[n - 1].chunk
-        language, sentences, every = self._read(chunk)
-        words = _words(self._claim, language)
+        language, sentences, every = _read(chunk)
+        words = _words(self._sentence, language) or _words(self._claim, language)
         # Of two that share as much, the one that says less besides; then the first.
         start, end, held = max(sentences, key=lambda sentence: (len(words & sentence[2]), -len(sentence[2])))
         carried = len(words & held) >= SENTENCE_SHARE * len(words) or len(words & every) >= PASSAGE_SHARE * len(words)
@@ -148,6 +147,7 @@ def _words(text: str, language: str) -> frozenset[str]:
     return frozenset(tokenize(_GROUPED.sub("", text), language))
 
 
+@lru_cache(500)  # passages: the good ones are found again and again
 def _read(chunk: Chunk) -> tuple[str, list[tuple[int, int, frozenset[str]]], frozenset[str]]:
     """Return a passage's language, its sentences with their words, and all of its words with those of its title."""
     language, text = chunk.language or detect(chunk.text), chunk.text

@@ -1,6 +1,7 @@
 """Commands that need the whole system: in this process, or the deployment's workers behind the same records."""
 
 import asyncio
+import gc
 import signal
 import socket
 import sys
@@ -23,7 +24,7 @@ from ragqueue.jobs.supervise import Supervisor
 from ragqueue.jobs.views import DELTA, RESTARTED, job_view
 from ragqueue.parsers.pool import isolation
 from ragqueue.records import documents, jobs, keys, workers
-from ragqueue.records.store import refuse_unsafe_sqlite, sqlite_is_safe, sqlite_module
+from ragqueue.records.store import sqlite_is_safe, sqlite_module
 from ragqueue.retrieval import evaluation
 from ragqueue.retrieval.fused import hit_view
 from ragqueue.settings import Settings, check_model
@@ -65,15 +66,19 @@ async def serve(call: Call, no_worker: bool, leave: bool = False) -> None:
         async with nullcontext() if no_worker or settings.queue_url != "sql" else working(runtime):
             end = "--exit" if leave else "Ctrl+C"
             print(READY.format(url=url, data=settings.data, queue=queue, model=settings.llm_model, end=end), flush=True)
+            gc.freeze()  # a full collection of all that was imported stops every stream for 80 ms
             await server.serve(sockets=[listener])
 
 
 def worker(call: Call) -> None:
     settings = call.settings
+    if not (settings.allow_old_sqlite or sqlite_is_safe()):
+        said = f"SQLite {sqlite_module.sqlite_version} can corrupt a file that two processes write (its WAL-reset bug)"
+        raise ConfigError(f"{said}: use a newer Python, or set RAGQUEUE_ALLOW_OLD_SQLITE=1 to accept the risk", code="unsafe_sqlite")
 
     async def prepare() -> None:  # what is wrong shows in the foreground; no connection lives on in a forked child, here and below
-        async with open_runtime(settings) as runtime:
-            refuse_unsafe_sqlite(runtime.records.url, allowed=settings.allow_old_sqlite)
+        async with open_runtime(settings):
+            pass
 
     def release(owner: str) -> None:  # the leases of a dead child
         asyncio.run(call.records(jobs.release, owner, write=True))
@@ -91,6 +96,7 @@ def live_as_worker(settings: Settings, owner: str, pulse: Callable[[], None]) ->
         async with open_runtime(settings) as runtime, working(runtime, runtime.worker(owner=owner)) as consuming:
             signal.signal(signal.SIGTERM, lambda *_: consuming.get_loop().call_soon_threadsafe(consuming.cancel))
             pulse()
+            gc.freeze()  # as in `serve`
             with suppress(asyncio.CancelledError):
                 await consuming
 

@@ -13,6 +13,7 @@ from ragqueue.records.store import Records
 from ragqueue.types import ENDED, QUEUED_SEQ, Event, Job
 
 KEEP_ALIVE = 15.0  # seconds without an event after which a batch is empty
+PAUSE = 0.005  # seconds between two reads of the hub: under load one that finds more tokens costs less than more reads
 LONGEST_READ = 0.05  # seconds that the hub waits for an event: a stream that begins is read from the next read on
 ROWS_EVERY = 1.0  # seconds between looks at the rows of live jobs: the row decides that a job has ended
 _LOST = Event(QUEUED_SEQ, RESTARTED, {"reason": "log_lost"})  # a reader that breaks off here resumes at the start
@@ -113,6 +114,7 @@ class Follower:
                     if states.get(reader.job_id, "failed") in ENDED:  # a row that was erased ends its readers, too
                         reader.ended = True
                         reader.woken.set()
+            await asyncio.sleep(PAUSE)
 
 
 def coalesced(events: list[Event]) -> list[Event]:

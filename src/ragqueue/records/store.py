@@ -13,7 +13,7 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, Engine, Float, create_engine, event, literal_column
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from ragqueue.errors import ConfigError, StoreFull, Unavailable
+from ragqueue.errors import StoreFull, Unavailable
 
 try:  # a current SQLite where a wheel exists: Python's own is often inside the WAL-reset corruption range
     import pysqlite3 as _sqlite
@@ -40,13 +40,6 @@ def to_json(value: Any) -> str:
 def sqlite_is_safe(version: tuple[int, ...] = sqlite_module.sqlite_version_info) -> bool:
     """Say whether two processes may write through this SQLite."""
     return version >= (3, 51, 3) or any(version[:2] == v[:2] and version >= v for v in PATCHED_SQLITE)
-
-
-def refuse_unsafe_sqlite(url: str, *, allowed: bool) -> None:
-    """Refuse a second writing process on a SQLite that can corrupt its file. Raises ConfigError."""
-    if url.startswith("sqlite") and not allowed and not sqlite_is_safe():
-        said = f"SQLite {sqlite_module.sqlite_version} can corrupt a file that two processes write (its WAL-reset bug)"
-        raise ConfigError(f"{said}: use a newer Python, or set RAGQUEUE_ALLOW_OLD_SQLITE=1 to accept the risk", code="unsafe_sqlite")
 
 
 def open_engine(url: str, *, pool_size: int = 5) -> Engine:
