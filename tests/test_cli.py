@@ -1,7 +1,9 @@
 """The commands as a user calls them: JSON as the last line, errors in one line with what to do."""
 
+import asyncio
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 
 from campaigns.services import RedisServer, free_port
 from ragqueue.cli import look, work
@@ -214,3 +217,23 @@ def test_a_second_writer_on_an_unsafe_sqlite_is_refused_with_the_ways_out(monkey
 
     work.worker(look.Call(data | {"allow_old_sqlite": True, "processes": 2}, None, "default"))
     assert [options["processes"] for options in started] == [2]
+
+
+async def test_a_sigterm_before_the_server_listens_to_it_ends_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    serve = uvicorn.Server.serve
+
+    async def struck(server: uvicorn.Server, sockets: Any = None) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        await serve(server, sockets)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAGQUEUE_ENV_FILE", "")
+    monkeypatch.setattr(look, "configure_logging", lambda *_: None)
+    monkeypatch.setattr(work.gc, "freeze", lambda: None)
+    monkeypatch.setattr(uvicorn.Server, "serve", struck)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        async with asyncio.timeout(20):
+            await work.serve(look.Call({"data": str(tmp_path / "data"), "port": 0}, None, "default"), no_worker=True)
+    finally:
+        signal.signal(signal.SIGTERM, before)

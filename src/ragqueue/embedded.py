@@ -97,8 +97,9 @@ class Ragqueue:
 
     async def ask(self, question: str, *, collection: str | None = None, limit: int | None = None) -> Answer:
         """Return the answer to a question. Raises RagqueueError with the job's code when it fails."""
-        events = [event async for event in self.stream(question, collection=collection, limit=limit)]
-        view = dict(events[-1].data["response"])
+        async for event in self.stream(question, collection=collection, limit=limit):
+            last = event
+        view = dict(last.data["response"])
         if (written := view["answer"]) is None or view["status"] == "failed":
             error = view["error"] or {"code": view["status"], "message": f"the question is {view['status']}"}
             raise RagqueueError(f"{error['message']} ({error['code']})")

@@ -1,11 +1,16 @@
 """Documents: in, changed, read, deleted so that it can be proved."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
+from ragqueue.indexes.base import Index
+from ragqueue.records.schema import uploads
 from ragqueue.records.store import sqlite_module
+from ragqueue.types import Space
 
 from .conftest import DOCUMENT, QUESTION, Server, Start
 
@@ -216,3 +221,45 @@ async def test_a_new_source_that_comes_in_many_times_at_once_makes_one_document_
             await server.ended(f"/jobs/{body['job_id']}")
     assert len((await server.client.get("/documents")).json()["documents"]) == 1
     assert "nine" in (await server.ask())["answer"]["text"]
+
+
+async def test_a_text_that_is_too_long_fails_its_document_and_leaves_no_file(server: Server) -> None:
+    response = await server.client.post("/documents", files={"file": ("long.txt", b"word " * 2_000_001)})
+
+    job = await server.ended(response.json()["links"]["job"])
+
+    assert (job["status"], job["error"]["code"]) == ("failed", "unreadable_document")
+    document = (await server.client.get(response.headers["location"])).json()
+    assert (document["status"], "10,000,005 characters" in document["error"]) == ("failed", True)
+    assert await server.ragqueue.runtime.records.read(lambda connection: connection.execute(uploads.select()).all()) == []
+
+
+class Told(Index):
+    """An index of one's own, which keeps the numbers that it was told of."""
+
+    held: ClassVar[set[int]] = set()
+
+    async def upsert(self, space: Space, numbers: Sequence[int], vectors: Any) -> None:
+        self.held.update(numbers)
+
+    async def delete(self, space: Space, numbers: Sequence[int]) -> None:
+        self.held.difference_update(numbers)
+
+    async def search(self, space: Space, vector: Any, limit: int, *, allowed: Any = None) -> list[tuple[int, float]]:
+        return []
+
+    async def count(self, space: Space) -> int:
+        return len(self.held)
+
+
+async def test_an_index_of_ones_own_forgets_what_was_replaced_or_deleted(start: Start) -> None:
+    server = await start(embedder="minilm", index=f"python:{__name__}:Told")
+    document = await server.upload()
+    first = set(Told.held)
+
+    await server.upload(DOCUMENT.replace("nine", "ten"))
+    assert Told.held
+    assert not first & Told.held
+
+    await server.ended((await server.client.delete(f"/documents/{document['id']}")).json()["links"]["job"])
+    assert Told.held == set()

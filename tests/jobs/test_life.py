@@ -96,7 +96,7 @@ async def test_a_lost_ring_is_rung_again_only_when_it_is_old_and_the_queue_is_em
     await house.submit()
 
     def lost(age: float, empty: bool) -> object:
-        return house.records.write(lambda c: jobs.ring_lost(c, "chat", empty, time.time() - age))
+        return house.records.write(lambda c: jobs.ring_lost(c, "chat", empty, age, time.monotonic()))
 
     assert await lost(2.0, True) == []
     assert await lost(-1.0, False) == []
@@ -153,7 +153,7 @@ async def test_twenty_overtakings_prove_a_lost_ring_and_nineteen_do_not(house: H
         await house.records.write(jobs.claim, job_id, "w", (await house.job(job_id)).created_at, 10.0)
 
     def lost() -> object:
-        return house.records.write(lambda c: jobs.ring_lost(c, "chat", False, time.time() + 1))
+        return house.records.write(lambda c: jobs.ring_lost(c, "chat", False, -1.0, time.monotonic()))
 
     for job in later[:19]:
         await claim_with_stamp(job.id)
@@ -167,7 +167,7 @@ async def test_rings_at_the_front_overtake_nobody(house: House) -> None:
     for job in [await house.submit() for _ in range(30)]:
         await house.records.write(jobs.claim, job.id, "w", 0.0, 10.0)
 
-    found = await house.records.write(lambda c: jobs.ring_lost(c, "chat", False, time.time() + 1))
+    found = await house.records.write(lambda c: jobs.ring_lost(c, "chat", False, -1.0, time.monotonic()))
 
     assert found == []
 

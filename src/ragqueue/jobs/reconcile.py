@@ -57,10 +57,10 @@ class Reconciler:
     async def rings(self) -> None:
         """Ring again what the engine must have lost."""
         for lane in LANES:
-            before = time.time() - RING_AGE  # and not later: the write below may wait behind many others
+            looked = time.monotonic()
             # An empty queue proves a ring lost, unless it is on its way: thousands of them take seconds.
             empty = not self._ringer.waiting and await self._queue.depth(lane) == 0
-            if lost := await self._records.note(jobs.ring_lost, lane, empty, before):
+            if lost := await self._records.note(jobs.ring_lost, lane, empty, RING_AGE, looked):
                 logger.warning("reconcile.rung_again lane=%s jobs=%d", lane, len(lost))
                 self._ringer.ring(lost)
 

@@ -1,6 +1,7 @@
 """The rows of jobs: every step of a job's life is one conditional statement; deaths are counted in `release` alone."""
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -148,9 +149,9 @@ def ring_due(connection: Connection, which: ColumnElement[bool] = _UNRUNG, limit
     return _fronts(connection, update(jobs).where(jobs.c.id.in_(chosen)).values(rung_at=NOW))
 
 
-def ring_lost(connection: Connection, lane: str, empty: bool, before: float) -> list[Ring]:
-    """Like `ring_due`, for jobs rung `before` a time while the queue is empty or `OVERTAKINGS` jobs rung later were claimed."""
-    old = and_(jobs.c.lane == lane, jobs.c.rung_at < before)
+def ring_lost(connection: Connection, lane: str, empty: bool, age: float, looked: float) -> list[Ring]:
+    """Like `ring_due`, for jobs rung `age` seconds before the look at the queue (monotonic), if it was empty or `OVERTAKINGS` rung later were claimed."""
+    old = and_(jobs.c.lane == lane, jobs.c.rung_at < NOW - (age + time.monotonic() - looked))  # this write may have waited behind many
     if not empty:
         claimed = select(jobs.c.claimed_stamp).where(jobs.c.lane == lane, jobs.c.claimed_stamp.is_not(None)).correlate(None)
         last = claimed.order_by(jobs.c.claimed_stamp.desc()).limit(1).offset(OVERTAKINGS - 1)
