@@ -2,12 +2,14 @@
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +17,7 @@ from pathlib import Path
 from campaigns.bench_house import SAMPLES, clean_environment
 from campaigns.services import RedisServer, free_port
 from campaigns.witness import Kill, Witness
+from ragqueue.testing.mutants import SURPRISE, WENT_ON
 
 READY_WITHIN = 90.0  # seconds; a loaded machine starts slowly
 
@@ -56,7 +59,12 @@ class House:
         ingest = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "ragqueue", "ingest", str(SAMPLES), env=self._env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
-        said, _ = await asyncio.wait_for(ingest.communicate(), READY_WITHIN)
+        try:
+            said, _ = await asyncio.wait_for(ingest.communicate(), READY_WITHIN)
+        except TimeoutError as error:
+            ingest.kill()
+            problem = f"the samples were not ingested within {READY_WITHIN:.0f} s"
+            raise CampaignError(f"{problem}: {self.last_words('worker')}") from error
         if ingest.returncode:
             raise CampaignError(f"the samples cannot be ingested: {said.decode()[-500:]}")
 
@@ -139,6 +147,21 @@ class House:
         """Return the end of the newest log of a command."""
         newest = sorted(self.folder.glob(f"*-{command}.log"))[-1]
         return newest.read_text(errors="replace")[-500:]
+
+    def surprise(self) -> None:
+        """Let the loop of a `loop-` mutation meet its surprise, in every process."""
+        (self.folder / "data" / "surprise").touch()
+
+    def loops(self) -> dict[str, int]:
+        """Return how many surprises ended a loop for good, and how many the processes told of."""
+        noted = Counter[str]()
+        for path in self.folder.glob("*.log"):
+            text = path.read_text(errors="replace")
+            noted.update({what: text.count(what) for what in (SURPRISE, WENT_ON)})
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=30) as response:
+            shown = response.read().decode()
+        told = re.findall(r"^ragqueue_loop_failures_total\{.*\} (\S+)$", shown, re.MULTILINE)
+        return {"unseen_loop_deaths": noted[SURPRISE] - noted[WENT_ON], "loop_failures": int(sum(map(float, told)))}
 
     async def _wait_until(self, holds: Callable[[], bool], otherwise: str) -> None:
         end = time.monotonic() + READY_WITHIN

@@ -2,6 +2,7 @@
 
 python3 dev.py faults --engine sql|rq --jobs N --kills K --workers W --slots S --seed X [--json] [--keep]
 python3 dev.py faults --engine sql|rq --mutation NAME [--json]        a build that must fail the audit
+python3 dev.py faults --engine sql --mutation loop-NAME --kept        the same surprise with the keeper in: no damage
 python3 dev.py faults --mutation list
 """
 
@@ -27,9 +28,10 @@ from campaigns.auditor import Entry, Finding, audit, count, read_store
 from campaigns.bench_house import quantile
 from campaigns.clients import Clients, Transcript
 from campaigns.kill_house import CampaignError, House
-from campaigns.kill_plan import BEAT, CUTS, LEASE, MUTATIONS, STOPPED, Plan, faults, questions
+from campaigns.kill_plan import BEAT, CUTS, LEASE, LOOPS, MUTATIONS, STOPPED, Plan, faults, questions
 from campaigns.services import RedisServer
 from campaigns.witness import Times
+from ragqueue.errors import told
 from ragqueue.types import seq_of
 
 LONGEST_PAUSE = 10.0  # seconds that a fault waits for its turn
@@ -78,10 +80,14 @@ def run(
     return asyncio.run(Campaign(Plan(engine, jobs, kills, workers, slots, seed, **options)).run())
 
 
-def run_mutation(engine: str, mutation: str, *, seed: int = 1, **options: Any) -> dict[str, Any]:
-    """Run the campaign that a broken build must fail. Raises CampaignError."""
+def run_mutation(engine: str, mutation: str, *, seed: int = 1, kept: bool = False, **options: Any) -> dict[str, Any]:
+    """Run the campaign that a broken build must fail, or that a `kept` loop must survive. Raises CampaignError."""
     if mutation not in MUTATIONS:
         raise CampaignError(f"there is no mutation {mutation!r}: use one of {', '.join(MUTATIONS)}")
+    if kept and not mutation.startswith("loop-"):
+        raise CampaignError(f"--kept is about loops: use it with one of {', '.join(f'loop-{loop}' for loop in LOOPS)}")
+    if kept:
+        options["mutation"] = f"{mutation}-kept"
     if mutation != "full_commit":
         plan = replace(MUTATIONS[mutation], engine=engine, seed=seed, **options)
         return asyncio.run(Campaign(plan).run()) | {"acked_lost": 0}
@@ -102,6 +108,7 @@ class Campaign:
         self._report = Report(plan.engine, plan.jobs)
         self._faults_done = 0
         self._faults: list[str] = []
+        self._loops: dict[str, int] = {}
 
     async def run(self) -> dict[str, Any]:
         """Do everything and return the report."""
@@ -117,6 +124,8 @@ class Campaign:
                 await house.begin(plan.workers)
             with _told("load and faults"):
                 await self._under_load(house, folder)
+            if (plan.mutation or "").startswith("loop-"):
+                self._loops = await asyncio.to_thread(house.loops)
             log = house.witness.log() if house.redis is None else redis_log(house.redis)
             with _told("end"):
                 house.end()
@@ -128,7 +137,7 @@ class Campaign:
                 _say(f"everything is kept in {folder}")
             else:
                 shutil.rmtree(folder, ignore_errors=True)
-        return asdict(self._report)
+        return asdict(self._report) | self._loops
 
     async def _under_load(self, house: House, folder: Path) -> None:
         plan = self._plan
@@ -206,6 +215,10 @@ class Campaign:
         if victims := self._busy(house):
             await house.stop_for([self._rng.choice(victims)], STOPPED)
 
+    async def _surprise(self, house: House) -> None:
+        house.surprise()
+        await asyncio.sleep(LEASE)
+
     async def _kill_api(self, house: House) -> None:
         await house.kill_api()
 
@@ -278,18 +291,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, default in (("jobs", 300), ("kills", 20), ("workers", 3), ("slots", 50), ("seed", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--mutation", help="a broken build, or `list`")
+    parser.add_argument("--kept", action="store_true", help="with a loop- mutation: the keeper is in, nothing may be lost")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--keep", action="store_true", help="keep the folder with database, logs and transcript")
     said = parser.parse_args(argv)
     if said.mutation == "list":
         print(*MUTATIONS, sep="\n")
         return 0
+    if said.kept and not said.mutation:
+        parser.error("--kept needs --mutation loop-NAME")
+    kept = {"kept": True} if said.kept else {}
     _say(f"seed {said.seed}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that everything that was started is ended
     try:
-        found = run(said.engine, said.jobs, said.kills, said.workers, said.slots, said.seed, said.mutation, keep=said.keep)
+        found = run(said.engine, said.jobs, said.kills, said.workers, said.slots, said.seed, said.mutation, keep=said.keep, **kept)
     except (CampaignError, TimeoutError) as error:
-        print(f"faults: {error}", file=sys.stderr)
+        print(f"faults: {told(error)}", file=sys.stderr)
         return 2
     print(json.dumps(found) if said.json else "\n".join(f"{name:20} {value}" for name, value in found.items()))
     return 0

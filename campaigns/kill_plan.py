@@ -46,6 +46,10 @@ MUTATIONS = {
     "reconcile": Plan("", 24, 0, 2, 5, 1, "reconcile", faults=("flush", "host"), model=_LONG, patience=20),
     "full_commit": Plan("sql", CUTS, 0, 0, 0, 1, "full_commit"),
 }
+LOOPS = ("ringer", "batcher", "reconciler", "hub", "beat", "lanes")  # the background loops of a process
+for loop in LOOPS:  # leases are looked for where a host died
+    harm = ("surprise", "host") if loop == "reconciler" else ("surprise",)
+    MUTATIONS[f"loop-{loop}"] = Plan("", 24, 0, 2, 5, 1, f"loop-{loop}", faults=harm, model=_LONG, patience=25)
 
 
 def faults(plan: Plan) -> list[str]:

@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from sqlalchemy import event
+from sqlalchemy import URL, event
 
 from campaigns.powercut_disk import promise
 from ragqueue.events.sql import SqlEventLog
@@ -17,6 +17,7 @@ from ragqueue.records.store import Records
 from ragqueue.testing import mutants
 from ragqueue.types import Append, Event, Job, Outcome, seq_of
 from ragqueue.worker import Beat
+from ragqueue.working.loops import Watch
 
 TENANT = "acme"
 SUBMITTED, CLAIMED, FINISHED, ERASING, ERASED = range(1, 6)  # what a job was promised; ERASING promises nothing
@@ -39,14 +40,22 @@ class Writer:
     """Takes jobs from submission to their erasure."""
 
     def __init__(self, folder: Path, log_fd: int, name: str, rng: random.Random) -> None:
-        self._records = Records(f"sqlite:///{folder}/records.sqlite3")
+        self._records = Records(URL.create("sqlite", database=f"{folder}/records.sqlite3"))
         pages = rng.choice((30, 100, 1000))  # a short write-ahead log is checkpointed and begun anew often
         event.listen(self._records.engine, "connect", lambda connection, _: connection.execute(f"PRAGMA wal_autocheckpoint={pages}"))
         migrate(self._records.engine)
         self._events = SqlEventLog(self._records)
         self._held: set[tuple[str, int]] = set()
         self._beat = Beat(
-            self._records.url, name, self._held, lanes="chat", lease=LEASE, every=0.05, on_lost=lambda *_: None, on_cancel=lambda _: None
+            self._records.url,
+            name,
+            self._held,
+            lanes="chat",
+            lease=LEASE,
+            every=0.05,
+            watch=Watch("beat", lambda _: None),
+            on_lost=lambda *_: None,
+            on_cancel=lambda _: None,
         )
         self._log_fd, self._name, self._rng = log_fd, name, rng
 

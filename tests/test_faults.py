@@ -43,6 +43,23 @@ def test_a_broken_build_does_damage_that_is_seen(engine: str, mutation: str) -> 
     assert damage(kill_loop.run_mutation(engine, mutation, seed=7)) != {}
 
 
+@pytest.mark.campaign
+def test_a_loop_that_nobody_keeps_does_damage_and_a_kept_one_does_none() -> None:
+    bare = kill_loop.run_mutation("sql", "loop-batcher")
+    kept = kill_loop.run_mutation("sql", "loop-batcher", kept=True)
+
+    assert damage(bare) != {}
+    assert bare["unseen_loop_deaths"] >= 1
+    assert damage(kept) == {}
+    assert kept["unseen_loop_deaths"] == 0
+    assert kept["loop_failures"] >= 1
+
+
+def test_only_a_loop_can_be_kept() -> None:
+    with pytest.raises(kill_loop.CampaignError, match="--kept is about loops"):
+        kill_loop.run_mutation("sql", "fence", kept=True)
+
+
 def test_faults_are_spread_over_the_run() -> None:
     plan = kill_plan.Plan("rq", 2000, 120, 3, 50, 7)
 
@@ -71,4 +88,5 @@ def test_an_unknown_mutation_is_refused() -> None:
 
 def test_the_mutations_can_be_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert kill_loop.main(["--mutation", "list"]) == 0
-    assert capsys.readouterr().out.split() == ["fence", "reconcile", "full_commit"]
+    loops = [f"loop-{name}" for name in ("ringer", "batcher", "reconciler", "hub", "beat", "lanes")]
+    assert capsys.readouterr().out.split() == ["fence", "reconcile", "full_commit", *loops]

@@ -112,6 +112,7 @@ class Ragqueue:
         payload = {"question": question, "collection": collection, "limit": limit}
         job = await self.runtime.submitter.submit(self.tenant, "chat", {k: v for k, v in payload.items() if v is not None})
         async for batch in self.runtime.follower.follow(job):
+            self.runtime.keeper.check()
             for event in batch:
                 yield event
 
@@ -128,9 +129,10 @@ class Ragqueue:
         return receipt
 
     async def ended(self, job: Job) -> Job:
-        """Wait for the end of a job and return it."""
+        """Wait for the end of a job and return it. Raises Unavailable when this process cannot work any more."""
         while not job.ended:
             await asyncio.sleep(0.05)
+            self.runtime.keeper.check()
             fresh = await self.runtime.records.read(jobs.get, job.tenant, job.id)
             job = fresh or job
         return job
@@ -141,13 +143,13 @@ async def working(runtime: Runtime, worker: Worker | None = None) -> AsyncIterat
     """Run a worker in this process for as long as the context lasts; the task given ends before that when it fails."""
     worker = worker or runtime.worker()
     worker.start()
-    task = asyncio.create_task(work(worker, runtime.queue, runtime.lanes))
+    task = asyncio.create_task(work(worker, runtime.queue, runtime.lanes, runtime.keeper))
     try:
         yield task
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await worker.drain(runtime.settings.drain)
+        await worker.drain(0.0 if runtime.keeper.broken_loop else runtime.settings.drain)
 
 
 async def check_question(runtime: Runtime, tenant: str, question: str, collection: str | None) -> None:

@@ -2,11 +2,34 @@
 
 import re
 
+_SCHEME = re.compile(r"[A-Za-z][\w+.:-]*")
+_HOST = re.compile(r"(?:[\w.-]*|\[[0-9a-fA-F:.%]+\])(?::\d{1,5})?")
+
 
 def without_password(url: object) -> str:
-    """Return a URL, or whatever a setting says, as a message or a print may show it."""
-    shown = re.sub("(?<=[?&]password=)[^&]*", "****", str(url))
-    return re.sub("://.*@", "://****@", shown, flags=re.DOTALL)
+    """Return a URL, or whatever else a setting says, as a message or a print may show it.
+
+    Of a URL: scheme, host, port, path and the names in its query; what cannot be told apart from a secret is hidden.
+    """
+    text = str(url)
+    scheme, mark, rest = text.partition("://")
+    if not mark:
+        hides = "@" in text and not re.search(r"\s", text)
+        return f"****@{text.rpartition('@')[2]}" if hides else text
+    if not _SCHEME.fullmatch(scheme):
+        return text  # a text that mentions a URL
+    user, at, place = rest.rpartition("@")
+    place, _, query = place.partition("#")[0].partition("?")
+    host, slash, path = place.partition("/")
+    if "?" in user or not _HOST.fullmatch(host):  # a secret that broke the URL may stand anywhere in it
+        return f"{scheme}://****"
+    hidden = "&".join(f"{pair.partition('=')[0]}=****" for pair in query.split("&"))
+    return f"{scheme}://{'****@' if at else ''}{host}{slash}{path}{f'?{hidden}' if query else ''}"
+
+
+def told(error: BaseException) -> str:
+    """Return what an error says, or at least its name: many time-outs say nothing."""
+    return str(error) or type(error).__name__
 
 
 class RagqueueError(Exception):

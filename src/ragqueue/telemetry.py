@@ -6,6 +6,7 @@ What workers count is added up in the records (`take_counts`), so that /metrics 
 import json
 import logging
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
@@ -17,11 +18,13 @@ _TO_FIRST = "From the submit of a question to its first text"
 
 WORK = CollectorRegistry()
 _taken: dict[tuple[str, str], float] = {}  # what was added to the records already: two workers of a process count once
+_taking = threading.Lock()
 JOBS = Counter("ragqueue_jobs_ended_total", "Jobs that ended", ["kind", "state"], registry=WORK)
 RETRIES = Counter("ragqueue_job_retries_total", "Tries of jobs that failed and are tried again", ["kind", "code"], registry=WORK)
 RUN_SECONDS = Histogram("ragqueue_run_seconds", "Time of one run of a job", ["kind"], buckets=_SECONDS, registry=WORK)
 TOKENS = Counter("ragqueue_tokens_total", "Pieces of text that generators streamed", registry=WORK)
 FIRST_TOKEN = Histogram("ragqueue_time_to_first_token_seconds", _TO_FIRST, buckets=_SECONDS, registry=WORK)
+LOOP_FAILURES = Counter("ragqueue_loop_failures_total", "Surprises in background loops, which went on", ["loop"], registry=WORK)
 STREAMS = Gauge("ragqueue_streams_active", "Event streams that this process serves")
 REFUSED = Counter("ragqueue_refused_total", "Requests that this process refused, by error code", ["code"])
 GAUGES = {
@@ -35,13 +38,38 @@ GAUGES = {
 }
 
 
-def take_counts() -> dict[tuple[str, str], float]:
-    """Return what this process counted in WORK since the last call, by (name, labels as JSON)."""
-    samples = (sample for metric in WORK.collect() for sample in metric.samples if not sample.name.endswith("_created"))
-    now = {(sample.name, json.dumps(sample.labels, sort_keys=True)): sample.value for sample in samples}
-    grown = {key: value - _taken.get(key, 0.0) for key, value in now.items() if value != _taken.get(key, 0.0)}
-    _taken.update(now)
+Counts = dict[tuple[str, str], float]  # by (name, labels as JSON)
+
+
+def untaken() -> Counts:
+    """Return what this process counted in WORK and nobody has taken yet."""
+    grown = Counts()
+    for metric in WORK.collect():
+        for sample in metric.samples:
+            key = (sample.name, json.dumps(sample.labels, sort_keys=True))
+            before = _taken.get(key, 0.0)
+            if sample.value != before and not sample.name.endswith("_created"):
+                grown[key] = sample.value - before
     return grown
+
+
+def take_counts() -> Counts:
+    """Return what this process counted in WORK since the last call: for whoever adds it to the records."""
+    with _taking:
+        counts = untaken()
+        _add(counts, 1)
+    return counts
+
+
+def give_back(counts: Counts) -> None:
+    """Take counts back that could not be added to the records: the next call returns them again."""
+    with _taking:
+        _add(counts, -1)
+
+
+def _add(counts: Counts, sign: int) -> None:
+    for key, value in counts.items():
+        _taken[key] = _taken.get(key, 0.0) + sign * value
 
 
 class _Shared(Collector):
@@ -59,7 +87,10 @@ class _Shared(Collector):
 
 def exposition(sums: Mapping[tuple[str, str], float], gauges: Iterable[tuple[str, dict[str, str], float]]) -> bytes:
     """Return the text of /metrics: this process's own, the sums of the workers, and gauges of the records."""
-    counted = ((name, json.loads(labels), value) for (name, labels), value in sorted(sums.items()))
+    whole = dict(sums)
+    for key, value in untaken().items():  # of a process that only serves, nobody takes them
+        whole[key] = whole.get(key, 0.0) + value
+    counted = ((name, json.loads(labels), value) for (name, labels), value in sorted(whole.items()))
     return generate_latest(REGISTRY) + generate_latest(_Shared([Sample(*sample) for sample in (*counted, *gauges)]))
 
 

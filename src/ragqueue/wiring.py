@@ -2,10 +2,12 @@
 
 import asyncio
 import os
+import random
 import re
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 from ragqueue import adapters
 from ragqueue.answering.answer import Answerer
@@ -25,6 +27,7 @@ from ragqueue.records.store import Records
 from ragqueue.retrieval.fused import FusedRetriever
 from ragqueue.settings import Settings, check_model
 from ragqueue.worker import Worker
+from ragqueue.working.loops import Keeper
 
 
 class Runtime:
@@ -33,6 +36,7 @@ class Runtime:
     def __init__(self, settings: Settings, records: Records, database: str) -> None:
         """Raises ConfigError for an adapter that cannot be built."""
         self.settings, self.records, self.database = settings, records, database
+        self.keeper = Keeper()
         self.queue = _by_url(JobQueue, adapters.QUEUES, settings.queue_url, records)
         self.log = _by_url(EventLog, adapters.EVENTS, settings.events_url, records)
         self.batcher, self.ringer = Batcher(self.log), Ringer(self.queue, database)
@@ -56,12 +60,20 @@ class Runtime:
         self.ingester = Ingester(records, self.submitter, self.log, self.pool, self.embedder, self.index, max_upload=settings.max_upload)
         self.lanes = {"chat": settings.concurrency, "background": settings.background_concurrency}  # jobs that a worker runs at once
 
+    def keep_loops(self) -> None:
+        """Begin the background work of the process."""
+        self.keeper.keep("ringer", self.ringer.step)
+        self.keeper.keep("batcher", self.batcher.step)
+        self.keeper.keep("hub", self.follower.step)
+        for look, seconds in self.reconciler.looks():  # with jitter: many processes look
+            self.keeper.keep("reconciler", look, every=partial(random.uniform, 0.8 * seconds, 1.2 * seconds))
+
     def worker(self, *, owner: str | None = None, lanes: Mapping[str, int] | None = None) -> Worker:
         """Return a worker that has not begun to beat."""
         ingest = self.ingester
         kinds = {"chat": self.answerer.run, "ingest": lambda run: ingest.run(run.job), "delete": lambda run: ingest.erase(run.job)}
         return Worker(
-            self.records, self.batcher, self.ringer, kinds,
+            self.records, self.batcher, self.ringer, kinds, keeper=self.keeper,
             owner=owner or f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}", database=self.database,
             lease=self.settings.lease, beat_every=self.settings.beat, lanes=",".join(lanes or self.lanes),
         )  # fmt: skip
@@ -75,16 +87,12 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     async with AsyncExitStack() as stack:
         stack.callback(records.close)
         runtime = Runtime(settings, records, await asyncio.to_thread(migrate, records.engine))
-        for part in (runtime.queue, runtime.log, runtime.follower, runtime.generator, runtime.pool):
+        for part in (runtime.queue, runtime.log, runtime.generator, runtime.pool):
             stack.push_async_callback(part.close)
         await runtime.queue.claim_database(runtime.database)
-        tasks = [asyncio.create_task(part.run()) for part in (runtime.ringer, runtime.batcher, runtime.reconciler)]
-        try:
-            yield runtime
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        stack.push_async_callback(runtime.keeper.close)
+        runtime.keep_loops()
+        yield runtime
 
 
 def _by_url(port: type[adapters.T], table: Mapping[str, tuple[str, str]], url: str, records: Records) -> adapters.T:

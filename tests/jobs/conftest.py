@@ -18,6 +18,7 @@ from ragqueue.records import jobs
 from ragqueue.records.schema import migrate, open_records
 from ragqueue.types import Event, Job
 from ragqueue.worker import Kind, Worker, work
+from ragqueue.working.loops import Keeper
 
 TENANT = "acme"
 MONTH = 30 * 86_400.0
@@ -38,16 +39,20 @@ class House:
         self.follower = Follower(self.records, self.log)
         self.batcher = Batcher(self.log)
         self.reconciler = Reconciler(self.records, self.queue, self.log, self.ringer, keep_events=600, keep_jobs=MONTH, lease=5.0)
-        self.tasks: list[asyncio.Task[None]] = []
+        self.keeper = Keeper()
 
     def start(self) -> None:
-        self.tasks += [asyncio.create_task(self.ringer.run()), asyncio.create_task(self.batcher.run())]
+        parts = {"ringer": self.ringer, "batcher": self.batcher, "hub": self.follower}
+        for name, part in parts.items():
+            self.keeper.keep(name, part.step)
+
+    def heal(self) -> None:
+        """Begin to look for what nobody works on."""
+        for look, _ in self.reconciler.looks():
+            self.keeper.keep("reconciler", look, every=lambda: 0.1)
 
     async def close(self) -> None:
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
-        await self.follower.close()
+        await self.keeper.close()
         self.records.close()
 
     async def submit(self, question: str = "why?") -> Job:
@@ -73,14 +78,17 @@ class House:
         async with asyncio.timeout(5):
             return [event async for batch in self.follower.follow(job, after) for event in batch]
 
+    def worker(self, kinds: Mapping[str, Kind], *, lease: float = 10.0) -> Worker:
+        return Worker(
+            self.records, self.batcher, self.ringer, kinds, keeper=self.keeper, owner="worker", database=self.database, lease=lease,
+            beat_every=lease / 3, lanes="chat",
+        )  # fmt: skip
+
     @asynccontextmanager
     async def working(self, kinds: Mapping[str, Kind], *, lease: float = 10.0) -> AsyncIterator[Worker]:
-        worker = Worker(
-            self.records, self.batcher, self.ringer, kinds, owner="worker", database=self.database, lease=lease, beat_every=lease / 3,
-            lanes="chat",
-        )  # fmt: skip
+        worker = self.worker(kinds, lease=lease)
         worker.start()
-        task = asyncio.create_task(work(worker, self.queue, {"chat": 10}))
+        task = asyncio.create_task(work(worker, self.queue, {"chat": 10}, self.keeper))
         try:
             yield worker
         finally:

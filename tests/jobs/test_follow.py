@@ -1,8 +1,14 @@
 """What a reader sees: one ordered stream that resumes, whatever happens to the log and to the worker."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
 
+import pytest
+
+from ragqueue.errors import Unavailable
 from ragqueue.events.pen import Pen
+from ragqueue.jobs.reconcile import cancel
 from ragqueue.records import jobs
 from ragqueue.types import LAST_N, Event, Job, Outcome, seq_of
 
@@ -11,6 +17,10 @@ from .conftest import TENANT, House
 
 def text_of(events: list[Event]) -> str:
     return "".join(event.data.get("delta", "") for event in events)
+
+
+async def collected(stream: AsyncIterator[list[Event]]) -> list[Event]:
+    return [event async for batch in stream for event in batch]
 
 
 def say(pen: Pen, *words: str) -> None:
@@ -164,3 +174,91 @@ async def test_another_tenants_job_is_not_there(house: House) -> None:
 
     assert await house.records.read(jobs.get, TENANT, job.id) is not None
     assert await house.records.read(jobs.get, "another", job.id) is None
+
+
+async def damage(house: House, job: Job, seq: int) -> None:
+    """Put an entry that is no JSON into a job's log."""
+    statement = "insert into events (job_id, seq, type, data, at) values (?, ?, 'x', '{bad', 0)"
+    await house.records.note(lambda connection: connection.exec_driver_sql(statement, (job.id, seq)))
+
+
+async def test_a_damaged_entry_ends_no_other_stream(house: House) -> None:
+    harmed, other = await house.submit(), await house.submit()
+    reading = [asyncio.create_task(house.events(job)) for job in (harmed, other)]
+    await damage(house, harmed, seq_of(2, 1))
+    await cancel(house.records, house.log, TENANT, other.id)
+
+    assert (await reading[1])[-1].type == "response.cancelled"
+    await cancel(house.records, house.log, TENANT, harmed.id)
+    assert (await reading[0])[-1].type == "response.cancelled"
+
+
+async def test_readers_of_a_damaged_log_are_told_the_whole_answer(house: House) -> None:
+    job = await house.submit()
+    live = asyncio.create_task(house.events(job))
+    held = await house.claim(job.id)
+    pen = await house.batcher.open(held)
+    say(pen, "a", "b")
+    await pen.flush()
+    await damage(house, job, seq_of(1, 900))
+    result = {"text": "abc", "citations": [], "log_end": seq_of(1, 901)}
+    await house.records.write(jobs.finish, held, Outcome("succeeded", result=result))
+
+    for events in (await live, await house.events(await house.job(job.id))):
+        restarts = [n for n, event in enumerate(events) if event.type == "ragqueue:restarted"]
+        assert text_of(events[max(restarts) :]) == "abc"
+        assert events[-1].type == "response.completed"
+
+
+async def test_an_attempt_that_finds_a_damaged_log_begins_anew(house: House) -> None:
+    job = await house.submit()
+    pen = await house.batcher.open(await house.claim(job.id))
+    say(pen, "a")
+    await pen.flush()
+    await damage(house, job, seq_of(1, 900))
+    await house.records.write(jobs.release, "a-worker")
+
+    pen = await house.batcher.open(await house.claim(job.id))
+    say(pen, "b")
+    await pen.flush()
+
+    assert text_of((await house.log.read({job.id: 0}))[job.id]) == "b"
+
+
+async def test_a_resume_while_the_log_is_away_is_refused_and_a_running_stream_waits(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = await house.submit()
+    held = await house.claim(job.id)
+    pen = await house.batcher.open(held)
+    say(pen, "a")
+    await pen.flush()
+    stream = await house.follower.open(job)
+    read, away = house.log.read, [True]
+
+    async def flaky(*given: Any) -> dict[str, list[Event]]:
+        if away:
+            raise Unavailable("the log is away")
+        return await read(*given)
+
+    monkeypatch.setattr(house.log, "read", flaky)
+    with pytest.raises(Unavailable):
+        await house.follower.open(job, pen.end)
+    waiting = asyncio.create_task(collected(stream))
+    result = {"text": "a", "citations": [], "log_end": pen.end}
+    await house.records.write(jobs.finish, held, Outcome("succeeded", result=result))
+    away.clear()
+
+    events = await asyncio.wait_for(waiting, 5)
+    assert text_of(events) == "a"
+    assert events[-1].type == "response.completed"
+
+
+async def test_a_reader_who_is_no_longer_welcome_is_sent_away(house: House) -> None:
+    job = await house.submit()
+    welcome = [True]
+    reading = asyncio.create_task(collected(await house.follower.open(job, welcome=lambda: bool(welcome))))
+    await house.claim(job.id)
+    welcome.clear()
+
+    events = await asyncio.wait_for(reading, 5)
+
+    assert [event.type for event in events] == ["response.created", "response.queued"]

@@ -4,12 +4,13 @@ import asyncio
 import threading
 import time
 from collections.abc import Sequence
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
 from sqlalchemy import Connection
 
-from ragqueue.errors import Conflict, GenerationFailed, IdempotencyConflict, QueueFull, Unavailable
+from ragqueue.errors import Conflict, GenerationFailed, IdempotencyConflict, QueueFull, StoreFull, Unavailable
 from ragqueue.events.pen import Run
 from ragqueue.jobs.reconcile import cancel, end_unheld, erase_jobs
 from ragqueue.queues.base import Handle
@@ -18,6 +19,7 @@ from ragqueue.records import jobs, schema, workers
 from ragqueue.records.store import NOW
 from ragqueue.types import Append, Outcome, Ring
 from ragqueue.worker import work
+from ragqueue.working.loops import Keeper
 
 from .conftest import MONTH, TENANT, House
 
@@ -289,9 +291,8 @@ async def test_an_error_that_a_retry_helps_is_tried_three_times(house: House, mo
 
     async with house.working({"chat": fails}):
         job = await house.submit()
-        healing = asyncio.create_task(house.reconciler.run())
+        house.heal()
         ended = await house.ended(job.id)
-        healing.cancel()
 
     assert (runs, ended.error_code, ended.tries, ended.deaths) == ([1, 2, 3], "generation_failed", 2, 0)
 
@@ -326,7 +327,7 @@ async def test_a_lane_that_is_told_to_end_ends_the_work_of_both() -> None:
                 await asyncio.Event().wait()
 
     async with asyncio.timeout(5):
-        await work(Mock(), Queue(Mock()), {"chat": 1, "background": 1})
+        await work(Mock(), Queue(Mock()), {"chat": 1, "background": 1}, Keeper())
 
 
 async def test_an_error_that_no_retry_helps_fails_at_once(house: House) -> None:
@@ -466,3 +467,119 @@ async def test_retention_drops_logs_then_jobs(house: House) -> None:
     await house.records.write(lambda c: c.exec_driver_sql("update jobs set ended_at = 0"))
     await house.reconciler.retention()
     assert await house.records.read(jobs.get, TENANT, job.id) is None
+
+
+async def test_a_lane_goes_on_after_a_surprise(house: House) -> None:
+    failing = [RuntimeError("disk I/O error")]
+
+    class Queue(SqlQueue):
+        async def work(self, handle: Handle, lane: str, concurrency: int) -> None:
+            if failing:
+                raise failing.pop()
+            await super().work(handle, lane, concurrency)
+
+    async def answers(_: Run) -> Outcome:
+        return DONE
+
+    house.queue = Queue(house.records)
+    async with house.working({"chat": answers}):
+        job = await house.submit()
+
+        assert (await house.ended(job.id)).state == "succeeded"
+
+
+async def test_a_beat_goes_on_after_a_surprise_and_no_lease_is_lost(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    beat, failing = workers.beat, [ValueError("a surprise"), None, None]  # the third beat meets it
+
+    def surprised(*given: Any) -> None:
+        if failing and (error := failing.pop()):
+            raise error
+        beat(*given)
+
+    async def answers(_: Run) -> Outcome:
+        await asyncio.to_thread(renewals.acquire, timeout=5)
+        return DONE
+
+    renew, renewals = jobs.renew, threading.Semaphore(0)
+
+    def counted(*given: Any) -> Any:
+        renewals.release() if not failing else None
+        return renew(*given)
+
+    monkeypatch.setattr("ragqueue.records.workers.beat", surprised)
+    monkeypatch.setattr("ragqueue.records.jobs.renew", counted)
+    async with house.working({"chat": answers}, lease=1.0):
+        job = await house.submit()
+        ended = await house.ended(job.id)
+
+    assert (ended.state, ended.attempt, ended.deaths) == ("succeeded", 1, 0)
+
+
+async def test_a_process_without_a_heart_claims_nothing(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = asyncio.Event()
+
+    async def look(seconds: float) -> None:
+        looked.set()
+        await real_sleep(seconds)
+
+    real_sleep = asyncio.sleep
+    worker = house.worker({})
+    monkeypatch.setattr("ragqueue.worker.asyncio.sleep", look)
+    job = await house.submit()
+    handling = asyncio.create_task(worker.handle(Ring(job.id, "chat", house.database, 0.0)))
+    await asyncio.wait_for(looked.wait(), 5)
+
+    assert (await house.job(job.id)).state == "queued"
+    handling.cancel()
+
+
+async def test_a_full_disk_costs_no_try_and_no_answer(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    append, finish, full = house.log.append, jobs.finish, {"append": 3, "finish": 3}
+
+    def meet(what: str) -> None:
+        if full[what]:
+            full[what] -= 1
+            raise StoreFull("the disk is full")
+
+    async def append_when_there_is_room(appends: Sequence[Append]) -> list[int]:
+        meet("append")
+        return await append(appends)
+
+    def finish_when_there_is_room(*given: Any) -> bool:
+        meet("finish")
+        return finish(*given)
+
+    async def answers(run: Run) -> Outcome:
+        run.pen = await run.batcher.open(run.job)
+        run.pen.write("response.output_text.delta", {"delta": "yes"})
+        return DONE
+
+    monkeypatch.setattr(house.log, "append", append_when_there_is_room)
+    monkeypatch.setattr("ragqueue.records.jobs.finish", finish_when_there_is_room)
+    async with house.working({"chat": answers}):
+        job = await house.submit()
+        ended = await house.ended(job.id)
+
+    assert (ended.state, ended.tries, full) == ("succeeded", 0, {"append": 0, "finish": 0})
+
+
+async def test_events_that_cannot_be_written_fail_their_own_run_alone(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ragqueue.working.loops.FIRST_PAUSE", 0.0)
+    monkeypatch.setattr("ragqueue.worker.TRIES", 1)
+
+    async def answers(run: Run) -> Outcome:
+        run.pen = await run.batcher.open(run.job)
+        for _ in range(5):
+            run.pen.write("response.output_text.delta", {"delta": object() if run.job.payload["question"] == "bad" else "yes"})
+            await run.pen.flush()
+        return DONE
+
+    async with house.working({"chat": answers}):
+        good = [await house.submit() for _ in range(5)]
+        bad = await house.submit("bad")
+        good += [await house.submit() for _ in range(5)]
+        states = [(await house.ended(job.id)).state for job in good]
+        ended = await house.ended(bad.id)
+
+    assert states == ["succeeded"] * 10
+    assert (ended.state, ended.error_code) == ("failed", "internal_error")

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, Table, inspect, select
+from sqlalchemy.exc import OperationalError
 
-from ragqueue.errors import ConfigError, StoreFull
+from ragqueue.errors import ConfigError, StoreFull, Unavailable
 from ragqueue.records import schema
 from ragqueue.records.schema import migrate, open_records
 from ragqueue.records.store import NOW, Records, sqlite_is_safe, watch
@@ -153,3 +154,43 @@ def test_a_data_folder_of_a_newer_version_is_refused(tmp_path: Path) -> None:
 )
 def test_sqlites_that_can_corrupt_a_shared_file_are_known(version: tuple[int, ...], safe: bool) -> None:
     assert sqlite_is_safe(version) is safe
+
+
+async def test_a_thread_that_cannot_connect_tells_its_callers_and_works_once_it_can(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    records = open_records(folder)
+    migrate(records.engine)
+    records.engine.dispose()
+    folder.rename(tmp_path / "away")
+    try:
+        for use in (records.read, records.write):
+            with pytest.raises(Unavailable, match="unable to open"):
+                await asyncio.wait_for(use(names), 5)
+
+        (tmp_path / "away").rename(folder)
+
+        assert await asyncio.wait_for(records.read(names), 5) == set()
+        await asyncio.wait_for(records.write(put, "a"), 5)
+    finally:
+        records.close()
+
+
+async def test_a_wrong_statement_in_a_group_fails_alone(records: Records) -> None:
+    def wrong(connection: Connection) -> None:
+        connection.exec_driver_sql("select * from no_such_table")
+
+    replies = await asyncio.gather(*(records.write(put, str(n)) for n in range(20)), records.write(wrong), return_exceptions=True)
+
+    assert [type(reply) for reply in replies if reply is not None] == [OperationalError]
+    assert len(await records.read(names)) == 20
+
+
+@pytest.mark.parametrize("name", ["a?b", "a#b", "a%41", "a&b=c", "s p'a\"ce", "ü漢", "file:x"])
+async def test_a_data_folder_may_have_any_name(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    records = open_records(Path(name))
+    migrate(records.engine)
+    records.close()
+
+    assert (tmp_path / name / "records.sqlite3").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [name]

@@ -22,7 +22,7 @@ asyncio.run(Reconciler.rings(None))
 import tempfile
 from ragqueue.records import store
 with tempfile.TemporaryDirectory() as folder:
-    engine = store.open_engine(f"sqlite:///{folder}/records.sqlite3")
+    engine = store.open_engine(store.URL.create("sqlite", database=f"{folder}/records.sqlite3"))
     with engine.connect() as connection:
         store.begin(connection, durable=True)
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1  # NORMAL

@@ -136,6 +136,8 @@ async def ready(parts: Parts) -> Response:
             found[name], checks[name] = await use, "ok"
         except RagqueueError as error:
             checks[name] = error.message
+    if troubled := parts.keeper.troubled():
+        checks["loops"] = f"{', '.join(troubled)} of this process fail again and again: see its log"
     ok, count = len(found) == len(checks), len(found.get("records", ()))
     body: dict[str, Any] = {"status": "ready" if ok else "not ready", "checks": checks, "workers": count}
     if ok and not count:

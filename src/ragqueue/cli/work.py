@@ -67,7 +67,9 @@ async def serve(call: Call, no_worker: bool, leave: bool = False) -> None:
             end = "--exit" if leave else "Ctrl+C"
             print(READY.format(url=url, data=settings.data, queue=queue, model=settings.llm_model, end=end), flush=True)
             gc.freeze()  # a full collection of all that was imported stops every stream for 80 ms
+            runtime.keeper.end_with(lambda: server.handle_exit(signal.SIGTERM, None))
             await server.serve(sockets=[listener])
+            runtime.keeper.check()
 
 
 def worker(call: Call) -> None:
@@ -95,10 +97,13 @@ def live_as_worker(settings: Settings, owner: str, pulse: Callable[[], None]) ->
     async def live() -> None:
         async with open_runtime(settings) as runtime, working(runtime, runtime.worker(owner=owner)) as consuming:
             signal.signal(signal.SIGTERM, lambda *_: consuming.get_loop().call_soon_threadsafe(consuming.cancel))
+            runtime.keeper.end_with(consuming.cancel)
             pulse()
             gc.freeze()  # as in `serve`
             with suppress(asyncio.CancelledError):
                 await consuming
+            if runtime.keeper.broken_loop:
+                raise SystemExit(1)
 
     asyncio.run(live())
 

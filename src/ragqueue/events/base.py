@@ -3,7 +3,19 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
+from msgspec import json
+
 from ragqueue.types import Append, Event
+
+DAMAGED = "damaged"  # the type of an entry that cannot be read: its log is worth nothing any more
+
+
+def entry(seq: int, type_: str, data: bytes | str, at: object) -> Event:
+    """Return an entry as an event; one of DAMAGED when it is not what a pen wrote."""
+    try:
+        return Event(seq, type_, json.decode(data, type=dict), float(str(at)))
+    except (ValueError, TypeError):
+        return Event(seq, DAMAGED, {})
 
 
 class EventLog(ABC):
@@ -18,11 +30,22 @@ class EventLog(ABC):
 
     @abstractmethod
     async def read(self, cursors: Mapping[str, int], wait: float = 0) -> dict[str, list[Event]]:
-        """Return for each job the events after its cursor, in order; when there are none at all, wait up to `wait` seconds for one."""
+        """Return for each job the events after its cursor, in order; when there are none at all, wait up to `wait` seconds for one.
+
+        What cannot be read comes as an event of the type DAMAGED, so that it harms no other job.
+        """
 
     @abstractmethod
     async def drop(self, job_ids: Sequence[str]) -> None:
         """Erase the logs of these jobs."""
+
+    @abstractmethod
+    async def seal(self, fences: Sequence[Append]) -> None:
+        """Put a fence in the place of all that a job's log holds, at once: no older attempt ever writes there again."""
+
+    async def purge(self) -> dict[str, int]:  # a log in the records is purged with them
+        """Make sure that nothing which was dropped stands on a disk of the log's own; return counts for the receipt."""
+        return {}
 
     async def close(self) -> None:  # noqa: B027 - a log in the records has none of its own
         """Release every connection."""

@@ -8,11 +8,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ragqueue.errors import LeaseLost, Unavailable
-from ragqueue.events.base import EventLog
+from ragqueue.errors import LeaseLost, RagqueueError, StoreFull, Unavailable
+from ragqueue.events.base import DAMAGED, EventLog
 from ragqueue.types import Append, Event, Job, Outcome, State, seq_of
 
 FENCE, END = "fence", "end"  # entries that readers are not shown
+FAILURES = 3  # surprises of a pen that was written alone: its run fails, and no other one
 R = TypeVar("R")
 logger = logging.getLogger(__name__)
 
@@ -23,12 +24,12 @@ def fence(job_id: str, attempt: int) -> Append:
 
 
 async def patiently(use: Callable[..., Awaitable[R]], *given: Any) -> R:
-    """Call until what is used is not away: that is no fault of the job's, and its deadline bounds it."""
+    """Call until what is used is not away, nor its disk full: that is no fault of the job's, and its deadline bounds it."""
     pause = 0.05
     while True:
         try:
             return await use(*given)
-        except Unavailable as error:
+        except (StoreFull, Unavailable) as error:
             logger.warning("waiting: %s", error)
             await asyncio.sleep(pause)
             pause = min(1.0, pause * 2)
@@ -42,6 +43,7 @@ class Pen:
         self.sent = 0  # how many of `kept` the log holds
         self.settled = asyncio.Event()  # set after each write of the batcher
         self.lost = False
+        self.failures = 0  # writes of this pen alone that met a surprise
         self._batcher, self._n = batcher, 1
 
     @property
@@ -52,8 +54,15 @@ class Pen:
     def sent_to(self) -> int:
         return self.kept[self.sent - 1].seq if self.sent else 0
 
+    @property
+    def broken(self) -> bool:
+        """Whether its events cannot be written."""
+        return self.failures >= FAILURES
+
     def check(self) -> None:
-        """Raise LeaseLost once a newer attempt has raised its fence."""
+        """Raise LeaseLost once a newer attempt has raised its fence; RagqueueError when its events cannot be written."""
+        if self.broken:
+            raise RagqueueError(f"the events of job {self.job_id} cannot be written: see the log of the worker", retryable=True)
         if self.lost:
             raise LeaseLost(f"attempt {self.attempt} of job {self.job_id} is no longer current")
 
@@ -67,7 +76,7 @@ class Pen:
     async def flush(self) -> None:
         """Wait until the log holds everything written so far. Raises LeaseLost."""
         count = len(self.kept)
-        while self.sent < count:
+        while self.sent < count and not self.broken:
             self._batcher.notice(self)
             self.settled.clear()
             await self.settled.wait()
@@ -81,6 +90,7 @@ class Batcher:
         self._log = log
         self._dirty: set[Pen] = set()
         self._noticed = asyncio.Event()
+        self._singly = 0  # so many pens are written one by one, to find the one that cannot be
 
     def notice(self, pen: Pen) -> None:
         """Learn that a pen has something to write."""
@@ -92,27 +102,58 @@ class Batcher:
         pen = Pen(self, job.id, job.attempt, list(fence(job.id, job.attempt).events))
         if job.attempt > 1:  # before the first attempt there is nothing: its fence travels with its first events
             await patiently(self._append, [pen])
-            pen.kept = (await patiently(self._log.read, {job.id: 0})).get(job.id, pen.kept)
+            left = (await patiently(self._log.read, {job.id: 0})).get(job.id, pen.kept)
+            if any(event.type == DAMAGED for event in left):
+                logger.error("log.damaged job=%s: its answer begins anew", job.id)
+                await patiently(self._log.drop, [job.id])
+                return pen
+            pen.kept = left
             pen.sent, pen.lost = len(pen.kept), pen.end != seq_of(job.attempt, 0)
             pen.check()
         return pen
 
-    async def run(self) -> None:
-        """Write what piled up, for ever."""
-        while True:
-            await self._noticed.wait()
+    async def step(self) -> None:
+        """Write what piled up; waits until there is something."""
+        if not self._dirty:
             self._noticed.clear()
-            pens, self._dirty = [pen for pen in self._dirty if not pen.lost], set()
-            for pen, end in zip(pens, await patiently(self._append, pens), strict=True):
-                pen.lost = end > pen.end
-                pen.sent = bisect_right(pen.kept, end, key=lambda event: event.seq)
-                if not pen.lost and end != pen.sent_to:
-                    # After a lost log an older run may have written its own again before we could: ours replaces it.
-                    await patiently(self._log.drop, [pen.job_id])
-                    pen.sent = 0
-                pen.settled.set()
-                if pen.sent < len(pen.kept):
-                    self.notice(pen)
+            await self._noticed.wait()
+        pens = self._take()
+        try:
+            ends = await patiently(self._append, pens)
+            for pen, end in zip(pens, ends, strict=True):
+                await self._settle(pen, end)
+        except Exception:
+            self._keep_back(pens)
+            raise
+
+    def _take(self) -> list[Pen]:
+        self._dirty = {pen for pen in self._dirty if not (pen.lost or pen.broken)}
+        if not self._singly:
+            pens, self._dirty = list(self._dirty), set()
+            return pens
+        self._singly -= 1
+        return [self._dirty.pop()] if self._dirty else []
+
+    def _keep_back(self, pens: Sequence[Pen]) -> None:
+        """After a surprise: write them again, one by one, so that one that cannot be written stops no other."""
+        self._dirty.update(pens)
+        self._singly = len(self._dirty)
+        if len(pens) == 1:
+            pens[0].failures += 1
+            pens[0].settled.set()
+
+    async def _settle(self, pen: Pen, end: int) -> None:
+        """Learn from the log's end what it holds of a pen."""
+        pen.failures = 0
+        pen.lost = end > pen.end
+        pen.sent = bisect_right(pen.kept, end, key=lambda event: event.seq)
+        if not pen.lost and end != pen.sent_to:
+            # After a lost log an older run may have written its own again before we could: ours replaces it.
+            await patiently(self._log.drop, [pen.job_id])
+            pen.sent = 0
+        pen.settled.set()
+        if pen.sent < len(pen.kept):
+            self.notice(pen)
 
     async def _append(self, pens: Sequence[Pen]) -> list[int]:  # with what was written since the last try
         return await self._log.append([Append(pen.job_id, pen.sent_to or -1, pen.kept[pen.sent :]) for pen in pens])

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
@@ -9,10 +10,12 @@ from msgspec import json
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from ragqueue.errors import Unavailable, without_password
-from ragqueue.events.base import EventLog
+from ragqueue.errors import Unavailable, told, without_password
+from ragqueue.events.base import DAMAGED, EventLog, entry
 from ragqueue.types import ATTEMPT_SHIFT, LAST_N, Append, Event, seq_of
 
 KEEP = 86_400  # seconds after its last append that a log is kept, if nobody drops it
@@ -32,6 +35,9 @@ end
 return found
 """
 _LOG = "ragqueue:log:"
+AT_ONCE = 1000  # logs that are erased in one round trip
+_BACKGROUND = ("aof_rewrite_in_progress", "aof_rewrite_scheduled", "rdb_bgsave_in_progress")
+logger = logging.getLogger(__name__)
 
 
 class RedisEventLog(EventLog):
@@ -43,13 +49,14 @@ class RedisEventLog(EventLog):
         self._redis = Redis.from_url(url, retry=Retry(NoBackoff(), 1), socket_timeout=None)
         # As the server sent it: RESP2 answers with pairs of stream and entries, RESP3 with a map.
         self._redis.set_response_callback("XREAD", lambda answer, **_: dict(answer or {}))
+        self._purging = asyncio.Lock()  # Redis writes one file at a time
         self._sha = hashlib.sha1(_APPEND.encode()).hexdigest()
 
     async def append(self, appends: Sequence[Append]) -> list[int]:
         pipeline = self._redis.pipeline(transaction=False)
         call, script = pipeline.eval, _APPEND  # the first brings the script, for Redis may have been restarted; the others name it
         for append in appends:
-            fields = [value for event in append.events for value in (_id(event.seq), event.type, json.encode(event.data), event.at)]
+            fields = [value for event in append.events for value in (_id(event.seq), *_fields(event).values())]
             call(script, 1, _LOG + append.job_id, "-" if append.after == -1 else _id(append.after), KEEP, *fields)
             call, script = pipeline.evalsha, self._sha
         return [_seq(end) for end in await self._call(pipeline.execute())]
@@ -60,24 +67,103 @@ class RedisEventLog(EventLog):
         reading = self._redis.execute_command("XREAD", *block, "STREAMS", *keys, *map(_id, cursors.values()))
         streams: dict[bytes, list[Any]] = await self._call(reading, wait + PATIENCE)
         return {
-            job_id: [Event(_seq(entry), type_.decode(), json.decode(data), float(at)) for entry, (_, type_, _, data, _, at) in streams[key]]
+            job_id: [_event(entry_id, fields) for entry_id, fields in streams[key]]
             for job_id, key in zip(cursors, keys, strict=True)
             if key in streams
         }
 
     async def drop(self, job_ids: Sequence[str]) -> None:
-        if job_ids:
-            await self._call(self._redis.unlink(*(_LOG + job_id for job_id in job_ids)))
+        for start in range(0, len(job_ids), AT_ONCE):
+            keys = [_LOG + job_id for job_id in job_ids[start : start + AT_ONCE]]
+            await self._call(self._redis.unlink(*keys))
+
+    async def seal(self, fences: Sequence[Append]) -> None:
+        for start in range(0, len(fences), AT_ONCE):
+            pipeline = self._redis.pipeline(transaction=True)
+            for fence in fences[start : start + AT_ONCE]:
+                key, first = _LOG + fence.job_id, fence.events[0]
+                pipeline.delete(key)
+                pipeline.xadd(key, _fields(first), _id(first.seq))
+                pipeline.expire(key, KEEP)
+            await self._call(pipeline.execute())
+
+    async def purge(self) -> dict[str, int]:
+        """Have Redis write its append-only file and its snapshot anew, where it keeps them.
+
+        What it does not let us do is counted as left. https://redis.io/docs/latest/operate/oss_and_stack/management/persistence/
+        """
+        counts = {"log_files": 0}
+        async with self._purging:
+            for command, outcome in await self._kept_files():
+                try:
+                    await self._write_anew(command, outcome)
+                    counts["log_files"] += 1
+                except (NoPermissionError, ResponseError) as error:
+                    logger.error("log.not_purged: %s refuses %s: %s", self._shown, command, error)
+                    counts["log_files_left"] = counts.get("log_files_left", 0) + 1
+        return counts
+
+    async def _kept_files(self) -> list[tuple[str, str]]:
+        """Return for each file that Redis keeps how it is written anew, and what tells of that."""
+        kept = []
+        if (await self._call(self._redis.info("persistence"))).get("aof_enabled"):
+            kept.append(("BGREWRITEAOF", "aof_last_bgrewrite_status"))
+        try:
+            snapshots = (await self._ask(self._redis.config_get("save"))).get("save")
+        except (NoPermissionError, ResponseError):  # a managed Redis does not tell
+            snapshots = "unknown"
+        if snapshots:
+            kept.append(("BGSAVE", "rdb_last_bgsave_status"))
+        return kept
+
+    async def _write_anew(self, command: str, outcome: str) -> None:
+        """Have Redis write a file anew, from what it holds now. Raises Unavailable, ResponseError when it refuses."""
+        await self._idle()  # what is being written began before the last drop
+        try:
+            await self._ask(self._redis.execute_command(command))
+        except ResponseError as error:
+            if "in progress" not in str(error):
+                raise
+            raise Unavailable(f"{self._shown} is busy with its files: {error}") from error
+        persistence = await self._idle()
+        if persistence.get(outcome) != "ok":
+            raise Unavailable(f"{self._shown} could not do {command}: its own log says why")
+
+    async def _idle(self) -> Mapping[str, Any]:
+        """Wait until Redis writes no file in the background, and return what it tells of its files."""
+        while True:
+            persistence: dict[str, Any] = await self._call(self._redis.info("persistence"))
+            if not any(persistence.get(name) for name in _BACKGROUND):
+                return persistence
+            await asyncio.sleep(0.05)
 
     async def close(self) -> None:
         await self._redis.aclose()
 
     async def _call(self, awaitable: Awaitable[Any], patience: float = PATIENCE) -> Any:
         try:
+            return await self._ask(awaitable, patience)
+        except RedisError as error:
+            raise Unavailable(f"the event log {self._shown} failed: {told(error)}") from error
+
+    async def _ask(self, awaitable: Awaitable[Any], patience: float = PATIENCE) -> Any:
+        """Return what Redis answers. Raises Unavailable when it is away, RedisError when it refuses."""
+        try:
             async with asyncio.timeout(patience):
                 return await awaitable
-        except (RedisError, OSError) as error:
-            raise Unavailable(f"the event log {self._shown} failed: {error or type(error).__name__}") from error
+        except (ConnectionError, RedisConnectionError, RedisTimeoutError, OSError) as error:
+            raise Unavailable(f"the event log {self._shown} failed: {told(error)}") from error
+
+
+def _fields(event: Event) -> dict[Any, Any]:
+    return {"type": event.type, "data": json.encode(event.data), "at": event.at}
+
+
+def _event(entry_id: bytes, fields: Sequence[bytes]) -> Event:
+    """Return an entry as an event; whatever stands in Redis besides becomes one of DAMAGED."""
+    found = dict(zip(fields[::2], fields[1::2], strict=False))
+    type_ = found.get(b"type", b"").decode(errors="replace") or DAMAGED
+    return entry(_seq(entry_id), type_, found.get(b"data", b""), found.get(b"at", b"").decode(errors="replace"))
 
 
 def _id(seq: int) -> str:

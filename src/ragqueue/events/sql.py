@@ -5,16 +5,15 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-from msgspec import json
-from sqlalchemy import Connection, delete
+from sqlalchemy import Connection
 
-from ragqueue.events.base import EventLog
-from ragqueue.records.schema import events
+from ragqueue.events.base import EventLog, entry
 from ragqueue.records.store import Records, to_json
 from ragqueue.types import Append, Event
 
 POLL = 0.01  # seconds between looks for what other processes wrote, while somebody reads
 _ENDS = "select w.value, coalesce((select max(seq) from events e where e.job_id = w.value), 0) from json_each(?) w"
+_DROP = "delete from events where job_id in (select value from json_each(?))"
 _INSERT = "insert into events (job_id, seq, type, data, at) values (?, ?, ?, ?, ?)"
 # CROSS JOIN keeps SQLite from scanning the events first: one look-up a live job.
 _AFTER = "select job_id, seq, e.type, data, at from json_each(?) cross join events e on job_id = key and seq > value order by job_id, seq"
@@ -43,7 +42,10 @@ class SqlEventLog(EventLog):
                     await self._woken.wait()
 
     async def drop(self, job_ids: Sequence[str]) -> None:
-        await self._records.note(lambda connection: connection.execute(delete(events).where(events.c.job_id.in_(job_ids))))
+        await self._records.note(_drop, job_ids)
+
+    async def seal(self, fences: Sequence[Append]) -> None:
+        await self._records.write(_seal, fences)
 
 
 def grants(end: int, after: int, first: int) -> bool:
@@ -64,8 +66,17 @@ def _append(connection: Connection, appends: Sequence[Append]) -> list[int]:
     return [ends[append.job_id] for append in appends]
 
 
+def _drop(connection: Connection, job_ids: Sequence[str]) -> None:
+    connection.exec_driver_sql(_DROP, (to_json(job_ids),))
+
+
+def _seal(connection: Connection, fences: Sequence[Append]) -> None:
+    _drop(connection, [fence.job_id for fence in fences])
+    _append(connection, fences)
+
+
 def _read(connection: Connection, cursors: str) -> dict[str, list[Event]]:
     found: dict[str, list[Event]] = {}
-    for job_id, seq, type_, data, at in connection.exec_driver_sql(_AFTER, (cursors,)):
-        found.setdefault(job_id, []).append(Event(seq, type_, json.decode(data), at))
+    for job_id, *fields in connection.exec_driver_sql(_AFTER, (cursors,)):
+        found.setdefault(job_id, []).append(entry(*fields))
     return found

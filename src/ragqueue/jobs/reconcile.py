@@ -1,11 +1,9 @@
 """Heal what was lost: dead leases, lost rings, deadlines, cancels of dead runs, and records past their retention."""
 
-import asyncio
-import itertools
 import logging
-import random
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from ragqueue.errors import RagqueueError
 from ragqueue.events.base import EventLog
@@ -16,9 +14,18 @@ from ragqueue.records import documents, jobs, workers
 from ragqueue.records.store import Records
 from ragqueue.types import LANES, Job, Outcome
 
-EVERY = {"leases": 1, "deadlines": 6, "rings": 6, "retention": 6, "tidy": 7200}  # step -> rounds of about half a second
+SOON, OFTEN, RARELY = 0.5, 3.0, 3600.0  # seconds between two looks
 RING_AGE = 2.0  # a younger ring is on its way
+Look = Callable[[], Awaitable[None]]
 logger = logging.getLogger(__name__)
+
+
+async def _patient(look: Look) -> None:
+    """Look; a service that is away is no surprise, and the next look comes soon."""
+    try:
+        await look()
+    except RagqueueError as error:
+        logger.warning("reconcile.failed: %s", error)
 
 
 class Reconciler:
@@ -31,15 +38,10 @@ class Reconciler:
         self._records, self._queue, self._log, self._ringer = records, queue, log, ringer
         self._keep_events, self._keep_jobs, self._lease = keep_events, keep_jobs, lease
 
-    async def run(self) -> None:
-        """Heal, for ever."""
-        for rounds in itertools.count():
-            for step in [step for step, every in EVERY.items() if rounds % every == 0]:
-                try:
-                    await getattr(self, step)()
-                except RagqueueError as error:
-                    logger.warning("reconcile.failed: %s", error)
-            await asyncio.sleep(random.uniform(0.4, 0.6))
+    def looks(self) -> list[tuple[Look, float]]:
+        """Return what is to be looked at, each about every so many seconds, whatever becomes of the others."""
+        often = [(look, OFTEN) for look in (self.deadlines, self.rings, self.retention)]
+        return [(partial(_patient, look), seconds) for look, seconds in [(self.leases, SOON), *often, (self.tidy, RARELY)]]
 
     async def leases(self) -> None:
         """Release dead leases and ring what has never been rung."""

@@ -39,12 +39,12 @@ class Ringer:
             await self._queue.ring(rings)
             del self.waiting[: len(rings)]
 
-    async def run(self) -> None:
-        """Send what piled up, for ever; an engine that is away is waited for."""
-        while True:
-            await self._noticed.wait()
+    async def step(self) -> None:
+        """Send what piled up; waits until there is something, and for an engine that is away."""
+        if not self.waiting:
             self._noticed.clear()
-            await patiently(self.flush)
+            await self._noticed.wait()
+        await patiently(self.flush)
 
 
 class Submitter:

@@ -4,10 +4,10 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from sqlalchemy import JSON, Boolean, Column, Connection, Engine, Integer, MetaData, Table, inspect, select, text
+from sqlalchemy import JSON, URL, Boolean, Column, Connection, Engine, Integer, MetaData, Table, inspect, select, text
 from sqlalchemy.types import NullType, TypeEngine
 
-from ragqueue.errors import ConfigError
+from ragqueue.errors import ConfigError, told
 from ragqueue.records.store import WRITE, Records, lock, transact
 
 HEAD = "0001"
@@ -52,9 +52,9 @@ def open_records(folder: Path) -> Records:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise ConfigError(f"the data folder {str(folder)!r} cannot be written ({error.strerror}): set RAGQUEUE_DATA to another") from error
-    return Records(f"sqlite:///{(folder / 'records.sqlite3').as_posix()}")
+    except (OSError, ValueError) as error:  # ValueError: a NUL
+        raise ConfigError(f"the data folder {str(folder)!r} cannot be written ({told(error)}): set RAGQUEUE_DATA to another") from error
+    return Records(URL.create("sqlite", database=str(folder.absolute() / "records.sqlite3")))
 
 
 def migrate(engine: Engine) -> str:

@@ -10,8 +10,8 @@ from contextlib import closing, suppress
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Engine, Float, create_engine, event, literal_column
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy import URL, ColumnElement, Connection, Engine, Float, create_engine, event, literal_column
+from sqlalchemy.exc import OperationalError
 
 from ragqueue.errors import StoreFull, Unavailable
 
@@ -29,6 +29,10 @@ PATCHED_SQLITE = ((3, 50, 7), (3, 44, 6))  # https://sqlite.org/wal.html, "the W
 PRAGMAS = "busy_timeout=10000 synchronous=FULL fullfsync=ON secure_delete=ON temp_store=MEMORY cache_size=-16000 mmap_size=0"
 # The store's clock in seconds since 1970, for Core and for text; SQLite 3.40 does not know `subsec`.
 NOW: ColumnElement[float] = literal_column("((julianday('now') - 2440587.5) * 86400.0)", Float)
+# SQLite's primary result codes: what is wrong with a statement, a full disk, and what a connection does not recover from.
+GENERIC, FULL = 1, 13
+LASTING = frozenset({10, 11, 14, 26})  # IOERR, CORRUPT, CANTOPEN, NOTADB
+BUSY = frozenset({5, 6})  # BUSY, LOCKED
 READ, NOTE, WRITE = range(3)  # what a transaction is for; a power cut may undo a note, never a crash of the process
 
 
@@ -42,7 +46,7 @@ def sqlite_is_safe(version: tuple[int, ...] = sqlite_module.sqlite_version_info)
     return version >= (3, 51, 3) or any(version[:2] == v[:2] and version >= v for v in PATCHED_SQLITE)
 
 
-def open_engine(url: str, *, pool_size: int = 5) -> Engine:
+def open_engine(url: URL, *, pool_size: int = 5) -> Engine:
     """Return an engine with our way of transactions and our pragmas on each connection."""
     engine = create_engine(url, module=sqlite_module, pool_size=pool_size, json_serializer=to_json, json_deserializer=msgspec.json.decode)
 
@@ -70,7 +74,7 @@ Reply = tuple[asyncio.Future[Any], Any, BaseException | None]
 class Records:
     """The SQL database of this process: reads in a few threads, writes in one that groups what piled up."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: URL) -> None:
         self.url, self.engine = url, open_engine(url, pool_size=READERS + 8)
         self._reads, self._writes = queue.SimpleQueue[Work | None](), queue.SimpleQueue[Work | None]()
         self._threads: list[threading.Thread] = []
@@ -101,13 +105,25 @@ class Records:
         return future
 
     def _serve(self, works: queue.SimpleQueue[Work | None], most: int) -> None:
-        with self.engine.connect() as connection:  # for good: taking one out of the pool for each read costs more than most reads
-            group: list[Work | None] = []
-            while None not in group:  # which stands for the end
-                group = [works.get()]
-                while len(group) < most and not works.empty():  # nobody else takes out of the queue of writes
-                    group.append(works.get())
-                settle(run_group(connection, [work for work in group if work is not None]))
+        connection: Connection | None = None  # for good: one out of the pool for each read costs more than most reads
+        ended = False
+        while not ended:
+            waiting: list[Work | None] = [works.get()]
+            while len(waiting) < most and not works.empty():  # nobody else takes out of the queue of writes
+                waiting.append(works.get())
+            ended = None in waiting  # which stands for the end
+            group = [work for work in waiting if work is not None]
+            try:
+                connection = connection or self.engine.connect()
+                replies = run_group(connection, group)
+            except Exception as error:  # noqa: BLE001 - a thread that dies leaves its callers waiting for ever
+                replies = [(work.future, None, explained(error)) for work in group]
+                if connection is not None:
+                    discard(connection)
+                connection = None
+            settle(replies)
+        if connection is not None:
+            connection.close()
 
     async def checkpoint(self) -> None:
         """Move the write-ahead log into the file and empty it, so that nothing deleted stands in it. Raises Unavailable."""
@@ -145,17 +161,40 @@ def settle(replies: Sequence[Reply]) -> None:
             loop.call_soon_threadsafe(end, [reply for reply in replies if reply[0].get_loop() is loop])
 
 
+def discard(connection: Connection) -> None:
+    """Close a connection whose database failed: the next use opens another."""
+    with suppress(Exception):  # it is broken
+        connection.invalidate()
+    with suppress(Exception):
+        connection.close()
+
+
 def run_group(connection: Connection, group: Sequence[Work]) -> list[Reply]:
-    """Run a group in one transaction as strong as its strongest work; the whole of it fails only with the database."""
+    """Run a group in one transaction as strong as its strongest work. Raises OperationalError when the database fails: nothing was kept."""
+    strength = max((work.strength for work in group), default=READ)
     try:
-        return transact(connection, _run_each, group, strength=max((work.strength for work in group), default=READ))
+        return transact(connection, _run_each, group, strength=strength)
+    except OperationalError as error:
+        if _errorcode(error) in LASTING:
+            raise
+        return [(work.future, None, explained(error)) for work in group]
     except Exception as error:  # noqa: BLE001 - each waiter is given its error
-        failure, said = error, str(error.orig) if isinstance(error, DBAPIError) else ""
-        if "full" in said:
-            failure = StoreFull(f"the disk under the data folder is full ({said}): free some space, nothing was acknowledged")
-        elif isinstance(error, OperationalError):
-            failure = Unavailable(f"the database cannot be used now: {said}")
-        return [(work.future, None, failure) for work in group]
+        return [(work.future, None, error) for work in group]
+
+
+def explained(error: Exception) -> Exception:
+    """Return our error for one of the database as a whole."""
+    if not isinstance(error, OperationalError) or _errorcode(error) == GENERIC:
+        return error  # a fault of the caller's, not of the database
+    if _errorcode(error) == FULL:
+        text = f"the disk under the data folder is full ({error.orig}): free some space, nothing was acknowledged"
+        return StoreFull(text)
+    return Unavailable(f"the database cannot be used now: {error.orig}")
+
+
+def _errorcode(error: OperationalError) -> int:
+    """Return SQLite's primary result code (https://sqlite.org/rescode.html)."""
+    return int(getattr(error.orig, "sqlite_errorcode", 0)) & 0xFF
 
 
 def _run_each(connection: Connection, group: Sequence[Work]) -> list[Reply]:
@@ -166,9 +205,9 @@ def _run_each(connection: Connection, group: Sequence[Work]) -> list[Reply]:
         run(connection, "SAVEPOINT work")
         try:
             replies.append((work.future, work.function(connection, *work.args), None))
-        except OperationalError:
-            raise  # the disk is full or the file is away
-        except Exception as error:  # noqa: BLE001 - its waiter is given the error
+        except Exception as error:
+            if isinstance(error, OperationalError) and _errorcode(error) != GENERIC:
+                raise  # the disk is full or the file is away: that is everybody's
             run(connection, "ROLLBACK TO work")
             replies.append((work.future, None, error))
         run(connection, "RELEASE work")
@@ -202,7 +241,7 @@ def lock(connection: Connection, statement: str) -> None:
             try:
                 return run(connection, statement)
             except OperationalError as error:
-                if "locked" not in str(error.orig) or time.monotonic() > end:
+                if _errorcode(error) not in BUSY or time.monotonic() > end:
                     raise
                 time.sleep(random.uniform(0.0005, 0.003))
     finally:

@@ -3,9 +3,11 @@
 Worker processes inherit the break: forked ones with the memory of their supervisor, spawned ones import this module as their main one.
 """
 
+import asyncio
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 from unittest.mock import AsyncMock
@@ -28,6 +30,78 @@ MUTANTS: dict[str, dict[str, Callable[[Any], Any]]] = {
     # everything is committed like token events, which a power cut may undo
     "full_commit": {"ragqueue.records.store.begin": lambda begin: lambda connection, *, durable: begin(connection, durable=False)},
 }
+# A loop meets one surprise in each process once the file `surprise` lies in the data folder; a kept one goes on.
+LOOPS = {
+    "ringer": "ragqueue.jobs.submit.Ringer.step",
+    "batcher": "ragqueue.events.pen.Batcher.step",
+    "reconciler": "ragqueue.jobs.reconcile.Reconciler.leases",
+    "hub": "ragqueue.jobs.follow.Follower.step",
+    "beat": "ragqueue.worker.Beat.step",
+    "lanes": "ragqueue.queues.sql.SqlQueue.work",
+}
+SURPRISE, WENT_ON = "mutant.surprise", "mutant.went_on"  # what a process then writes to its standard error
+LOOK = 0.1  # seconds between looks for the file, in a loop that waits for ever
+_met: dict[tuple[int, str], str] = {}  # (process, loop) -> the last that was written
+
+
+def _unkept(_: Any) -> Callable[[Any, Exception], float]:
+    return lambda watch, error: 1e9  # a surprise ends the loop, and nobody is told
+
+
+def surprise(loop: str) -> Callable[[Any], Any]:
+    """Return what makes a step of a loop meet its surprise."""
+    wrap = {"beat": _surprised, "lanes": _surprised_while_it_runs}.get(loop, _surprised_async)
+    return lambda step: wrap(loop, step)
+
+
+def meet(loop: str) -> None:
+    """Raise the surprise of this process when it is time; note that a loop went on after it."""
+    key = (os.getpid(), loop)
+    if _met.get(key) == SURPRISE:
+        _note(key, WENT_ON)
+    elif key not in _met and Path(os.environ["RAGQUEUE_DATA"], "surprise").exists():
+        _note(key, SURPRISE)
+        raise RuntimeError("a surprise of the fault suite")
+
+
+def _note(key: tuple[int, str], what: str) -> None:
+    _met[key] = what
+    print(what, *key, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _surprised(loop: str, step: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*given: Any) -> Any:
+        meet(loop)
+        return step(*given)
+
+    return run
+
+
+def _surprised_async(loop: str, step: Callable[..., Any]) -> Callable[..., Any]:
+    async def run(*given: Any) -> Any:
+        meet(loop)
+        return await step(*given)
+
+    return run
+
+
+def _surprised_while_it_runs(loop: str, work: Callable[..., Any]) -> Callable[..., Any]:
+    async def run(*given: Any) -> None:
+        task = asyncio.create_task(work(*given))
+        try:
+            while not task.done():
+                meet(loop)
+                await asyncio.wait([task], timeout=LOOK)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    return run
+
+
+for loop, step in LOOPS.items():
+    MUTANTS[f"loop-{loop}-kept"] = {step: surprise(loop)}
+    MUTANTS[f"loop-{loop}"] = {step: surprise(loop), "ragqueue.working.loops.Watch.failed": _unkept}
 
 
 def apply(name: str) -> None:
