@@ -7,6 +7,7 @@
   python3 dev.py bench queue|stream|search|ingest [--json]
   python3 dev.py faults --engine sql|rq [...]
   python3 dev.py powercut --cuts N [--json]
+  python3 dev.py erasures --engine sql|rq --rounds N [--json]
   python3 dev.py eval FOLDER [--json]
   python3 dev.py lock [--upgrade]        write requirements.lock anew (needs uv)
 
@@ -39,6 +40,7 @@ TASKS = {
     "eval": ["-m", "ragqueue", "eval"],
     "faults": ["-m", "campaigns.kill_loop"],
     "powercut": ["-m", "campaigns.powercut"],
+    "erasures": ["-m", "campaigns.erasures"],
 }
 BENCHES = ("queue", "stream", "search", "ingest")
 LINTS = (["ruff", "check"], ["ruff", "format", "--check"], ["mypy"], ["lint-imports"])
@@ -87,7 +89,7 @@ def command_of(task: str, args: list[str]) -> list[str]:
             raise Stop(f"bench what? One of {', '.join(BENCHES)}")
         return ["-m", f"campaigns.bench_{args[0]}", *args[1:]]
     if task not in TASKS:
-        raise Stop(f"unknown task {task!r}: one of demo, test, lint, bench, faults, powercut, eval, lock")
+        raise Stop(f"unknown task {task!r}: one of demo, test, lint, bench, faults, powercut, erasures, eval, lock")
     return [*TASKS[task], *args]
 
 

@@ -39,21 +39,21 @@ class RedisServer:
     def __init__(self, *, appendonly: bool = False) -> None:
         port = free_port()
         self.url = f"redis://127.0.0.1:{port}/0"
-        self._folder = Path(tempfile.mkdtemp(prefix="ragqueue-redis-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="ragqueue-redis-"))
         self._process: subprocess.Popen[bytes] | None = None
         self._command = [
-            "redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(self._folder), "--save", "",
+            "redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", "",
             "--appendonly", "yes" if appendonly else "no",
         ]  # fmt: skip
 
     def start(self) -> Self:
         """Start it and wait until it answers. Raises TimeoutError."""
-        with (self._folder / "log").open("ab") as log:
+        with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
         end = time.monotonic() + STARTS_WITHIN
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > end:
-                raise TimeoutError(f"redis-server did not start: {(self._folder / 'log').read_text()[-500:]}")
+                raise TimeoutError(f"redis-server did not start: {(self.folder / 'log').read_text()[-500:]}")
             time.sleep(0.02)
         return self
 
@@ -75,10 +75,14 @@ class RedisServer:
         with redis.Redis.from_url(self.url) as client:
             client.flushall()
 
+    def holds(self, words: bytes) -> bool:
+        """Say whether any file of it holds these bytes."""
+        return any(words in path.read_bytes() for path in self.folder.rglob("*") if path.is_file())
+
     def stop(self) -> None:
         """Kill it and erase its folder."""
         self.kill()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _answers(self) -> bool:
         try:

@@ -123,7 +123,7 @@ class Ragqueue:
 
     async def delete(self, document_id: str) -> documents.Receipt:
         """Delete a document and return its receipt once it is erased. Raises NotFound."""
-        await self.ended(await self.runtime.ingester.delete(self.tenant, document_id))
+        await self.ended(await self.runtime.eraser.delete(self.tenant, document_id))
         receipt = await self.runtime.records.read(documents.receipt, self.tenant, document_id)
         assert receipt is not None
         return receipt

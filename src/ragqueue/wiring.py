@@ -16,12 +16,14 @@ from ragqueue.events.base import EventLog
 from ragqueue.events.pen import Batcher
 from ragqueue.generators.base import Generator
 from ragqueue.indexes.base import Index
+from ragqueue.ingestion.erase import Eraser
 from ragqueue.ingestion.ingest import Ingester
 from ragqueue.jobs.follow import Follower
 from ragqueue.jobs.reconcile import Reconciler
 from ragqueue.jobs.submit import Ringer, Submitter
 from ragqueue.parsers.pool import ParserPool
 from ragqueue.queues.base import JobQueue
+from ragqueue.records import jobs
 from ragqueue.records.schema import migrate, open_records
 from ragqueue.records.store import Records
 from ragqueue.retrieval.fused import FusedRetriever
@@ -39,13 +41,14 @@ class Runtime:
         self.keeper = Keeper()
         self.queue = _by_url(JobQueue, adapters.QUEUES, settings.queue_url, records)
         self.log = _by_url(EventLog, adapters.EVENTS, settings.events_url, records)
-        self.batcher, self.ringer = Batcher(self.log), Ringer(self.queue, database)
+        self.batcher, self.ringer = Batcher(self.log, partial(records.read, jobs.is_current)), Ringer(self.queue, database)
         self.follower = Follower(records, self.log)
         deadlines = {"chat": settings.chat_deadline, "background": settings.other_deadline}
         self.submitter = Submitter(records, self.ringer, bounds=(settings.lane_bound, settings.tenant_bound), deadlines=deadlines)
         self.reconciler = Reconciler(
-            records, self.queue, self.log, self.ringer, keep_events=settings.keep_events, keep_jobs=settings.keep_jobs, lease=settings.lease
-        )
+            records, self.queue, self.log, self.ringer, self.submitter,
+            keep_events=settings.keep_events, keep_jobs=settings.keep_jobs, lease=settings.lease,
+        )  # fmt: skip
         self.embedder = None if settings.embedder == "none" else adapters.load(Embedder, adapters.EMBEDDERS, settings.embedder)()
         asking, self.index = None, None
         if self.embedder is not None:
@@ -57,7 +60,8 @@ class Runtime:
             records, self.retriever, self.generator, asking, limit=settings.limit, system=settings.system_prompt, budget=settings.context
         )
         self.pool = ParserPool(processes=settings.background_concurrency, seconds=settings.parse_seconds, memory=settings.parse_memory)
-        self.ingester = Ingester(records, self.submitter, self.log, self.pool, self.embedder, self.index, max_upload=settings.max_upload)
+        self.ingester = Ingester(records, self.submitter, self.pool, self.embedder, self.index, max_upload=settings.max_upload)
+        self.eraser = Eraser(records, self.submitter, self.log, self.index)
         self.lanes = {"chat": settings.concurrency, "background": settings.background_concurrency}  # jobs that a worker runs at once
 
     def keep_loops(self) -> None:
@@ -70,8 +74,8 @@ class Runtime:
 
     def worker(self, *, owner: str | None = None, lanes: Mapping[str, int] | None = None) -> Worker:
         """Return a worker that has not begun to beat."""
-        ingest = self.ingester
-        kinds = {"chat": self.answerer.run, "ingest": lambda run: ingest.run(run.job), "delete": lambda run: ingest.erase(run.job)}
+        ingest, erase = self.ingester, self.eraser
+        kinds = {"chat": self.answerer.run, "ingest": lambda run: ingest.run(run.job), "delete": lambda run: erase.run(run.job)}
         return Worker(
             self.records, self.batcher, self.ringer, kinds, keeper=self.keeper,
             owner=owner or f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}", database=self.database,

@@ -9,6 +9,7 @@ from campaigns.services import RedisServer, require_redis
 from ragqueue.errors import Unavailable
 from ragqueue.events.redis import RedisEventLog
 from ragqueue.testing.contracts.engines import LIMIT, EventLogContract, event, everything, write
+from ragqueue.types import ATTEMPT_SHIFT, LAST_N
 
 
 @pytest.fixture(params=[2, 3], ids=["RESP2", "RESP3"])
@@ -19,7 +20,43 @@ async def log(redis_server: RedisServer, request: pytest.FixtureRequest) -> Asyn
 
 
 class TestRedisEventLog(EventLogContract):
-    pass
+    async def damage(self, log: RedisEventLog, job_id: str, seq: int) -> None:  # type: ignore[override]
+        entry_id = f"{seq >> ATTEMPT_SHIFT}-{seq & LAST_N}"
+        await log._redis.xadd(f"ragqueue:log:{job_id}", {"type": "delta", "colour": "red"}, entry_id)
+
+
+@pytest.mark.parametrize("snapshots", [False, True])
+async def test_nothing_that_was_dropped_is_left_in_the_files_of_redis(snapshots: bool) -> None:
+    require_redis()
+    canary = event(0, data={"text": "CANARY"})
+    with RedisServer(appendonly=True) as server:
+        log = RedisEventLog(server.url)
+        if snapshots:
+            await log._redis.config_set("save", "3600 1")
+        await write(log, "a", -1, canary)
+        await write(log, "b", -1, event(0))
+        await log._redis.save()
+        assert server.holds(b"CANARY")
+
+        await log.drop(["a"])
+        purged = await asyncio.gather(log.purge(), log.purge())
+        if not snapshots:  # a file that Redis does not keep any more is not ours to write
+            await log._redis.save()
+
+        assert purged == [{"log_files": 1 + snapshots}] * 2
+        assert not server.holds(b"CANARY")
+        assert await everything(log, "b") == [event(0)]
+        await log.close()
+
+
+async def test_a_redis_that_does_not_let_its_files_be_written_is_counted_as_such() -> None:
+    require_redis()
+    with RedisServer(appendonly=True) as server:
+        log = RedisEventLog(server.url)
+        await log._redis.execute_command("ACL", "SETUSER", "default", "-bgrewriteaof", "-bgsave", "-config")
+
+        assert await log.purge() == {"log_files": 0, "log_files_left": 2}
+        await log.close()
 
 
 async def test_another_process_wakes_a_waiting_read(redis_server: RedisServer) -> None:

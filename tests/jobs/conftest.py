@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -37,8 +38,10 @@ class House:
         self.ringer = Ringer(self.queue, self.database)
         self.submitter = Submitter(self.records, self.ringer, bounds=(20_000, 5_000), deadlines={"chat": 600.0, "background": 3600.0})
         self.follower = Follower(self.records, self.log)
-        self.batcher = Batcher(self.log)
-        self.reconciler = Reconciler(self.records, self.queue, self.log, self.ringer, keep_events=600, keep_jobs=MONTH, lease=5.0)
+        self.batcher = Batcher(self.log, partial(self.records.read, jobs.is_current))
+        self.reconciler = Reconciler(
+            self.records, self.queue, self.log, self.ringer, self.submitter, keep_events=600, keep_jobs=MONTH, lease=5.0
+        )
         self.keeper = Keeper()
 
     def start(self) -> None:

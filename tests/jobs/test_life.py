@@ -4,6 +4,8 @@ import asyncio
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
@@ -12,12 +14,13 @@ from sqlalchemy import Connection
 
 from ragqueue.errors import Conflict, GenerationFailed, IdempotencyConflict, QueueFull, StoreFull, Unavailable
 from ragqueue.events.pen import Run
-from ragqueue.jobs.reconcile import cancel, end_unheld, erase_jobs
+from ragqueue.events.sql import SqlEventLog
+from ragqueue.jobs.reconcile import Reconciler, cancel, end_unheld, erase_jobs
 from ragqueue.queues.base import Handle
 from ragqueue.queues.sql import SqlQueue
 from ragqueue.records import jobs, schema, workers
 from ragqueue.records.store import NOW
-from ragqueue.types import Append, Outcome, Ring
+from ragqueue.types import Append, Event, Outcome, Ring, seq_of
 from ragqueue.worker import work
 from ragqueue.working.loops import Keeper
 
@@ -583,3 +586,35 @@ async def test_events_that_cannot_be_written_fail_their_own_run_alone(house: Hou
 
     assert states == ["succeeded"] * 10
     assert (ended.state, ended.error_code) == ("failed", "internal_error")
+
+
+async def test_the_log_of_an_ended_job_is_dropped_wherever_it_is_kept(house: House, tmp_path: Path) -> None:
+    elsewhere = schema.open_records(tmp_path / "elsewhere")
+    schema.migrate(elsewhere.engine)
+    log = SqlEventLog(elsewhere)
+    reconciler = Reconciler(house.records, house.queue, log, house.ringer, house.submitter, keep_events=0.0, keep_jobs=MONTH, lease=5.0)
+    job = await house.submit()
+    held = await house.claim(job.id)
+    await log.append([Append(job.id, -1, [Event(seq_of(1, 0), "fence", {})])])
+    await reconciler.retention()
+    assert await log.read({job.id: 0}) != {}
+
+    await house.records.write(jobs.finish, held, DONE)
+    await reconciler.retention()
+
+    assert await log.read({job.id: 0}) == {}
+    assert await house.records.read(jobs.logged, 0.0, 10) == []
+    elsewhere.close()
+
+
+async def test_pages_of_jobs_hold_each_job_once_though_many_have_one_time(house: House) -> None:
+    made = {(await house.submit()).id for _ in range(25)}
+    await house.records.write(lambda c: c.exec_driver_sql("update jobs set created_at = 5.125"))
+    seen: list[str] = []
+    after = None
+
+    while rows := await house.records.read(partial(jobs.listed, tenant=TENANT, state=None, kind="chat", after=after, limit=4)):
+        seen += [job.id for job in rows]
+        after = (rows[-1].created_at, rows[-1].id)
+
+    assert sorted(seen) == sorted(made)

@@ -194,3 +194,26 @@ async def test_a_data_folder_may_have_any_name(tmp_path: Path, name: str, monkey
 
     assert (tmp_path / name / "records.sqlite3").is_file()
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+async def test_a_database_of_the_first_revision_is_brought_up_with_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = open_records(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "HEAD", "0001")
+        migrate(records.engine)
+
+    def fill(connection: Connection) -> None:
+        for job_id, kind, payload in (("a", "chat", "{}"), ("b", "ingest", '{"document_id": "d"}')):
+            connection.exec_driver_sql(
+                "insert into jobs (tenant, id, kind, lane, state, payload, attempt, tries, deaths, place, run_at,"
+                " deadline_at, cancel_requested, created_at) values ('t', ?, ?, 'x', 'failed', ?, 1, 0, 0, 0, 0, 0, 0, 0)",
+                (job_id, kind, payload),
+            )
+
+    await records.write(fill)
+    uuid = migrate(records.engine)
+
+    assert migrate(records.engine) == uuid
+    rows = await records.read(lambda c: c.exec_driver_sql("select id, document_id, log_dropped from jobs").all())
+    assert [tuple(row) for row in rows] == [("a", None, 0), ("b", "d", 0)]
+    records.close()

@@ -10,14 +10,14 @@ from ragqueue.answering.message import SOURCES, Message
 from ragqueue.answering.prompt import SYSTEM, build
 from ragqueue.embedders.base import Embedder
 from ragqueue.errors import GenerationFailed
-from ragqueue.events.pen import Pen, Run
+from ragqueue.events.pen import Pen, Run, patiently
 from ragqueue.generators.base import Generator
 from ragqueue.language.sentences import PASSAGES, weigh
 from ragqueue.language.tokens import detect
 from ragqueue.records import chunks, documents
 from ragqueue.records.store import Records
 from ragqueue.retrieval.fused import FusedRetriever, hit_view
-from ragqueue.types import Hit, Job, Outcome
+from ragqueue.types import Chunk, Hit, Job, Outcome
 
 NOT_IN_SOURCES = "The sources do not hold an answer to this question."
 _NEAREST = 3  # passages shown when the sources do not hold the answer
@@ -59,7 +59,7 @@ class Answerer:
         """Return the hits and what the log tells of them: what an earlier run wrote there, or what is found now."""
         if past := message.sources:
             loaded = await self._records.read(chunks.load, job.tenant, [source["chunk"] for source in past["sources"]])
-            if len(loaded) == len(past["sources"]):
+            if len(loaded) == len(past["sources"]) and await self._may_show(job, loaded):
                 return [Hit(chunk, s["score"], s["cosine"], s["keyword"]) for chunk, s in zip(loaded, past["sources"], strict=True)], past
             message.sources = message.finish = None  # passages were replaced or deleted meanwhile: the answer begins anew
         question, collection = job.payload["question"], job.payload.get("collection")
@@ -70,16 +70,22 @@ class Answerer:
             pen.write("response.output_item.added", {"output_index": 0, "item": search | {"status": "in_progress"}})
             pen.write("response.file_search_call.searching", call)
         limit = job.payload.get("limit", self._limit)
-        hits = await self._retriever.retrieve(job.tenant, question, collections=[collection] if collection else None, limit=limit)
+        shown = False
+        while not shown:  # else a document was deleted after it was found: look again
+            hits = await self._retriever.retrieve(job.tenant, question, collections=[collection] if collection else None, limit=limit)
+            shown = await self._may_show(job, [hit.chunk for hit in hits])
         grounding = await judge(question, hits, self._embedder, sentences=self._generator.model == "extractive")
-        # Before any passage stands in the log, the records say which documents a delete must look for here.
-        await self._records.note(documents.note_quotes, job.tenant, job.id, [hit.chunk.document_id for hit in hits])
         pen.write("response.file_search_call.completed", call)
         pen.write("response.output_item.done", {"output_index": 0, "item": search | {"status": "completed"}})
         sources = [{"n": n, "chunk": hit.chunk.number} | hit_view(hit) for n, hit in enumerate(hits, 1)]
         found = {"sources": sources, "grounding": grounding, "model": self._generator.model}
         pen.write(SOURCES, found)
         return hits, found
+
+    async def _may_show(self, job: Job, passages: Sequence[Chunk]) -> bool:
+        """Before any passage stands in the log, note which documents a delete must look for here; False when one was deleted."""
+        document_ids = [chunk.document_id for chunk in passages]
+        return await patiently(self._records.note, documents.note_quotes, job.tenant, job.id, document_ids)
 
     async def _write(self, job: Job, message: Message, hits: Sequence[Hit], timings: dict[str, float]) -> dict[str, Any]:
         """Write what the generator says; return how it ended and what it used. Raises GenerationFailed, InvalidRequest."""

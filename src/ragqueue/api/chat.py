@@ -19,6 +19,7 @@ from ragqueue.errors import Conflict, InvalidRequest
 from ragqueue.jobs.reconcile import cancel, erase_jobs
 from ragqueue.jobs.views import chat_view, job_view, status_of
 from ragqueue.records import jobs
+from ragqueue.storable import check_storable
 from ragqueue.types import LAST_N, Job, State, seq_of
 from ragqueue.wiring import Runtime
 
@@ -42,6 +43,7 @@ Chat = Annotated[Job, owned(jobs.get, "chat")]
 Given = Annotated[str, Header()]
 Key = Annotated[str | None, Header(min_length=1, max_length=255)]
 Kind = Annotated[str | None, Query(max_length=40)]
+Cursor = Annotated[str | None, Query(max_length=100)]
 Seq = Annotated[int, Field(ge=0, lt=1 << 62)]  # the id of an event
 LastSeen = Annotated[Seq | None, BeforeValidator(lambda text: text or None), Header()]
 
@@ -101,11 +103,13 @@ async def erase(job: Chat, parts: Parts) -> Response:
 
 @router.get("/jobs", tags=["jobs"])
 async def list_jobs(
-    tenant: Tenant, parts: Parts, state: State | None = None, kind: Kind = None, before: float | None = None, limit: Limit = 100
+    tenant: Tenant, parts: Parts, state: State | None = None, kind: Kind = None, after: Cursor = None, limit: Limit = 100
 ) -> dict[str, Any]:
-    """List jobs, newest first; `before` (a created_at) continues the list."""
-    query = partial(jobs.listed, tenant=tenant, state=state, kind=kind, before=before, limit=limit)
-    return {"jobs": [job_view(job) for job in await parts.records.read(query)]}
+    """List jobs, newest first; `next`, given as `after`, continues the list."""
+    place = place_of(after) if after else None
+    query = partial(jobs.listed, tenant=tenant, state=state, kind=kind, after=place, limit=limit + 1)
+    rows = await parts.records.read(query)
+    return {"jobs": [job_view(job) for job in rows[:limit]], "next": cursor_of(rows[limit - 1]) if len(rows) > limit else None}
 
 
 @router.get("/jobs/{job_id}", tags=["jobs"])
@@ -124,6 +128,22 @@ async def cancel_job(job: AnyJob, parts: Parts) -> dict[str, Any]:
 async def retry_job(job: AnyJob, parts: Parts) -> dict[str, Any]:
     """Make a new job of a failed or cancelled one; the ended one stays as it is."""
     return job_view(await parts.submitter.retry(job))
+
+
+def cursor_of(job: Job) -> str:
+    """Return the place of a job in the list, as text: many jobs have one created_at."""
+    return f"{job.created_at!r}_{job.id}"
+
+
+def place_of(cursor: str) -> tuple[float, str]:
+    """Return (created_at, id) of a cursor. Raises InvalidRequest for what this list has never given."""
+    created_at, _, job_id = cursor.partition("_")
+    try:
+        place = float(created_at), job_id
+    except ValueError as error:
+        raise InvalidRequest(f"after is {cursor!r:.100}: use the `next` of the page before") from error
+    check_storable("after", place)
+    return place
 
 
 async def _shown(parts: Runtime, job: Job, headers: dict[str, str]) -> Response:

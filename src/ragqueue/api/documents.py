@@ -76,7 +76,7 @@ async def text(document: Known, parts: Parts, version: Annotated[int | None, Que
 @router.delete("/documents/{document_id}", status_code=202)
 async def delete(document: Known, parts: Parts) -> Response:
     """Hide a document at once and erase it with everything that quotes it; the receipt says when."""
-    job = await parts.ingester.delete(document.tenant, document.id)
+    job = await parts.eraser.delete(document.tenant, document.id)
     links = {"receipt": f"/documents/{document.id}/receipt", "job": f"/jobs/{job.id}"}
     return JSONResponse({"id": document.id, "job_id": job.id, "links": links}, 202, {"location": links["receipt"]})
 

@@ -65,7 +65,7 @@ async def docs_show(call: Call, document_id: str, text: bool) -> None:
 
 
 async def jobs_list(call: Call, state: str | None, kind: str | None, limit: int) -> None:
-    found = await call.records(lambda c: jobs.listed(c, call.tenant, state=state, kind=kind, before=None, limit=limit))
+    found = await call.records(lambda c: jobs.listed(c, call.tenant, state=state, kind=kind, after=None, limit=limit))
     call.show({"jobs": [job_view(job) for job in found]}, "id", "kind", "status", "attempt", "tries", "deaths", "error")
 
 

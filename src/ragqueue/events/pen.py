@@ -15,6 +15,7 @@ from ragqueue.types import Append, Event, Job, Outcome, State, seq_of
 FENCE, END = "fence", "end"  # entries that readers are not shown
 FAILURES = 3  # surprises of a pen that was written alone: its run fails, and no other one
 R = TypeVar("R")
+IsCurrent = Callable[[str, int], Awaitable[bool]]  # (job id, attempt)
 logger = logging.getLogger(__name__)
 
 
@@ -86,8 +87,9 @@ class Pen:
 class Batcher:
     """Writes what piled up while its last write was in flight: no delay when idle, and under load it coalesces by itself."""
 
-    def __init__(self, log: EventLog) -> None:
-        self._log = log
+    def __init__(self, log: EventLog, is_current: IsCurrent) -> None:
+        """`is_current` says whether an attempt is still its job's current one, as the records know."""
+        self._log, self._is_current = log, is_current
         self._dirty: set[Pen] = set()
         self._noticed = asyncio.Event()
         self._singly = 0  # so many pens are written one by one, to find the one that cannot be
@@ -145,8 +147,14 @@ class Batcher:
     async def _settle(self, pen: Pen, end: int) -> None:
         """Learn from the log's end what it holds of a pen."""
         pen.failures = 0
+        held_to = pen.sent_to  # what the log held before
         pen.lost = end > pen.end
         pen.sent = bisect_right(pen.kept, end, key=lambda event: event.seq)
+        # The log lost its tail, or all. It may have been erased on purpose, and then nobody writes it again.
+        if end < held_to and not await patiently(self._is_current, pen.job_id, pen.attempt):
+            pen.lost = True
+            pen.settled.set()
+            return
         if not pen.lost and end != pen.sent_to:
             # After a lost log an older run may have written its own again before we could: ours replaces it.
             await patiently(self._log.drop, [pen.job_id])

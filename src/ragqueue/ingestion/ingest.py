@@ -1,39 +1,35 @@
-"""Bring documents in: a file is kept durably, then parsed, cut, embedded and stored as one new version; and erase them for good."""
+"""Bring documents in: a file is kept durably, then parsed, cut, embedded and stored as one new version."""
 
-import asyncio
 import hashlib
 import uuid
-from functools import partial
 
 import numpy as np
 from sqlalchemy import Connection
 
 from ragqueue.embedders.base import Embedder
-from ragqueue.errors import Conflict, NotFound, TooLarge, Unavailable, UnreadableDocument
-from ragqueue.events.base import EventLog
+from ragqueue.errors import Conflict, NotFound, TooLarge, UnreadableDocument
 from ragqueue.indexes.base import Index
 from ragqueue.ingestion.chunks import chunk
-from ragqueue.jobs.reconcile import cancel
 from ragqueue.jobs.submit import Submitter
 from ragqueue.language.tokens import detect
 from ragqueue.parsers.pool import ParserPool
 from ragqueue.parsers.table import media_type_of
-from ragqueue.records import chunks, documents, jobs
+from ragqueue.records import chunks, documents
 from ragqueue.records.store import Records
+from ragqueue.storable import check_storable
 from ragqueue.types import Document, Job, Outcome, Parsed, Passage, Space
 
 KEYWORDS_ONLY = "keywords"  # the generation of a collection without an embedder
+SAME_MOMENT = 3  # tries to store a file whose document changes at the same moment
 QUARANTINED_AFTER = 3  # deaths of its parser
 _EMBED_AT_ONCE = 64  # passages between two looks at whether the job was cancelled
-_LOOKS = 200  # 0.1 s apart, at whether a cancelled question has ended
 
 
 class Ingester:
     def __init__(
-        self, records: Records, submitter: Submitter, log: EventLog, pool: ParserPool, embedder: Embedder | None, index: Index | None,
-        *, max_upload: int,
-    ) -> None:  # fmt: skip
-        self._records, self._submitter, self._log, self._pool = records, submitter, log, pool
+        self, records: Records, submitter: Submitter, pool: ParserPool, embedder: Embedder | None, index: Index | None, *, max_upload: int
+    ) -> None:
+        self._records, self._submitter, self._pool = records, submitter, pool
         self._embedder, self._index, self._max_upload = embedder, index, max_upload
         self._generation = embedder.name if embedder else KEYWORDS_ONLY  # that new collections are built with
 
@@ -45,15 +41,31 @@ class Ingester:
             raise TooLarge(f"{source!r} has {len(data):,} bytes, the limit is {self._max_upload:,} (RAGQUEUE_MAX_UPLOAD)")
         if not data:
             raise UnreadableDocument(f"{source!r} is empty: give a file with text")
+        check_storable("source", source)
+        check_storable("collection", collection)
         known_type, sha256 = media_type_of(source, data, media_type), hashlib.sha256(data).hexdigest()
         await self._check_generation(tenant, collection)
+        for _ in range(SAME_MOMENT):
+            try:
+                return await self._keep(tenant, data, source, collection, known_type, sha256)
+            except Conflict as error:  # it came in, or was deleted, while we looked
+                conflict = error
+        raise conflict
+
+    async def _keep(
+        self, tenant: str, data: bytes, source: str, collection: str, media_type: str, sha256: str
+    ) -> tuple[Document, Job | None]:
+        """Store the bytes under the document that has this source now. Raises Conflict when that changed meanwhile."""
         known = await self._records.read(documents.by_source, tenant, collection, source)
         if known is not None and known.state == "ready" and known.sha256 == sha256:
             return known, None
         document_id, upload_id = known.id if known else uuid.uuid4().hex, uuid.uuid4().hex
-        said = {"document_id": document_id, "upload_id": upload_id, "source": source, "media_type": known_type}
-        add = partial(documents.add_upload, tenant=tenant, collection=collection, data=data, generation=self._generation, **said)
-        job = await self._submitter.submit(tenant, "ingest", said | {"sha256": sha256}, first=add)
+        payload = {"document_id": document_id, "upload_id": upload_id, "source": source, "media_type": media_type}
+
+        def add(connection: Connection, _: str) -> None:
+            documents.add_upload(connection, tenant=tenant, collection=collection, data=data, generation=self._generation, **payload)
+
+        job = await self._submitter.submit(tenant, "ingest", payload | {"sha256": sha256}, first=add)
         document = await self._records.read(documents.get, tenant, document_id)
         if document is None:
             raise NotFound(f"document {document_id!r} was deleted while it came in")
@@ -109,38 +121,6 @@ class Ingester:
         if active not in (None, self._generation):
             built = f"collection {collection!r} was built as {active!r}, this process builds {self._generation!r}"
             raise Conflict(f"{built}: set RAGQUEUE_EMBEDDER as it was, or use another collection")
-
-    async def delete(self, tenant: str, document_id: str) -> Job:
-        """Hide a document in every process and submit its erasure. Raises NotFound, StoreFull."""
-        hide = partial(documents.hide, tenant=tenant, document_id=document_id)
-        return await self._submitter.submit(tenant, "delete", {"document_id": document_id}, first=hide)
-
-    async def erase(self, job: Job) -> Outcome:
-        """Do a delete job, with everything that quotes the document: every step can be repeated, and the receipt is completed last."""
-        tenant, document_id = job.tenant, str(job.payload["document_id"])
-        space, quoting = await self._records.read(documents.traces, tenant, document_id)
-        for job_id in quoting:  # a question that is being answered from the document is asked to end
-            for _ in range(_LOOKS):
-                asked = await self._records.read(jobs.get, tenant, job_id)
-                if asked is None or asked.ended:
-                    break
-                if not asked.cancel_requested:
-                    await cancel(self._records, self._log, tenant, job_id)
-                await asyncio.sleep(0.1)
-            else:
-                raise Unavailable(f"job {job_id} still answers from the document: the erasure is tried again")
-        await self._log.drop(quoting)
-        gone, erased = await self._records.write(
-            lambda connection: (chunks.remove(connection, tenant, document_id), documents.erase(connection, tenant, document_id))
-        )
-        if space is not None and self._index is not None:
-            await self._index.delete(space, gone)
-            if compact := getattr(self._index, "compact", None):  # an index that keeps files of its own
-                await compact(space)
-        counts = {"logs": len(quoting), "chunks": len(gone)} | erased
-        await self._records.checkpoint()
-        await self._records.write(documents.note_erased, tenant, document_id, counts)
-        return Outcome("succeeded", result={"document_id": document_id, "counts": counts})
 
 
 def indexed_text(title: str, passage: Passage) -> str:

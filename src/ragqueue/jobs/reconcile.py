@@ -3,12 +3,13 @@
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
-from ragqueue.errors import RagqueueError
+from ragqueue.errors import Conflict, RagqueueError
 from ragqueue.events.base import EventLog
 from ragqueue.events.pen import fence
-from ragqueue.jobs.submit import Ringer
+from ragqueue.jobs.submit import Ringer, Submitter
 from ragqueue.queues.base import JobQueue
 from ragqueue.records import documents, jobs, workers
 from ragqueue.records.store import Records
@@ -16,6 +17,7 @@ from ragqueue.types import LANES, Job, Outcome
 
 SOON, OFTEN, RARELY = 0.5, 3.0, 3600.0  # seconds between two looks
 RING_AGE = 2.0  # a younger ring is on its way
+ERASE_AGAIN = 10.0  # seconds after an erasure that came to nothing
 Look = Callable[[], Awaitable[None]]
 logger = logging.getLogger(__name__)
 
@@ -32,15 +34,16 @@ class Reconciler:
     """Puts right what nobody works on, in every API and worker process: every step is conditional, so that two at once do no harm."""
 
     def __init__(
-        self, records: Records, queue: JobQueue, log: EventLog, ringer: Ringer, *, keep_events: float, keep_jobs: float, lease: float
-    ) -> None:
+        self, records: Records, queue: JobQueue, log: EventLog, ringer: Ringer, submitter: Submitter, *, keep_events: float,
+        keep_jobs: float, lease: float,
+    ) -> None:  # fmt: skip
         """`keep_events` and `keep_jobs`: seconds after the end of a job."""
-        self._records, self._queue, self._log, self._ringer = records, queue, log, ringer
+        self._records, self._queue, self._log, self._ringer, self._submitter = records, queue, log, ringer, submitter
         self._keep_events, self._keep_jobs, self._lease = keep_events, keep_jobs, lease
 
     def looks(self) -> list[tuple[Look, float]]:
         """Return what is to be looked at, each about every so many seconds, whatever becomes of the others."""
-        often = [(look, OFTEN) for look in (self.deadlines, self.rings, self.retention)]
+        often = [(look, OFTEN) for look in (self.deadlines, self.rings, self.retention, self.erasures)]
         return [(partial(_patient, look), seconds) for look, seconds in [(self.leases, SOON), *often, (self.tidy, RARELY)]]
 
     async def leases(self) -> None:
@@ -68,10 +71,19 @@ class Reconciler:
 
     async def retention(self) -> None:
         """Erase logs and jobs that are past their time."""
-        if logs := await self._records.read(jobs.expired, self._keep_events, 500, True):
-            await self._log.drop([job_id for _, job_id in logs])
+        if logs := await self._records.read(jobs.logged, self._keep_events, 500):
+            await self._log.drop(logs)
+            await self._records.note(jobs.note_logs_dropped, logs)
         if old := await self._records.read(jobs.expired, self._keep_jobs, 500):
             await erase_jobs(self._records, self._log, old)
+
+    async def erasures(self) -> None:
+        """Submit the erasure of hidden documents anew whose job was lost, failed or ran out of time."""
+        for tenant, document_id in await self._records.read(documents.unerased, ERASE_AGAIN):
+            take = partial(documents.take_erasure, tenant=tenant, document_id=document_id)
+            with suppress(Conflict):  # another process was faster
+                await self._submitter.submit(tenant, "delete", {"document_id": document_id}, first=take, admitted=True)
+                logger.warning("reconcile.erasure_again document=%s", document_id)
 
     async def tidy(self) -> None:
         """Erase replaced texts and removals, which are kept as long as the answers that quote them, and workers that died."""
@@ -87,7 +99,13 @@ async def erase_jobs(records: Records, log: EventLog, ids: Sequence[tuple[str, s
 
 
 async def cancel(records: Records, log: EventLog, tenant: str, job_id: str) -> Job | None:
-    """Ask for the end of a job; one that waits ends at once, one that runs within a second. Returns it as it then is."""
+    """Ask for the end of a job; one that waits ends at once, one that runs within a second. Returns it as it then is.
+
+    Raises Conflict for a delete: what is hidden must be erased.
+    """
+    job = await records.read(jobs.get, tenant, job_id)
+    if job is not None and job.kind == "delete":
+        raise Conflict(f"job {job_id!r} erases a document: a deletion cannot be cancelled")
     job = await records.write(jobs.request_cancel, tenant, job_id)
     if job is not None and job.state == "queued":
         await end_unheld(records, log, job)

@@ -12,6 +12,7 @@ from ragqueue.events.pen import patiently
 from ragqueue.queues.base import JobQueue
 from ragqueue.records import jobs
 from ragqueue.records.store import Records
+from ragqueue.storable import check_storable
 from ragqueue.types import Job, Ring, lane_of
 
 _MOST_KEPT = 20_000  # rings kept while the engine is away; reconcile finds what is dropped
@@ -56,12 +57,14 @@ class Submitter:
 
     async def submit(
         self, tenant: str, kind: str, payload: Mapping[str, Any], *, idempotency: str | None = None,
-        first: Callable[[Connection], None] | None = None, retry_of: str | None = None,
+        first: Callable[[Connection, str], None] | None = None, retry_of: str | None = None, admitted: bool = False,
     ) -> Job:  # fmt: skip
-        """Store a job durably, or return the one that `idempotency` (caller and key) made; `first` runs in its transaction.
+        """Store a job durably, or return the one that `idempotency` (caller and key) made.
 
-        Raises QueueFull, IdempotencyConflict, StoreFull, Unavailable.
+        `first` runs in its transaction, with the new job's id; one that is `admitted` comes in however many wait.
+        Raises InvalidRequest, QueueFull, IdempotencyConflict, StoreFull, Unavailable.
         """
+        check_storable("the request", payload)
         new_id, lane = uuid.uuid4().hex, lane_of(kind)
 
         def insert(connection: Connection) -> Job:
@@ -69,9 +72,10 @@ class Submitter:
                 if known.payload != payload:
                     raise IdempotencyConflict("this Idempotency-Key was used with another body: send a new key")
                 return known
-            self._admit(connection, tenant, lane)
+            if not admitted:
+                self._admit(connection, tenant, lane)
             if first:
-                first(connection)
+                first(connection, new_id)
             return jobs.insert_job(connection, tenant, new_id, kind, payload, self._deadlines[lane], retry_of, idempotency)
 
         job = await self._records.write(insert)

@@ -7,12 +7,23 @@ from sqlalchemy import Connection, and_, case, delete, func, insert, select, tex
 
 from ragqueue.errors import Conflict, NotFound, Unavailable
 from ragqueue.records.schema import answers, collections, documents, jobs, quotes, uploads, versions
-from ragqueue.records.store import NOW
+from ragqueue.records.store import NOW, to_json
 from ragqueue.types import ENDED, Document, Parsed, Space
 
 _LIVE = documents.c.state != "deleted"
 _DOCUMENTS = select(*(documents.c[name] for name in Document._fields)).where(_LIVE)
 _QUOTE = text("insert into quotes (tenant, document_id, job_id) values (:tenant, :document_id, :job_id) on conflict do nothing")
+_UNERASED = text(f"""
+    select d.tenant, d.id from documents d left join jobs j on j.id = d.erasure
+    where d.state = 'deleted' and d.erased_at is null
+    and (j.id is null or (j.state not in ('queued', 'running') and j.ended_at < {NOW} - :pause)) limit 100""")
+_TAKE_ERASURE = text("""
+    update documents set erasure = :erasure
+    where tenant = :tenant and id = :document_id and state = 'deleted' and erased_at is null and not exists (
+        select 1 from jobs j where j.id = documents.erasure and j.state in ('queued', 'running'))""")
+_HIDDEN = text("""
+    select 1 from documents where tenant = :tenant and state = 'deleted'
+    and id in (select value from json_each(:ids)) limit 1""")
 _FORGET_TEXTS = text(f"""
     delete from versions where (tenant, document_id, version) in (select tenant, document_id, version from versions v where exists (
         select 1 from versions newer where newer.tenant = v.tenant and newer.document_id = v.document_id
@@ -58,14 +69,15 @@ def add_upload(
     connection: Connection, /, *, tenant: str, collection: str, source: str, media_type: str, data: bytes, document_id: str, upload_id: str,
     generation: str,
 ) -> None:  # fmt: skip
-    """Store the bytes of a file, and its document if the source is new. Raises Conflict when the source became another document."""
+    """Store the bytes of a file, and its document if the source is new. Raises Conflict when the source is another document by now, or was deleted."""
     known, at = by_source(connection, tenant, collection, source), connection.execute(select(NOW)).scalar_one()
+    deleted = known is None and connection.execute(select(documents.c.id).filter_by(tenant=tenant, id=document_id)).first()
+    if deleted or (known is not None and known.id != document_id):
+        raise Conflict(f"{source!r} came in, or was deleted, twice at the same moment: send it again")
     if known is None:
         given = (tenant, document_id, collection, source, media_type)
         new = Document(*given, title="", version=0, state="pending", sha256="", language="", chunks=0, created_at=at, updated_at=at)
         connection.execute(insert(documents), new._asdict())
-    elif known.id != document_id:
-        raise Conflict(f"{source!r} came in twice at the same moment: send it again")
     row = {"tenant": tenant, "name": collection, "generation": generation, "created_at": at}
     connection.execute(insert(collections).prefix_with("or ignore"), row)
     connection.execute(insert(uploads), {"tenant": tenant, "id": upload_id, "document_id": document_id, "data": data, "created_at": at})
@@ -117,11 +129,23 @@ def forget_replaced(connection: Connection, age: float) -> None:
         connection.execute(statement, {"age": age})
 
 
-def hide(connection: Connection, tenant: str, document_id: str) -> None:
-    """Delete a document from the sight of every process. Raises NotFound."""
+def hide(connection: Connection, erasure: str, *, tenant: str, document_id: str) -> None:
+    """Delete a document from the sight of every process; `erasure` is the job that will erase it. Raises NotFound."""
     mine = update(documents).where(_LIVE).filter_by(tenant=tenant, id=document_id)
-    if not connection.execute(mine.values(state="deleted", hidden_at=NOW)).rowcount:
+    if not connection.execute(mine.values(state="deleted", hidden_at=NOW, erasure=erasure)).rowcount:
         raise NotFound(f"there is no document {document_id!r}")
+
+
+def unerased(connection: Connection, pause: float) -> list[tuple[str, str]]:
+    """Return (tenant, id) of hidden documents that no job erases, nor did in the last `pause` seconds."""
+    return list(connection.execute(_UNERASED, {"pause": pause}))
+
+
+def take_erasure(connection: Connection, erasure: str, *, tenant: str, document_id: str) -> None:
+    """Make a job the one that erases a hidden document. Raises Conflict when another one does, or has done so."""
+    given = {"erasure": erasure, "tenant": tenant, "document_id": document_id}
+    if not connection.execute(_TAKE_ERASURE, given).rowcount:
+        raise Conflict(f"document {document_id!r} is being erased, or has been")
 
 
 def receipt(connection: Connection, tenant: str, document_id: str) -> Receipt | None:
@@ -131,18 +155,22 @@ def receipt(connection: Connection, tenant: str, document_id: str) -> Receipt | 
     return Receipt(row.hidden_at, row.erased_at, row.counts or {}) if row else None
 
 
-def traces(connection: Connection, tenant: str, document_id: str) -> tuple[Space | None, list[str]]:
-    """Return where a document is, also a deleted one, and the jobs that were shown passages of it."""
+def space_of(connection: Connection, tenant: str, document_id: str) -> Space | None:
+    """Return where a document is, also a deleted one."""
     same = and_(collections.c.tenant == documents.c.tenant, collections.c.name == documents.c.collection)
     query = select(collections.c.tenant, collections.c.name, collections.c.generation).join_from(documents, collections, same)
     row = connection.execute(query.where(documents.c.tenant == tenant, documents.c.id == document_id)).first()
-    return Space(*row) if row else None, list(connection.scalars(select(quotes.c.job_id).filter_by(tenant=tenant, document_id=document_id)))
+    return Space(*row) if row else None
 
 
-def note_quotes(connection: Connection, tenant: str, job_id: str, document_ids: Sequence[str]) -> None:
-    """Remember that a job was shown passages of these documents."""
-    if document_ids:
-        connection.execute(_QUOTE, [{"tenant": tenant, "document_id": d, "job_id": job_id} for d in sorted(set(document_ids))])
+def note_quotes(connection: Connection, tenant: str, job_id: str, document_ids: Sequence[str]) -> bool:
+    """Remember that a job is shown passages of these documents; False when one of them was deleted: then it must not be."""
+    ids = sorted(set(document_ids))
+    if connection.execute(_HIDDEN, {"tenant": tenant, "ids": to_json(ids)}).first():
+        return False
+    if ids:
+        connection.execute(_QUOTE, [{"tenant": tenant, "document_id": d, "job_id": job_id} for d in ids])
+    return True
 
 
 def erase(connection: Connection, tenant: str, document_id: str) -> dict[str, int]:
@@ -160,5 +188,6 @@ def erase(connection: Connection, tenant: str, document_id: str) -> dict[str, in
 
 def note_erased(connection: Connection, tenant: str, document_id: str, counts: Mapping[str, int]) -> None:
     """Complete the receipt."""
-    connection.execute(update(documents).filter_by(tenant=tenant, id=document_id).values(erased_at=NOW, counts=counts))
+    mine = update(documents).filter_by(tenant=tenant, id=document_id).where(documents.c.erased_at.is_(None))
+    connection.execute(mine.values(erased_at=NOW, counts=counts))
     connection.execute(delete(quotes).filter_by(tenant=tenant, document_id=document_id))

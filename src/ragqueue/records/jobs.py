@@ -1,11 +1,10 @@
 """The rows of jobs: every step of a job's life is one conditional statement; deaths are counted in `release` alone."""
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, delete, func, insert, or_, select, text, true, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, delete, func, insert, or_, select, text, true, tuple_, update
 
 from ragqueue.records.schema import answers, events, jobs, quotes
 from ragqueue.records.store import NOW, to_json
@@ -35,7 +34,8 @@ def insert_job(
 ) -> Job:  # fmt: skip
     """Add a queued job that is due now and counts as rung now: its submitter rings after the commit. `deadline`: seconds from now."""
     new = {"tenant": tenant, "id": job_id, "kind": kind, "lane": lane_of(kind), "payload": payload, "deadline": deadline}
-    return Job(*connection.execute(_NEW, new | {"retry_of": retry_of, "idempotency": idempotency}).one())
+    about = {"retry_of": retry_of, "idempotency": idempotency, "document_id": payload.get("document_id")}
+    return Job(*connection.execute(_NEW, new | about).one())
 
 
 def _only(connection: Connection, query: Any, given: Mapping[str, Any] | None = None) -> Job | None:
@@ -53,11 +53,17 @@ def by_key(connection: Connection, tenant: str, idempotency: str) -> Job | None:
     return _only(connection, select(*_COLUMNS).filter_by(tenant=tenant, idempotency=idempotency))
 
 
-def listed(connection: Connection, tenant: str, *, state: str | None, kind: str | None, before: float | None, limit: int) -> list[Job]:
-    """Return the tenant's newest jobs."""
+def listed(
+    connection: Connection, tenant: str, *, state: str | None, kind: str | None, after: tuple[float, str] | None, limit: int
+) -> list[Job]:
+    """Return the tenant's newest jobs; `after`, the (created_at, id) of a job, goes on behind it."""
     wanted = {name: value for name, value in (("state", state), ("kind", kind)) if value is not None}
-    query = select(*_COLUMNS).filter_by(tenant=tenant, **wanted).where(jobs.c.created_at < (math.inf if before is None else before))
-    return [Job(*row) for row in connection.execute(query.order_by(jobs.c.created_at.desc()).limit(limit))]
+    query = select(*_COLUMNS).filter_by(tenant=tenant, **wanted)
+    place = tuple_(jobs.c.created_at, jobs.c.id)
+    if after is not None:
+        query = query.where(place < tuple_(*after))
+    rows = connection.execute(query.order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit))
+    return [Job(*row) for row in rows]
 
 
 def waiting(connection: Connection, tenant: str, lane: str) -> tuple[int, int]:
@@ -193,9 +199,58 @@ def erase(connection: Connection, tenant: str, job_ids: Sequence[str]) -> int:
     return len(gone)
 
 
-def expired(connection: Connection, age: float, limit: int, with_log: bool = False) -> list[tuple[str, str]]:
-    """Return (tenant, job id) of jobs that ended more than `age` seconds ago; `with_log`: that still have a log in SQL."""
-    query = select(jobs.c.tenant, jobs.c.id).where(jobs.c.ended_at < NOW - age).order_by(jobs.c.ended_at).limit(limit)
-    if with_log:
-        query = query.where(select(events.c.seq).where(events.c.job_id == jobs.c.id).exists())
-    return list(connection.execute(query))
+def expired(connection: Connection, age: float, limit: int) -> list[tuple[str, str]]:
+    """Return (tenant, job id) of jobs that ended more than `age` seconds ago."""
+    query = select(jobs.c.tenant, jobs.c.id).where(jobs.c.ended_at < NOW - age).order_by(jobs.c.ended_at)
+    return list(connection.execute(query.limit(limit)))
+
+
+_LOGGED = text(f"""
+    select id from jobs where log_dropped = 0 and attempt > 0 and ended_at < {NOW} - :age order by ended_at limit :limit""")
+_LOG_DROPPED = text("update jobs set log_dropped = 1 where id in (select value from json_each(:ids))")
+_FENCED = text("""
+    select j.id, j.attempt from quotes q join jobs j on j.id = q.job_id
+    where q.tenant = :tenant and q.document_id = :document_id and j.attempt > 0 and j.log_dropped = 0""")
+# The states stand as literals, for the partial index; a document's id is one of all tenants.
+_TOUCHING = text("""
+    select j.tenant, j.id, j.cancel_requested from jobs j where j.state in ('queued', 'running') and (
+        (j.document_id = :document_id and j.kind = 'ingest')
+        or exists (select 1 from quotes q where q.tenant = :tenant and q.document_id = :document_id and q.job_id = j.id))""")
+_ABOUT = select(jobs.c.id, jobs.c.payload, jobs.c.error_message).where(jobs.c.kind == "ingest")
+_PRIVATE = ("source", "sha256")  # of the payload of an ingest: what tells of the document itself
+
+
+def logged(connection: Connection, age: float, limit: int) -> list[str]:
+    """Return the ids of jobs that ended more than `age` seconds ago and may still have a log."""
+    return list(connection.scalars(_LOGGED, {"age": age, "limit": limit}))
+
+
+def note_logs_dropped(connection: Connection, job_ids: Sequence[str]) -> None:
+    """Note that these jobs have no log any more."""
+    connection.execute(_LOG_DROPPED, {"ids": to_json(job_ids)})
+
+
+def is_current(connection: Connection, job_id: str, attempt: int) -> bool:
+    """Say whether a run is still the job's current one."""
+    return connection.execute(select(jobs.c.id).where(current(job_id, attempt))).first() is not None
+
+
+def quoting(connection: Connection, tenant: str, document_id: str) -> list[tuple[str, int]]:
+    """Return (job id, attempt) of the jobs that were shown passages of a document and may have a log."""
+    return list(connection.execute(_FENCED, {"tenant": tenant, "document_id": document_id}))
+
+
+def touching(connection: Connection, tenant: str, document_id: str) -> list[tuple[str, str, bool]]:
+    """Return (tenant, job id, cancel requested) of the living jobs that read a document or were shown passages of it."""
+    return list(connection.execute(_TOUCHING, {"tenant": tenant, "document_id": document_id}))
+
+
+def forget_document(connection: Connection, tenant: str, document_id: str) -> int:
+    """Take the name and hash of an erased document out of the jobs that read it; return how many there were."""
+    rows = connection.execute(_ABOUT.filter_by(tenant=tenant, document_id=document_id)).all()
+    for row in rows:
+        values: dict[str, Any] = {"payload": row.payload | dict.fromkeys(_PRIVATE, "")}
+        if row.error_message is not None:
+            values["error_message"] = "the document was deleted"
+        connection.execute(update(jobs).where(jobs.c.id == row.id).values(values))
+    return len(rows)

@@ -10,7 +10,7 @@ from sqlalchemy.types import NullType, TypeEngine
 from ragqueue.errors import ConfigError, told
 from ragqueue.records.store import WRITE, Records, lock, transact
 
-HEAD = "0001"
+HEAD = "0002"
 _FOLDER = Path(__file__).with_name("migrations")
 # A word after a colon says how a column is read; the database numbers a `key`.
 _TYPES: dict[str, TypeEngine[Any]] = {"": NullType(), "json": JSON(none_as_null=True), "bool": Boolean(), "key": Integer()}
@@ -25,7 +25,7 @@ facts = _table("facts name value")
 api_keys = _table("api_keys tenant id hash name created_at revoked_at")
 jobs = _table(
     "jobs tenant id kind lane state payload:json attempt tries deaths place run_at deadline_at rung_at claimed_stamp owner lease_until "
-    "cancel_requested:bool created_at started_at ended_at result:json error_code error_message retry_of idempotency"
+    "cancel_requested:bool created_at started_at ended_at result:json error_code error_message retry_of idempotency document_id log_dropped:bool"
 )
 answers = _table("answers tenant job_id attempt body:json created_at")
 quotes = _table("quotes tenant document_id job_id")
@@ -35,7 +35,7 @@ counters = _table("counters name labels value")
 collections = _table("collections tenant name generation created_at")
 documents = _table(
     "documents tenant id collection source media_type title version state sha256 language chunks error created_at updated_at hidden_at "
-    "erased_at counts:json"
+    "erased_at counts:json erasure"
 )
 uploads = _table("uploads tenant id document_id data created_at")
 versions = _table("versions tenant document_id version text blocks:json pages sha256 created_at")
@@ -65,6 +65,11 @@ def migrate(engine: Engine) -> str:
         if not known or connection.scalar(text("select version_num from alembic_version")) != HEAD:
             transact(connection, _upgrade, strength=WRITE)
         return str(connection.execute(select(facts.c.value).where(facts.c.name == "uuid")).scalar_one())
+
+
+def statements(path: Path) -> list[str]:
+    """Return the statements of a migration: each ends with a semicolon at the end of a line."""
+    return [statement for statement in path.read_text(encoding="utf-8").split(";\n") if statement.strip()]
 
 
 def _upgrade(connection: Connection) -> None:

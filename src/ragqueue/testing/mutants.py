@@ -86,11 +86,11 @@ def _surprised_async(loop: str, step: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _surprised_while_it_runs(loop: str, work: Callable[..., Any]) -> Callable[..., Any]:
-    async def run(*given: Any) -> None:
-        task = asyncio.create_task(work(*given))
+    async def run(queue: Any, handle: Any, lane: str, concurrency: int) -> None:
+        task = asyncio.create_task(work(queue, handle, lane, concurrency))
         try:
             while not task.done():
-                meet(loop)
+                meet(f"{loop}-{lane}")
                 await asyncio.wait([task], timeout=LOOK)
         finally:
             task.cancel()

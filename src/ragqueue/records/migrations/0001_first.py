@@ -4,11 +4,13 @@ from pathlib import Path
 
 from alembic import op
 
+from ragqueue.records.schema import statements
+
 revision = "0001"
 down_revision = None
 
 
 def upgrade() -> None:
     """Make every table and index."""
-    for statement in filter(str.strip, Path(__file__).with_suffix(".sql").read_text(encoding="utf-8").split(";\n")):
+    for statement in statements(Path(__file__).with_suffix(".sql")):
         op.execute(statement)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ragqueue.events.base import EventLog
+from ragqueue.events.base import DAMAGED, EventLog
 from ragqueue.queues.base import Handle, JobQueue
 from ragqueue.types import Append, Event, Ring, seq_of
 
@@ -202,6 +202,31 @@ class EventLogContract:
         assert await write(log, job_id, B.seq, C) == 0
         assert await write(log, job_id, -1, A, B, C) == C.seq
         assert await everything(log, job_id) == [A, B, C]
+
+    async def test_a_sealed_log_holds_a_fence_and_takes_nothing_of_older_attempts(self, log: EventLog, job_id: str) -> None:
+        kept = uuid.uuid4().hex
+        await log.append([Append(job_id, -1, [A, B]), Append(kept, -1, [A])])
+        await log.seal([Append(job_id, -1, [SECOND])])
+        assert await log.read({job_id: 0, kept: 0}) == {job_id: [SECOND], kept: [A]}
+        assert await write(log, job_id, B.seq, C) == SECOND.seq
+        assert await write(log, job_id, -1, A, B, C) == SECOND.seq
+        assert await everything(log, job_id) == [SECOND]
+        assert set(await log.purge()) <= {"log_files", "log_files_left"}
+
+    async def test_very_many_logs_are_dropped_at_once(self, log: EventLog, job_id: str) -> None:
+        await write(log, job_id, -1, A)
+        await log.drop([job_id, *(f"{n:032x}" for n in range(300_000))])
+        assert await everything(log, job_id) == []
+
+    async def damage(self, log: EventLog, job_id: str, seq: int) -> None:
+        """Put an entry into a job's log that no pen wrote."""
+        raise NotImplementedError
+
+    async def test_a_damaged_entry_harms_no_other_log(self, log: EventLog, job_id: str) -> None:
+        other = uuid.uuid4().hex
+        await log.append([Append(job_id, -1, [A]), Append(other, -1, [A, B])])
+        await self.damage(log, job_id, C.seq)
+        assert await log.read({job_id: 0, other: 0}) == {job_id: [A, Event(C.seq, DAMAGED, {})], other: [A, B]}
 
     async def test_any_text_up_to_a_megabyte_is_kept_as_it_is(self, log: EventLog, job_id: str) -> None:
         written = event(0, data={"text": "ü 漢字 🦆 \u0000 \\ \" '" + "x" * 1_000_000, "list": [1, 2.5, None, True, {"a": "b"}]})
