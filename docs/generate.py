@@ -55,14 +55,9 @@ def errors_page() -> str:
 
 
 def endpoints_page() -> str:
-    from fastapi import FastAPI
+    from ragqueue.api.app import bare_app
 
-    from ragqueue.api import app as api
-    from ragqueue.api import chat, documents
-
-    app = FastAPI()
-    for router in (chat.router, documents.router, api.health):
-        app.include_router(router)
+    app = bare_app()
     rows = []
     for path, operations in sorted(app.openapi()["paths"].items()):
         for method, operation in operations.items():

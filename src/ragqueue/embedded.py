@@ -12,6 +12,7 @@ from ragqueue.errors import InvalidRequest, NotFound, QueueFull, RagqueueError
 from ragqueue.parsers.table import EXTENSIONS
 from ragqueue.records import documents, jobs, workers
 from ragqueue.settings import load
+from ragqueue.storable import check_storable
 from ragqueue.types import Citation, Event, Hit, Job
 from ragqueue.wiring import Runtime, open_runtime
 from ragqueue.worker import Worker, work
@@ -108,7 +109,7 @@ class Ragqueue:
 
     async def stream(self, question: str, *, collection: str | None = None, limit: int | None = None) -> AsyncIterator[Event]:
         """Yield the events of an answer as they are written. Raises InvalidRequest, NotFound, QueueFull."""
-        await check_question(self.runtime, self.tenant, question, collection)
+        await check_question(self.runtime, self.tenant, question, collection, limit=limit)
         payload = {"question": question, "collection": collection, "limit": limit}
         job = await self.runtime.submitter.submit(self.tenant, "chat", {k: v for k, v in payload.items() if v is not None})
         async for batch in self.runtime.follower.follow(job):
@@ -118,7 +119,7 @@ class Ragqueue:
 
     async def search(self, question: str, *, collection: str | None = None, limit: int = 10) -> list[Hit]:
         """Return the passages nearest to a question, best first. Raises InvalidRequest, NotFound."""
-        await check_question(self.runtime, self.tenant, question, collection)
+        await check_question(self.runtime, self.tenant, question, collection, limit=limit, largest=100)
         return await self.runtime.retriever.retrieve(self.tenant, question, collections=[collection] if collection else None, limit=limit)
 
     async def delete(self, document_id: str) -> documents.Receipt:
@@ -152,8 +153,14 @@ async def working(runtime: Runtime, worker: Worker | None = None) -> AsyncIterat
         await worker.drain(0.0 if runtime.keeper.broken_loop else runtime.settings.drain)
 
 
-async def check_question(runtime: Runtime, tenant: str, question: str, collection: str | None) -> None:
-    """Raise InvalidRequest for an empty or too long question, NotFound for a collection that the tenant does not have."""
+async def check_question(
+    runtime: Runtime, tenant: str, question: str, collection: str | None, *, limit: int | None = None, largest: int = 50
+) -> None:
+    """Raise InvalidRequest for an empty or too long question or a wrong limit, NotFound for a collection that the tenant does not have."""
+    if limit is not None and not 1 <= limit <= largest:
+        raise InvalidRequest(f"limit is {limit!r:.40}: 1 to {largest} are allowed")
+    for name, text in (("question", question), ("collection", collection)):
+        check_storable(name, text)
     most = runtime.settings.max_question
     if not question.strip() or len(question) > most:
         raise InvalidRequest(f"question has {len(question):,} characters: 1 to {most:,} are allowed (RAGQUEUE_MAX_QUESTION)")

@@ -71,6 +71,10 @@ class Unauthorised(RequestError, code="unauthorised", status=401):
     """No valid API key was given."""
 
 
+class Forbidden(RequestError, code="forbidden", status=403):
+    """Without an API key only this host may ask, and no page of another origin in its browser."""
+
+
 class NotFound(RequestError, code="not_found", status=404):
     """The thing does not exist, or belongs to another tenant."""
 
@@ -93,6 +97,10 @@ class UnsupportedMedia(RequestError, code="unsupported_media_type", status=415):
 
 class QueueFull(RequestError, code="queue_full", status=429, retryable=True):
     """Too many jobs wait; `retry_after` says when to come back."""
+
+
+class TooManyStreams(RequestError, code="too_many_streams", status=429, retryable=True):
+    """A caller holds too many streams open."""
 
 
 class UnreadableDocument(RequestError, code="unreadable_document", status=422):

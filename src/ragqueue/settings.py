@@ -4,10 +4,10 @@ import difflib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict, sources
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, sources
 
 from ragqueue.errors import ConfigError
 
@@ -15,6 +15,11 @@ PREFIX = "RAGQUEUE_"
 # Names of ours that are no settings: where to read settings from, and a switch of the fault suite.
 OTHER_NAMES = ("RAGQUEUE_ENV_FILE", "RAGQUEUE_CONFIG", "RAGQUEUE_SECRETS", "RAGQUEUE_MUTANT")
 MODELS = "Model that writes the answers: `extractive`, `openai:NAME` or a bare NAME, `scripted:...`, `python:module:Class`"
+
+
+def _names(value: object) -> object:
+    """Return the names of a list that is written with commas."""
+    return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
@@ -34,6 +39,9 @@ class Settings(BaseSettings):
     embedder: str = Field("minilm", description="Embedder: `minilm`, `none` (keyword search alone) or `python:module:Class`")
     index: str = Field("faiss", description="Vector index: `faiss` or `python:module:Class`")
     host: str = Field("127.0.0.1", description="Address that `serve` binds; another than loopback needs an API key")
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = Field(
+        (), description="Names of Host, by commas, that a server without API keys answers to, besides this host's own"
+    )
     port: int = Field(8000, ge=0, le=65535, description="Port that `serve` binds; 0 picks a free one")
     concurrency: int = Field(200, ge=1, le=5000, description="Chat jobs that one worker process runs at once")
     background_concurrency: int = Field(2, ge=1, le=100, description="Other jobs (ingest, delete) that one worker process runs at once")
@@ -45,6 +53,7 @@ class Settings(BaseSettings):
     other_deadline: float = Field(3600.0, ge=1, description="Seconds after which any other job fails")
     lane_bound: int = Field(20_000, ge=1, description="Jobs of a lane that may wait, of all tenants")
     tenant_bound: int = Field(5_000, ge=1, description="Jobs of a lane that may wait, of one tenant")
+    streams: int = Field(1_000, ge=1, description="Event streams that one caller may hold open in one process")
     keep_events: float = Field(600.0, ge=0, description="Seconds that the event log of an ended job is kept")
     keep_jobs: float = Field(30 * 86_400.0, ge=0, description="Seconds that an ended job, its answer and a replaced text are kept")
     limit: int = Field(6, ge=1, le=50, description="Passages that an answer is written from")

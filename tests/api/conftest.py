@@ -81,7 +81,7 @@ async def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         flags = {"data": tmp_path / "data", "vector_db_path": tmp_path / "vectors", "embedder": embedder, "drain": 0.0, **settings}
         ragqueue = await Ragqueue(settings=flags).__aenter__()
         transport = httpx2.ASGITransport(app=create_app(ragqueue.runtime))
-        client = httpx2.AsyncClient(transport=transport, base_url="http://test")
+        client = httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000")
         opened.append((ragqueue, client))
         return Server(ragqueue, client)
 

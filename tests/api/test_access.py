@@ -6,7 +6,8 @@ from copy import copy
 
 import httpx2
 
-from ragqueue.api.app import PUBLIC, create_app
+from ragqueue.api.app import create_app
+from ragqueue.api.gate import PUBLIC
 
 from .conftest import Server
 

@@ -1,17 +1,15 @@
-"""Documents: bring them in, read their text, delete them with a receipt; and search in them."""
+"""Documents: bring them in, read their text, delete them with a receipt."""
 
 from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Query, Response, UploadFile
 from fastapi.responses import JSONResponse, PlainTextResponse
-from pydantic import BaseModel, ConfigDict, Field
 
 from ragqueue.api.access import Collection, Limit, Parts, Tenant, Words, owned
-from ragqueue.embedded import check_question
+from ragqueue.api.bodies import Deleted, Documents, DocumentView, ReceiptView, Uploaded
 from ragqueue.errors import InvalidRequest, NotFound
 from ragqueue.records import documents
-from ragqueue.retrieval.fused import hit_view
 from ragqueue.types import Document
 
 router = APIRouter(tags=["documents"])
@@ -19,23 +17,22 @@ _SOURCE = 1000  # characters of a source
 _SHOWN = ("id", "collection", "source", "title", "media_type", "version", "language", "chunks", "error", "created_at", "updated_at")
 Known = Annotated[Document, owned(documents.get, "document")]
 Kept = Annotated[documents.Receipt, owned(documents.receipt, "document", "receipt for ")]
+After = Annotated[Words, Query(max_length=100)]
 Into = Annotated[Collection, Form(min_length=1)]
-Top = Annotated[int, Field(ge=1, le=100)]  # passages of a search
+Version = Annotated[int | None, Query(ge=1, le=2**31)]
 Named = Annotated[Words | None, Form(min_length=1, max_length=_SOURCE)]
-
-
-class Search(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    question: Words = Field(description="What to look for")
-    collection: Collection | None = None
-    limit: Top = 10
 
 
 def _view(document: Document) -> dict[str, Any]:
     return {name: getattr(document, name) for name in _SHOWN} | {"status": document.state}
 
 
-@router.post("/documents", status_code=202)
+@router.post(
+    "/documents",
+    status_code=202,
+    response_model=Uploaded,
+    responses={200: {"model": Uploaded, "description": "Its bytes are known already"}},
+)
 async def upload(tenant: Tenant, parts: Parts, file: UploadFile, collection: Into = "default", source: Named = None) -> Response:
     """Accept a file durably: 202 with the job that reads it, or 200 when its bytes are known already."""
     if not (name := (source or file.filename or "")[:_SOURCE]):
@@ -49,23 +46,23 @@ async def upload(tenant: Tenant, parts: Parts, file: UploadFile, collection: Int
     return JSONResponse(body, 202 if job else 200, {"location": path})
 
 
-@router.get("/documents")
+@router.get("/documents", response_model=Documents)
 async def list_documents(
-    tenant: Tenant, parts: Parts, collection: str | None = None, after: str = "", limit: Limit = 100
+    tenant: Tenant, parts: Parts, collection: Collection | None = None, after: After = "", limit: Limit = 100
 ) -> dict[str, Any]:
     """List documents in order of id; `next` continues the list."""
     rows = await parts.records.read(partial(documents.listed, tenant=tenant, collection=collection, after=after, limit=limit + 1))
     return {"documents": [_view(row) for row in rows[:limit]], "next": rows[limit - 1].id if len(rows) > limit else None}
 
 
-@router.get("/documents/{document_id}")
-async def show(document: Known) -> dict[str, Any]:
+@router.get("/documents/{document_id}", response_model=DocumentView)
+async def show_document(document: Known) -> dict[str, Any]:
     """Return a document."""
     return _view(document)
 
 
-@router.get("/documents/{document_id}/text")
-async def text(document: Known, parts: Parts, version: Annotated[int | None, Query(ge=1)] = None) -> Response:
+@router.get("/documents/{document_id}/text", response_class=PlainTextResponse)
+async def document_text(document: Known, parts: Parts, version: Version = None) -> Response:
     """Return the canonical text of a version: every citation stands in it, at offsets in Unicode code points."""
     stored = await parts.records.read(documents.text_of, document.tenant, document.id, version)
     if stored is None:
@@ -73,30 +70,15 @@ async def text(document: Known, parts: Parts, version: Annotated[int | None, Que
     return PlainTextResponse(stored[0], headers={"x-version": str(stored[1]), "x-content-type-options": "nosniff"})
 
 
-@router.delete("/documents/{document_id}", status_code=202)
-async def delete(document: Known, parts: Parts) -> Response:
+@router.delete("/documents/{document_id}", status_code=202, response_model=Deleted)
+async def delete_document(document: Known, parts: Parts) -> Response:
     """Hide a document at once and erase it with everything that quotes it; the receipt says when."""
     job = await parts.eraser.delete(document.tenant, document.id)
     links = {"receipt": f"/documents/{document.id}/receipt", "job": f"/jobs/{job.id}"}
     return JSONResponse({"id": document.id, "job_id": job.id, "links": links}, 202, {"location": links["receipt"]})
 
 
-@router.get("/documents/{document_id}/receipt")
-async def receipt(kept: Kept) -> dict[str, Any]:
+@router.get("/documents/{document_id}/receipt", response_model=ReceiptView)
+async def document_receipt(kept: Kept) -> dict[str, Any]:
     """Return when a deleted document was hidden and erased, and what went."""
     return kept._asdict()
-
-
-@router.post("/search")
-async def search(body: Search, tenant: Tenant, parts: Parts) -> dict[str, Any]:
-    """Find the passages that are nearest to a question."""
-    await check_question(parts, tenant, body.question, body.collection)
-    collections = [body.collection] if body.collection else None
-    hits = await parts.retriever.retrieve(tenant, body.question, collections=collections, limit=body.limit)
-    return {"hits": [hit_view(hit) for hit in hits]}
-
-
-@router.get("/search")
-async def search_by_query(tenant: Tenant, parts: Parts, q: Words, collection: Collection | None = None, limit: Top = 10) -> dict[str, Any]:
-    """Find the passages that are nearest to a question."""
-    return await search(Search(question=q, collection=collection, limit=limit), tenant, parts)

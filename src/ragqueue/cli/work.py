@@ -30,6 +30,7 @@ from ragqueue.retrieval.fused import hit_view
 from ragqueue.settings import Settings, check_model
 from ragqueue.telemetry import configure_logging
 from ragqueue.wiring import is_private, open_runtime
+from ragqueue.working.limits import raise_open_files
 
 _BAR = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
 READY = """
@@ -47,6 +48,7 @@ async def serve(call: Call, no_worker: bool, leave: bool = False) -> None:
 
     from ragqueue.api.app import create_app
 
+    raise_open_files()
     settings, queue = call.settings, without_password(call.settings.queue_url)
     family, dual = (socket.AF_INET6, socket.has_dualstack_ipv6()) if ":" in settings.host else (socket.AF_INET, False)
     async with open_runtime(settings) as runtime:
@@ -93,6 +95,7 @@ def worker(call: Call) -> None:
 def live_as_worker(settings: Settings, owner: str, pulse: Callable[[], None]) -> None:
     """Be one worker process until SIGTERM, then drain; a function of the module, so that Windows can send it to a spawned child."""
     configure_logging(settings.log_level, settings.log_format)  # a spawned child begins without
+    raise_open_files()
 
     async def live() -> None:
         async with open_runtime(settings) as runtime, working(runtime, runtime.worker(owner=owner)) as consuming:

@@ -10,7 +10,7 @@ from ragqueue.errors import Unavailable
 from ragqueue.events.base import EventLog
 from ragqueue.events.pen import fence
 from ragqueue.indexes.base import Index
-from ragqueue.jobs.reconcile import cancel
+from ragqueue.jobs.reconcile import cancel, compact
 from ragqueue.jobs.submit import Submitter
 from ragqueue.records import chunks, documents, jobs
 from ragqueue.records.store import Records
@@ -18,6 +18,7 @@ from ragqueue.types import Job, Outcome
 
 LOOKS = 200  # at whether those that read the document have ended
 LOOK_EVERY = 0.1  # seconds
+COMPACTED_AT_ONCE = 100_000_000  # bytes of a database that is written anew in less than a second; larger ones within the hour
 logger = logging.getLogger(__name__)
 
 
@@ -46,8 +47,9 @@ class Eraser:
         chunk_numbers, counts = await self._records.write(_erase, tenant, document_id)
         await self._leave_index(tenant, document_id, chunk_numbers)
         counts |= {"logs": len(quoting), "chunks": len(chunk_numbers)} | await self._log.purge()
-        await self._records.checkpoint()
-        await self._records.write(documents.note_erased, tenant, document_id, counts)
+        await self._records.write(documents.note_cleared, tenant, document_id, counts)
+        if await self._records.size() <= COMPACTED_AT_ONCE:
+            await compact(self._records)
         return Outcome("succeeded", result={"document_id": document_id, "counts": counts})
 
     async def _end_readers(self, tenant: str, document_id: str) -> None:

@@ -86,9 +86,18 @@ class Reconciler:
                 logger.warning("reconcile.erasure_again document=%s", document_id)
 
     async def tidy(self) -> None:
-        """Erase replaced texts and removals, which are kept as long as the answers that quote them, and workers that died."""
+        """Complete erasures; erase replaced texts and removals, which are kept as long as the answers that quote them, and workers that died."""
+        await compact(self._records)
         await self._records.note(documents.forget_replaced, self._keep_jobs)
         await self._records.note(workers.forget, 3600.0)  # seconds without a beat
+
+
+async def compact(records: Records) -> None:
+    """Leave no copy of deleted rows in the database file, then complete the receipts. Raises StoreFull, Unavailable."""
+    async with records.compacting:  # who waited for another's is served by it
+        if cleared := await records.read(documents.cleared):
+            await records.compact()
+            await records.write(documents.note_erased, cleared)
 
 
 async def erase_jobs(records: Records, log: EventLog, ids: Sequence[tuple[str, str]]) -> None:

@@ -15,12 +15,16 @@ _DOCUMENTS = select(*(documents.c[name] for name in Document._fields)).where(_LI
 _QUOTE = text("insert into quotes (tenant, document_id, job_id) values (:tenant, :document_id, :job_id) on conflict do nothing")
 _UNERASED = text(f"""
     select d.tenant, d.id from documents d left join jobs j on j.id = d.erasure
-    where d.state = 'deleted' and d.erased_at is null
+    where d.state = 'deleted' and d.erased_at is null and d.cleared_at is null
     and (j.id is null or (j.state not in ('queued', 'running') and j.ended_at < {NOW} - :pause)) limit 100""")
 _TAKE_ERASURE = text("""
     update documents set erasure = :erasure
     where tenant = :tenant and id = :document_id and state = 'deleted' and erased_at is null and not exists (
         select 1 from jobs j where j.id = documents.erasure and j.state in ('queued', 'running'))""")
+_CLEARED = text("""
+    select tenant, id from documents where state = 'deleted' and erased_at is null and cleared_at is not null""")
+_ERASED = text(f"""
+    update documents set erased_at = {NOW} where tenant = :tenant and id = :document_id and erased_at is null""")
 _HIDDEN = text("""
     select 1 from documents where tenant = :tenant and state = 'deleted'
     and id in (select value from json_each(:ids)) limit 1""")
@@ -186,8 +190,19 @@ def erase(connection: Connection, tenant: str, document_id: str) -> dict[str, in
     return {name: connection.execute(query).rowcount for name, query in doomed.items()}
 
 
-def note_erased(connection: Connection, tenant: str, document_id: str, counts: Mapping[str, int]) -> None:
-    """Complete the receipt."""
-    mine = update(documents).filter_by(tenant=tenant, id=document_id).where(documents.c.erased_at.is_(None))
-    connection.execute(mine.values(erased_at=NOW, counts=counts))
+def note_cleared(connection: Connection, tenant: str, document_id: str, counts: Mapping[str, int]) -> None:
+    """Note that the rows of a hidden document are gone, and what went."""
+    mine = update(documents).filter_by(tenant=tenant, id=document_id).where(documents.c.cleared_at.is_(None))
+    connection.execute(mine.values(cleared_at=NOW, counts=counts))
     connection.execute(delete(quotes).filter_by(tenant=tenant, document_id=document_id))
+
+
+def cleared(connection: Connection) -> list[tuple[str, str]]:
+    """Return (tenant, id) of the documents whose rows are gone, but maybe not every copy of them in the file."""
+    return list(connection.execute(_CLEARED))
+
+
+def note_erased(connection: Connection, ids: Sequence[tuple[str, str]]) -> None:
+    """Complete the receipts of these documents, given as (tenant, id)."""
+    for tenant, document_id in ids:
+        connection.execute(_ERASED, {"tenant": tenant, "document_id": document_id})

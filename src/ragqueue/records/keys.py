@@ -9,6 +9,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from ragqueue.records.schema import api_keys
 from ragqueue.records.store import NOW
+from ragqueue.storable import check_storable
 
 _VALID = api_keys.c.revoked_at.is_(None)
 
@@ -19,6 +20,8 @@ def _hash(secret: str) -> str:
 
 def create(connection: Connection, tenant: str, name: str) -> str:
     """Make a key for a tenant and return it; it cannot be shown again."""
+    check_storable("the key's name", name)
+    check_storable("tenant", tenant)
     key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
     connection.execute(insert(api_keys).values(tenant=tenant, id=key_id, hash=_hash(secret), name=name, created_at=NOW))
     return f"rq_{key_id}_{secret}"
@@ -32,8 +35,18 @@ def verify(connection: Connection, key: str) -> tuple[str, str] | None:
     return (row.tenant, row.id) if same and row and secret and mark == "rq" else None
 
 
+def any_made(connection: Connection) -> bool:
+    """Say whether there has ever been a key."""
+    return connection.execute(select(api_keys.c.id).limit(1)).first() is not None
+
+
+def valid_ids(connection: Connection) -> frozenset[str]:
+    """Return the ids of all valid keys."""
+    return frozenset(connection.scalars(select(api_keys.c.id).where(_VALID)))
+
+
 def any_valid(connection: Connection) -> bool:
-    """Say whether keys are in use at all."""
+    """Say whether anybody has a valid key."""
     return connection.execute(select(api_keys.c.id).where(_VALID).limit(1)).first() is not None
 
 

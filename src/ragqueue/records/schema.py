@@ -35,7 +35,7 @@ counters = _table("counters name labels value")
 collections = _table("collections tenant name generation created_at")
 documents = _table(
     "documents tenant id collection source media_type title version state sha256 language chunks error created_at updated_at hidden_at "
-    "erased_at counts:json erasure"
+    "erased_at counts:json erasure cleared_at"
 )
 uploads = _table("uploads tenant id document_id data created_at")
 versions = _table("versions tenant document_id version text blocks:json pages sha256 created_at")

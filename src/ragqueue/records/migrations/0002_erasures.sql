@@ -8,5 +8,6 @@ CREATE INDEX jobs_logged ON jobs (ended_at) WHERE log_dropped = 0 and attempt > 
 -- Many jobs have one created_at: pages need a tie-break.
 DROP INDEX jobs_listed;
 CREATE INDEX jobs_listed ON jobs (tenant, created_at, id);
--- The last job that was made to erase a hidden document.
+-- The last job that was made to erase a hidden document, and when its rows were gone: the file is compacted after that.
 ALTER TABLE documents ADD COLUMN erasure VARCHAR;
+ALTER TABLE documents ADD COLUMN cleared_at FLOAT;

@@ -1,0 +1,185 @@
+"""The gate before every route: who may come in, how large a body may be, and what becomes of an error.
+
+Without any key the server is open to this host alone, and a browser of this host visits foreign pages. So Host (against
+DNS rebinding), Origin and Sec-Fetch-Site are looked at: https://fetch.spec.whatwg.org, https://www.w3.org/TR/fetch-metadata.
+"""
+
+import ipaddress
+import logging
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ragqueue.api.problems import problem
+from ragqueue.api.streams import Streams
+from ragqueue.errors import Forbidden, RagqueueError, TooLarge, Unauthorised
+from ragqueue.records import keys
+from ragqueue.records.store import Records
+from ragqueue.wiring import Runtime, is_private
+
+PUBLIC = frozenset({"/", "/livez", "/readyz", "/openapi.json"})
+LOCAL = "local"  # the caller where no key is needed
+BODY_LIMIT = 4_000_000  # bytes of any body that is not an upload
+FORM = 100_000  # bytes of an upload besides its file
+_FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host")
+logger = logging.getLogger(__name__)
+
+
+class Keyring:
+    """The keys as this process knows them: open streams look here, at no cost."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+        self._valid: frozenset[str] | None = None  # ids; None: not looked at yet
+        self._ever_made = False
+
+    async def ever_made(self) -> bool:
+        """Say whether there has ever been a key: from then on, no key means no entry."""
+        if not self._ever_made:
+            self._ever_made = await self._records.read(keys.any_made)
+        return self._ever_made
+
+    async def look(self) -> None:
+        """Learn which keys are valid now."""
+        self._valid = await self._records.read(keys.valid_ids)
+        await self.ever_made()
+
+    def admits(self, caller: str) -> bool:
+        """Say whether a caller who came in once may still be here, as of the last look."""
+        if caller == LOCAL:
+            return not self._ever_made
+        return self._valid is None or caller in self._valid
+
+
+class Gate:
+    """Lets in who may come in; turns errors into problem documents."""
+
+    def __init__(self, app: ASGIApp, runtime: Runtime, keyring: Keyring, streams: Streams) -> None:
+        self._app, self._runtime, self._keyring, self._streams = app, runtime, keyring, streams
+        self._private = is_private(runtime.settings)
+        self._hosts = frozenset(name.lower() for name in runtime.settings.allowed_hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        begun = False
+
+        async def noticed(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        held: list[str] = []  # callers whose stream this request is
+        try:
+            await self._enter(scope, held)
+            await self._app(scope, _counted(receive, self._limit(scope)), noticed)
+        except Exception as error:
+            if begun:  # too late for another answer: the connection breaks off
+                logger.exception("api.broke_off path=%s", scope["path"])
+                raise
+            await self._answer(error, scope, receive, send)
+        finally:
+            for caller in held:
+                self._streams.leave(caller)
+
+    async def _answer(self, error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
+        if not isinstance(error, RagqueueError):
+            logger.error("api.bug path=%s", scope["path"], exc_info=error)
+            error = RagqueueError("this is a fault of the server's: its log says more")
+        await problem(error, scope["path"])(scope, receive, send)
+
+    def _limit(self, scope: Scope) -> int:
+        if (scope["method"], scope["path"]) == ("POST", "/documents"):
+            return self._runtime.settings.max_upload + FORM
+        return BODY_LIMIT
+
+    async def _enter(self, scope: Scope, held: list[str]) -> None:
+        """Note in the request's state who asks. Raises Unauthorised, Forbidden."""
+        state: dict[str, Any] = scope.setdefault("state", {})
+        state["runtime"] = self._runtime
+        headers, path = Headers(scope=scope), scope["path"]
+        if self._private and not await self._keyring.ever_made():
+            check_neighbour(headers, navigates=path in PUBLIC and scope["method"] == "GET", allowed=self._hosts)
+            state["tenant"], state["caller"] = "default", LOCAL  # a key that nobody asked for is ignored
+        elif path not in PUBLIC and not path.startswith("/static/"):
+            state["tenant"], state["caller"] = await self._known(headers.get("authorization", ""))
+        else:
+            return
+        caller = state["caller"]
+        state["welcome"] = partial(self._keyring.admits, caller)
+        state["hold"] = partial(self._hold, caller, held)
+
+    def _hold(self, caller: str, held: list[str]) -> None:
+        """Count a request as a stream until it ends. Raises TooManyStreams."""
+        self._streams.enter(caller)
+        held.append(caller)
+
+    async def _known(self, authorization: str) -> tuple[str, str]:
+        """Return (tenant, caller) of a key. Raises Unauthorised."""
+        scheme, _, key = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not key.strip():
+            raise Unauthorised("an API key is needed: send `Authorization: Bearer KEY`")
+        known = await self._runtime.records.read(keys.verify, key.strip())
+        if known is None:
+            raise Unauthorised("the API key is not valid: `ragqueue keys list` shows which are")
+        return known
+
+
+def check_neighbour(headers: Headers, *, navigates: bool, allowed: Collection[str] = ()) -> None:
+    """Raise Forbidden when a request may have been sent by a page of another origin, or came through a proxy.
+
+    `navigates`: the request may be a person's who follows a link to the page. `allowed`: names of Host besides loopback's.
+    """
+    host = headers.get("host", "")
+    name = host_name(host)
+    if not (is_loopback(name) or name in allowed):
+        what = f"Host is {host!r:.100}: without an API key only this host may ask"
+        raise Forbidden(f"{what}. RAGQUEUE_ALLOWED_HOSTS lists more names, `ragqueue keys create NAME` makes a key")
+    if not allowed and any(header in headers for header in _FORWARDED):
+        raise Forbidden(
+            "the request came through a proxy, and there is no API key: anybody could read every document. "
+            "Make one with `ragqueue keys create NAME`, or set RAGQUEUE_ALLOWED_HOSTS when the proxy asks for passwords"
+        )
+    origin = headers.get("origin")
+    if origin is not None and origin.lower().partition("://")[2] != host.lower():
+        raise Forbidden(f"Origin is {origin!r:.100}: without an API key no page of another origin may ask")
+    site = headers.get("sec-fetch-site", "none")
+    follows_link = navigates and headers.get("sec-fetch-mode") == "navigate"
+    if site not in ("none", "same-origin") and not follows_link:
+        raise Forbidden(f"Sec-Fetch-Site is {site!r:.40}: without an API key no page of another origin may ask")
+
+
+def host_name(host: str) -> str:
+    """Return the name or address of a Host header, without its port."""
+    name = host.strip().lower()
+    if name.startswith("["):
+        return name[1:].partition("]")[0]
+    return name.partition(":")[0] if name.count(":") <= 1 else name
+
+
+def is_loopback(name: str) -> bool:
+    """Say whether a name or address can only mean this host."""
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _counted(receive: Receive, limit: int) -> Callable[[], Any]:
+    """Return `receive` with a limit: a body need not say its length."""
+    size = 0
+
+    async def counted() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > limit:
+            raise TooLarge(f"the body is larger than {limit:,} bytes")
+        return message
+
+    return counted
