@@ -41,6 +41,7 @@ class RagqueueError(Exception):
         cls.code, cls.status, cls.retryable = code or cls.code, status or cls.status, retryable or cls.retryable
 
     def __init__(self, message: str, *, code: str = "", retryable: bool | None = None, retry_after: float | None = None) -> None:
+        message = message or f"{type(self).__name__}: {self.__doc__}"  # no error says nothing
         super().__init__(message)
         self.message, self.code, self.retry_after = message, code or self.code, retry_after  # seconds
         self.retryable = self.retryable if retryable is None else retryable

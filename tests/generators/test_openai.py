@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
@@ -401,3 +402,25 @@ async def test_the_dialects_of_other_servers_are_understood(lines: list[str], fi
 
     assert "".join(delta.text for delta in deltas) == "ok"
     assert deltas[-1].finish == finish
+
+
+@pytest.mark.parametrize("key", [None, KEY])
+async def test_a_url_with_user_and_password_asks_with_them(key: str | None) -> None:
+    async with OpenAISimulator("tokens=3") as server:
+        url = server.url.replace("http://", "http://bob:s3%40cret@") + "?api-version=2"
+        generator = OpenAIGenerator("sim", base_url=url, api_key=key)
+
+        assert await text_of(generator, make_prompt("who?"))
+
+        request = server.requests[0]
+        assert request.headers["authorization"] == "Basic " + b64encode(b"bob:s3@cret").decode()
+        assert request.query["api-version"] == "2"
+        await generator.close()
+
+
+@pytest.mark.parametrize("url", ["http://u:SECRET@127.0.0.1:x/v1", "u:SECRET@127.0.0.1:1", "ftp://u:SECRET@h/v1", "http://[u:SECRET@h"])
+def test_a_url_that_cannot_work_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(ConfigError, match="OPENAI_BASE_URL") as refused:
+        OpenAIGenerator("m", base_url=url, api_key=None)
+
+    assert "SECRET" not in str(refused.value)

@@ -2,15 +2,17 @@
 
 import asyncio
 import re
+from base64 import b64encode
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, NamedTuple, Self
+from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 import aiohttp
 import httpx2
 import msgspec
 import openai
 
-from ragqueue.errors import ConfigError, GenerationFailed, RagqueueError, Unavailable
+from ragqueue.errors import ConfigError, GenerationFailed, RagqueueError, Unavailable, without_password
 from ragqueue.generators.base import Generator
 from ragqueue.types import Delta, Prompt
 
@@ -26,18 +28,49 @@ _TOO_LONG = re.compile(r"context.{0,20}(length|size|window)|maximum.{0,20}tokens
 _ADVICE = {401: _KEY, 403: _KEY, 404: "no such model or path: check LLM_MODEL and OPENAI_BASE_URL (it usually ends in /v1)", 413: _LONG}
 
 
+class Place(NamedTuple):
+    """Where a model is served, in the parts that the SDK wants apart."""
+
+    url: str
+    headers: dict[str, str]
+    query: dict[str, object]
+
+    @classmethod
+    def of(cls, base_url: str) -> Self:
+        """Return the parts of a URL: user and password become basic authentication, as curl does it. Raises ConfigError."""
+        try:
+            parts = urlsplit(base_url)
+            host, port = parts.hostname, parts.port
+        except ValueError:  # its text may quote a password
+            host, port = None, None
+        if host is None or parts.scheme not in ("http", "https"):
+            shown = without_password(base_url)
+            problem = f"OPENAI_BASE_URL is {shown!r}: it must look like http://host:port/v1 or https://host/v1"
+            raise ConfigError(f"{problem}, with user:password@ before the host where it asks for them")
+        name = f"[{host}]" if ":" in host else host
+        netloc = name if port is None else f"{name}:{port}"
+        headers = {}
+        if parts.username is not None:
+            pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            headers["Authorization"] = f"Basic {b64encode(pair.encode()).decode()}"
+        url = urlunsplit((parts.scheme, netloc, parts.path, "", ""))
+        return cls(url, headers, dict(parse_qsl(parts.query, keep_blank_values=True)))
+
+
 class OpenAIGenerator(Generator):
     """Streams in one try, for the job's are the only retries. What broke off goes in the last message to a model that `continues`."""
 
     def __init__(self, model: str, *, base_url: str, api_key: str | None, continues: bool = False, max_connections: int = 512) -> None:
-        if not base_url.startswith(("http://", "https://")):
-            raise ConfigError(f"OPENAI_BASE_URL is {base_url!r}: it must start with http:// or https:// (and usually ends in /v1)")
-        self.model, self.continues, self._base_url = model, continues, base_url
+        place = Place.of(base_url)
+        self.model, self.continues, self._base_url = model, continues, without_password(base_url)
         # Our own limits cover the waiting. `pool` also bounds connecting, by aiohttp's meaning of it.
         timeout = httpx2.Timeout(connect=5.0, read=None, write=None, pool=FIRST)
         # None would mean aiohttp's 100, not "no limit". The SDK insists on a key; local servers ask for none.
         http = openai.DefaultAioHttpClient(limits=httpx2.Limits(max_connections=max_connections))
-        self._client = openai.AsyncOpenAI(base_url=base_url, api_key=api_key or "none", max_retries=0, timeout=timeout, http_client=http)
+        self._client = openai.AsyncOpenAI(
+            base_url=place.url, api_key=api_key or "none", max_retries=0, timeout=timeout, http_client=http,
+            default_headers=place.headers, default_query=place.query,
+        )  # fmt: skip
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
         now = asyncio.get_running_loop().time
