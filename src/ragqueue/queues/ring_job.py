@@ -21,19 +21,15 @@ FAILED_FOR = 3600  # seconds that `rq info` shows a failed delivery
 # What is read back of an RQ job: none of the other fields (callbacks, webhooks, dependents) can reach code or hosts.
 _FIELDS = b"created_at data description enqueued_at failure_ttl origin result_ttl retries_left status timeout worker_name".split()
 # What ringing and working need, on keys that are gone at the end; it waits for nothing.
-_KEYS = (
-    "rq:queue:ragqueue-check",
-    "rq:queue:ragqueue-check:intermediate",
-    "rq:job:ragqueue-check",
-    "rq:wip:ragqueue-check",
-    "rq:workers:ragqueue-check",
-)
-_LIST, _PASSED, _HASH, _SORTED, _SET = _KEYS
+_KEYS = [f"rq:{kind}:ragqueue-check" for kind in ("queue", "intermediate", "job", "wip", "workers", "results", "clean_registries")]
+_LIST, _PASSED, _HASH, _SORTED, _SET, _STREAM, _TEXT = _KEYS
 CHECK: tuple[brokers.Command, ...] = (
-    *brokers.QUESTIONS, ("MULTI",), ("EXEC",), ("DEL", *_KEYS), ("RPUSH", _LIST, ""), ("LPUSH", _LIST, ""), ("LLEN", _LIST),
-    ("LMOVE", _LIST, _PASSED, "LEFT", "RIGHT"), ("BLMOVE", _PASSED, _LIST, "LEFT", "RIGHT", 0.001), ("LREM", _LIST, 1, ""),
-    ("HSET", _HASH, "n", 1), ("HINCRBY", _HASH, "n", 1), ("HINCRBYFLOAT", _HASH, "n", 1), ("HGETALL", _HASH), ("EXPIRE", _HASH, 60),
-    ("ZADD", _SORTED, 1, ""), ("ZREM", _SORTED, ""), ("SADD", _SET, ""), ("SREM", _SET, ""), ("EXISTS", _SET), ("DEL", *_KEYS),
+    *brokers.QUESTIONS, ("MULTI",), ("EXEC",), ("GET", "ragqueue:database"), ("DEL", *_KEYS), ("RPUSH", _LIST, ""), ("LPUSH", _LIST, ""),
+    ("LLEN", _LIST), ("LRANGE", _LIST, 0, 0), ("LMOVE", _LIST, _PASSED, "LEFT", "RIGHT"), ("BLMOVE", _PASSED, _LIST, "LEFT", "RIGHT", 0.001),
+    ("LREM", _LIST, 1, ""), ("HSET", _HASH, "n", 1), ("HINCRBY", _HASH, "n", 1), ("HINCRBYFLOAT", _HASH, "n", 1), ("HGETALL", _HASH),
+    ("EXPIRE", _HASH, 60), ("ZADD", _SORTED, 1, ""), ("ZRANGEBYSCORE", _SORTED, 0, 1), ("ZREMRANGEBYSCORE", _SORTED, 0, 0),
+    ("ZREM", _SORTED, ""), ("SADD", _SET, ""), ("SMEMBERS", _SET), ("SREM", _SET, ""), ("EXISTS", _SET), ("SET", _TEXT, "", "EX", 60),
+    ("XADD", _STREAM, "*", "n", 1), ("DEL", *_KEYS),
 )  # fmt: skip
 
 
