@@ -33,16 +33,25 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def low_port() -> int:
+    """Return a free port to which a Redis Cluster can add 10,000 for its own talk."""
+    while (port := free_port()) > 55_000:
+        pass
+    return port
+
+
 class RedisServer:
     """A redis-server of our own; it keeps its port and its folder when it is started again."""
 
-    def __init__(self, *, appendonly: bool = False) -> None:
-        port = free_port()
+    def __init__(self, *config: str, appendonly: bool = False) -> None:
+        """`config` are lines of a redis.conf."""
+        port = low_port() if "cluster-enabled yes" in config else free_port()
         self.url = f"redis://127.0.0.1:{port}/0"
         self.folder = Path(tempfile.mkdtemp(prefix="ragqueue-redis-"))
         self._process: subprocess.Popen[bytes] | None = None
+        (self.folder / "redis.conf").write_text("\n".join(config) + "\n", encoding="utf-8")
         self._command = [
-            "redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", "",
+            "redis-server", str(self.folder / "redis.conf"), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", "",
             "--appendonly", "yes" if appendonly else "no",
         ]  # fmt: skip
 
@@ -88,5 +97,7 @@ class RedisServer:
         try:
             with redis.Redis.from_url(self.url, retry=None) as client:
                 return bool(client.ping())
+        except redis.AuthenticationError:
+            return True  # it wants a password
         except redis.RedisError:
             return False

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from campaigns.services import RedisServer, free_port
+from campaigns.services import RedisServer, free_port, require_redis
 from ragqueue.cli import look, work
 from ragqueue.errors import ConfigError
 
@@ -106,6 +106,43 @@ def test_an_unreachable_redis_is_one_clear_line(environment: dict[str, str], tmp
     assert "unavailable" in done.stderr
     assert "Traceback" not in done.stderr
     assert "canary" not in done.stderr
+
+
+@pytest.mark.parametrize("command", [("serve", "--port", "0"), ("worker",), ("doctor",), ("ask", "Who?"), ("ingest", ".")])
+def test_a_wrong_redis_url_is_one_line_without_its_secret(environment: dict[str, str], tmp_path: Path, command: tuple[str, ...]) -> None:
+    done = call(environment | {"REDIS_URL": "redis://user:sesame@127.0.0.1:canary/0"}, tmp_path, *command)
+
+    said = done.stdout if command == ("doctor",) else done.stderr
+    assert (done.returncode, "should look like redis://" in said) == (1 if command == ("doctor",) else 2, True)
+    assert len(done.stderr.strip().splitlines()) == (0 if command == ("doctor",) else 1)
+    assert "Traceback" not in done.stderr
+    assert "canary" not in done.stdout + done.stderr
+    assert "sesame" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("config", ['rename-command BLMOVE ""', "requirepass sesame", "replicaof 127.0.0.1 1"])
+def test_a_redis_that_cannot_work_is_refused_by_every_server_and_shown_by_doctor(
+    environment: dict[str, str], tmp_path: Path, config: str
+) -> None:
+    require_redis()
+    with RedisServer(config) as server:
+        theirs = environment | {"REDIS_URL": server.url}
+        done = {command: call(theirs, tmp_path, *command.split()) for command in ("serve --port 0", "worker", "doctor")}
+
+    assert [found.returncode for found in done.values()] == [2, 2, 1]
+    for command in ("serve --port 0", "worker"):
+        assert len(done[command].stderr.strip().splitlines()) == 1, done[command].stderr
+        assert server.url in done[command].stderr
+    assert "fault" in done["doctor"].stdout
+    assert server.url in done["doctor"].stdout
+
+
+def test_doctor_notes_what_a_redis_may_lose(environment: dict[str, str], tmp_path: Path, redis_server: RedisServer) -> None:
+    redis_server.flush()
+    checks = answer(environment | {"REDIS_URL": redis_server.url}, tmp_path, "doctor")["checks"]
+
+    notes = [check["text"] for check in checks if "append-only" in check["text"]]
+    assert len(notes) == 1  # queue and log are in one Redis
 
 
 def test_a_second_database_on_one_redis_is_refused(environment: dict[str, str], tmp_path: Path, redis_server: RedisServer) -> None:

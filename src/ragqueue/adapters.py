@@ -1,10 +1,11 @@
 """Find the adapter for a name: tables of import strings, so that only what is used is imported."""
 
 import pkgutil
+import re
 from collections.abc import Callable, Mapping
 from typing import TypeVar, cast
 
-from ragqueue.errors import ConfigError
+from ragqueue.errors import ConfigError, without_password
 
 T = TypeVar("T")
 # name -> (module:Class, the extra that brings its packages)
@@ -34,3 +35,18 @@ def load(port: type[T], table: Mapping[str, tuple[str, str]], name: str) -> Call
             raise ConfigError(f"cannot import the {kind}: {error}") from error
         said = f"the {kind} needs {missing!r}, which is not installed: pip install 'ragqueue[{extra}]'"
         raise ConfigError(said, code="missing_extra") from error
+
+
+def by_url(port: type[T], table: Mapping[str, tuple[str, str]], url: str, *given: object) -> T:
+    """Return the adapter that a URL names by its scheme, built of the URL or of what is given. Raises ConfigError."""
+    name = url if url.startswith("python:") else re.split("[+:]", url)[0]
+    build = load(port, table, name)
+    try:
+        return build(*(given or [url]))
+    except ValueError:
+        if name not in table:  # not ours to explain
+            raise
+    shown, setting = without_password(url.removeprefix("rq+")), "REDIS_URL (or RAGQUEUE_QUEUE, RAGQUEUE_EVENTS)"
+    wanted = "redis://user:password@host:6379/0, with every sign of a password that is no letter or digit as %40"
+    # Outside of the handler: what the client says quotes the URL, and no traceback shall show it.
+    raise ConfigError(f"{setting} is {shown!r}: it should look like {wanted}")

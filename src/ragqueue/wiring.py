@@ -6,12 +6,13 @@ import random
 import re
 import socket
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 
 from ragqueue import adapters
 from ragqueue.answering.answer import Answerer
 from ragqueue.embedders.base import Embedder, RememberingEmbedder
+from ragqueue.errors import Unavailable
 from ragqueue.events.base import EventLog
 from ragqueue.events.pen import Batcher
 from ragqueue.generators.base import Generator
@@ -93,6 +94,9 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         runtime = Runtime(settings, records, await asyncio.to_thread(migrate, records.engine))
         for part in (runtime.queue, runtime.log, runtime.generator, runtime.pool):
             stack.push_async_callback(part.close)
+        for part in (runtime.queue, runtime.log):
+            with suppress(Unavailable):  # what is only away comes back
+                await part.check()
         await runtime.queue.claim_database(runtime.database)
         stack.push_async_callback(runtime.keeper.close)
         runtime.keep_loops()
@@ -101,8 +105,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
 
 def _by_url(port: type[adapters.T], table: Mapping[str, tuple[str, str]], url: str, records: Records) -> adapters.T:
     """Return the queue engine or event log that a URL names by its scheme. Raises ConfigError."""
-    name = url if url.startswith("python:") else re.split("[+:]", url)[0]
-    return adapters.load(port, table, name)(records if name == "sql" else url)
+    return adapters.by_url(port, table, url, *([records] if re.match("sql([+:]|$)", url) else []))
 
 
 def _generator(settings: Settings, embedder: Embedder | None) -> Generator:

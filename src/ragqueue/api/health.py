@@ -26,8 +26,17 @@ async def ready(parts: Parts) -> Response:
     """Say whether records, event log and queue can be used; workers are reported, not needed."""
     found: dict[str, Any] = {}
     checks: dict[str, str] = {}
+
+    async def log() -> None:
+        await parts.log.check()
+        await parts.log.read({"-": 0})
+
+    async def queue() -> None:
+        await parts.queue.check()
+        await parts.queue.depth("chat")
+
     beating = parts.records.read(workers.alive, 2 * parts.settings.lease)
-    for name, use in {"records": beating, "events": parts.log.read({"-": 0}), "queue": parts.queue.depth("chat")}.items():
+    for name, use in {"records": beating, "events": log(), "queue": queue()}.items():
         try:
             found[name], checks[name] = await use, "ok"
         except RagqueueError as error:

@@ -227,6 +227,8 @@ async def doctor(call: Call) -> None:
     try:
         checks.append(("parsers", "ok", f"in children: {await isolation(settings.parse_memory)}"))
         async with open_runtime(settings) as runtime:  # as a server would
+            for note in dict.fromkeys([*await runtime.queue.check(), *await runtime.log.check()]):  # the two may be one Redis
+                checks.append(("broker and log", "note", note))
             await runtime.log.read({"-": 0})
             checks.append(("broker and log", "ok", f"answer; {await runtime.queue.depth('chat')} chat jobs wait"))
             beating = len(await runtime.records.read(workers.alive, 2 * settings.lease))

@@ -47,5 +47,9 @@ class EventLog(ABC):
         """Make sure that nothing which was dropped stands on a disk of the log's own; return counts for the receipt."""
         return {}
 
+    async def check(self) -> Sequence[str]:
+        """Return what an operator should know. Raises ConfigError when the service cannot do its work, Unavailable when it is away."""
+        return ()
+
     async def close(self) -> None:  # noqa: B027 - a log in the records has none of its own
         """Release every connection."""

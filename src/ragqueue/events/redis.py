@@ -14,7 +14,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from ragqueue.errors import Unavailable, told, without_password
+from ragqueue import brokers
+from ragqueue.errors import Unavailable, without_password
 from ragqueue.events.base import DAMAGED, EventLog, entry
 from ragqueue.types import ATTEMPT_SHIFT, LAST_N, Append, Event, seq_of
 
@@ -34,9 +35,17 @@ if granted and ARGV[3] then
 end
 return found
 """
+_SHA = hashlib.sha1(_APPEND.encode()).hexdigest()
 _LOG = "ragqueue:log:"
 AT_ONCE = 1000  # logs that are erased in one round trip
 _BACKGROUND = ("aof_rewrite_in_progress", "aof_rewrite_scheduled", "rdb_bgsave_in_progress")
+_TRIED = _LOG + "ragqueue-check"  # the name of no job
+# Everything that is used, on a log that is gone at the end.
+_CHECK: tuple[brokers.Command, ...] = (
+    *brokers.QUESTIONS, ("UNLINK", _TRIED), ("XADD", _TRIED, "1-0", "type", ""), ("XRANGE", _TRIED, "-", "+", "COUNT", 1),
+    ("XREVRANGE", _TRIED, "+", "-", "COUNT", 1), ("XREAD", "BLOCK", 1, "STREAMS", _TRIED, "0-0"), ("EXPIRE", _TRIED, 60),
+    ("EVAL", _APPEND, 1, _TRIED, "-", 60, "1-1", "", "", ""), ("EVALSHA", _SHA, 1, _TRIED, "-", 60), ("DEL", _TRIED), ("MULTI",), ("EXEC",),
+)  # fmt: skip
 logger = logging.getLogger(__name__)
 
 
@@ -46,11 +55,10 @@ class RedisEventLog(EventLog):
     def __init__(self, url: str) -> None:
         self._shown = without_password(url)
         # Tries twice, for an old connection may be dead. One limit of ours a call, none a response: that would cost more than to read it.
-        self._redis = Redis.from_url(url, retry=Retry(NoBackoff(), 1), socket_timeout=None)
+        self._redis = Redis.from_url(brokers.usable(url), retry=Retry(NoBackoff(), 1), socket_timeout=None)
         # As the server sent it: RESP2 answers with pairs of stream and entries, RESP3 with a map.
         self._redis.set_response_callback("XREAD", lambda answer, **_: dict(answer or {}))
         self._purging = asyncio.Lock()  # Redis writes one file at a time
-        self._sha = hashlib.sha1(_APPEND.encode()).hexdigest()
 
     async def append(self, appends: Sequence[Append]) -> list[int]:
         pipeline = self._redis.pipeline(transaction=False)
@@ -58,7 +66,7 @@ class RedisEventLog(EventLog):
         for append in appends:
             fields = [value for event in append.events for value in (_id(event.seq), *_fields(event).values())]
             call(script, 1, _LOG + append.job_id, "-" if append.after == -1 else _id(append.after), KEEP, *fields)
-            call, script = pipeline.evalsha, self._sha
+            call, script = pipeline.evalsha, _SHA
         return [_seq(end) for end in await self._call(pipeline.execute())]
 
     async def read(self, cursors: Mapping[str, int], wait: float = 0) -> dict[str, list[Event]]:
@@ -137,6 +145,17 @@ class RedisEventLog(EventLog):
                 return persistence
             await asyncio.sleep(0.05)
 
+    async def check(self) -> Sequence[str]:
+        pipeline = self._redis.pipeline(transaction=False)
+        for command in _CHECK:
+            pipeline.execute_command(*command)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                answers = await pipeline.execute(raise_on_error=False)
+        except (RedisError, OSError) as error:
+            raise brokers.failure(self._shown, error) from error
+        return brokers.notes(self._shown, brokers.judge(self._shown, _CHECK, answers))
+
     async def close(self) -> None:
         await self._redis.aclose()
 
@@ -144,7 +163,7 @@ class RedisEventLog(EventLog):
         try:
             return await self._ask(awaitable, patience)
         except RedisError as error:
-            raise Unavailable(f"the event log {self._shown} failed: {told(error)}") from error
+            raise Unavailable(f"the event log {self._shown} failed: {brokers.reason(error)}") from error
 
     async def _ask(self, awaitable: Awaitable[Any], patience: float = PATIENCE) -> Any:
         """Return what Redis answers. Raises Unavailable when it is away, RedisError when it refuses."""
@@ -152,7 +171,7 @@ class RedisEventLog(EventLog):
             async with asyncio.timeout(patience):
                 return await awaitable
         except (ConnectionError, RedisConnectionError, RedisTimeoutError, OSError) as error:
-            raise Unavailable(f"the event log {self._shown} failed: {told(error)}") from error
+            raise Unavailable(f"the event log {self._shown} failed: {brokers.reason(error)}") from error
 
 
 def _fields(event: Event) -> dict[Any, Any]:

@@ -24,6 +24,10 @@ class JobQueue(ABC):
     async def work(self, handle: Handle, lane: str, concurrency: int) -> None:
         """Call `handle` for each ring, `concurrency` at once, until cancelled: what runs then is left alone. Waits for a lost service."""
 
+    async def check(self) -> Sequence[str]:
+        """Return what an operator should know. Raises ConfigError when the service cannot do its work, Unavailable when it is away."""
+        return ()
+
     async def claim_database(self, database: str) -> None:  # noqa: B027 - an engine without a broker has none to mark
         """Write the database's UUID into the broker if none is there. Raises ConfigError, Unavailable."""
 

@@ -4,59 +4,35 @@ import asyncio
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent import futures
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from redis import Redis, RedisError, backoff, retry
-from rq import Queue, command, executions, job, serializers, suspension, utils, worker, worker_registration
+from rq import Queue, command, executions, job, results, suspension, utils, worker_registration
 
-from ragqueue.errors import ConfigError, InvalidRequest, Unavailable, without_password
+from ragqueue import brokers
+from ragqueue.errors import ConfigError, Unavailable, without_password
 from ragqueue.queues.base import Handle, JobQueue, ring_of
+from ragqueue.queues.ring_job import CHECK, FAILED_FOR, HANDLER, QUEUE_PREFIX, RETRIES, RingJob, RingWorker, failed_notes, questions
 from ragqueue.types import LANES, Ring
 
-HANDLER = "ragqueue.entrypoints.rq.handle"  # the only function that an RQ job of ours can name
-QUEUE_PREFIX = "ragqueue-"
-RETRIES = 3  # deliveries again after a handle that could not record its outcome
-FAILED_FOR = 3600  # seconds that `rq info` shows a failed delivery
 TAKE_WAIT = 0.25  # seconds of one blocking pop: bounds how long a stop takes
 LEASE = 90  # seconds until RQ calls an execution abandoned and rings again; renewed when a sixth of it is over
 PAUSE = 1.0  # seconds between two signs of life, and between tries while Redis is away
 TAKEN = 100  # rings taken at once, at most
 BATCH = 1000  # rings sent in one transaction
-# What is read back of an RQ job: none of the other fields (callbacks, webhooks, dependents) can reach code or hosts.
-_FIELDS = b"created_at data description enqueued_at failure_ttl origin result_ttl retries_left status timeout worker_name".split()
 
 
-class RingJob(job.Job):  # type: ignore[misc]
-    """An RQ job that can be nothing but a ring: JSON only, one function, no callbacks, webhooks or dependents."""
-
-    def __init__(self, id: str | None = None, connection: Redis | None = None, serializer: object = None) -> None:
-        super().__init__(id, connection)
-        self.serializer = serializers.JSONSerializer  # whatever the launcher says; as an argument it costs RQ 0.1 ms to check
-
-    def restore(self, raw_data: Mapping[bytes, bytes]) -> None:
-        super().restore({field: raw_data[field] for field in _FIELDS if field in raw_data})
-        self.retries_left: int = min(self.retries_left or 0, RETRIES)
-
-    def _deserialize_data(self) -> None:
-        super()._deserialize_data()
-        named: object = self._func_name
-        self._func_name: str = HANDLER  # who asks again is given nothing else to run
-        if named != HANDLER:
-            raise InvalidRequest(f"an RQ job named {named!r:.200} was refused: only {HANDLER} is run")
-
-
-class ConcurrentWorker(worker.BaseWorker):  # type: ignore[misc]
+class ConcurrentWorker(RingWorker):
     """A true RQ worker that runs many jobs of one queue on one loop; a thread keeps RQ's books, for many jobs in one round trip."""
 
     connection_timeout = 10  # seconds that a command may take; RQ's own is the life time of a worker
 
     def __init__(self, queues: Sequence[Any], name: str | None = None, **options: Any) -> None:
-        names = [getattr(queue, "name", queue) for queue in queues]
-        super().__init__(names, name, **{**options, "job_class": RingJob, "serializer": serializers.JSONSerializer})
+        super().__init__(queues, name, **options)
         self.birth_date = utils.now()
         self._stopping = threading.Event()
         self._running: dict[futures.Future[None], executions.Execution] = {}
@@ -104,7 +80,9 @@ class ConcurrentWorker(worker.BaseWorker):  # type: ignore[misc]
                 away = False
             except Exception as error:  # what stands in Redis can be anything; what was taken rings again: RQ finds it, or our reconcile
                 if not away:
-                    self.log.warning("rq.unavailable: waiting for Redis: %r", error, exc_info=not isinstance(error, RedisError))
+                    self.log.warning(
+                        "rq.unavailable: waiting for Redis: %s", brokers.reason(error), exc_info=not isinstance(error, RedisError)
+                    )
                 away = True
                 self._stopping.wait(PAUSE)
 
@@ -160,6 +138,7 @@ class ConcurrentWorker(worker.BaseWorker):  # type: ignore[misc]
                     else:
                         rq_job.set_status("failed" if error else "stopped", pipeline)
                         rq_job.failed_job_registry.add(rq_job, FAILED_FOR, pipeline=pipeline)
+                        results.Result.create_failure(rq_job, FAILED_FOR, repr(error or "stopped"), self.name, pipeline)
             pipeline.execute()
 
     def _beat(self) -> None:
@@ -200,7 +179,9 @@ class RQQueue(JobQueue):
     def __init__(self, url: str) -> None:
         url = url.removeprefix("rq+")
         self._shown = without_password(url)
-        self._redis = Redis.from_url(url, retry=retry.Retry(backoff.NoBackoff(), 1))  # once, for an old connection may be dead
+        self._redis = Redis.from_url(
+            brokers.usable(url), retry=retry.Retry(backoff.NoBackoff(), 1)
+        )  # once, for an old connection may be dead
         self._queues = {lane: Queue(QUEUE_PREFIX + lane, connection=self._redis, job_class=RingJob) for lane in LANES}
         self._workers: list[ConcurrentWorker] = []
 
@@ -216,6 +197,12 @@ class RQQueue(JobQueue):
         hired.log.setLevel("WARNING")  # RQ tells of each step
         self._workers.append(hired)
         await hired.consume(handle, concurrency)
+
+    async def check(self) -> Sequence[str]:
+        try:
+            return await asyncio.to_thread(self._check)
+        except (RedisError, OSError) as error:
+            raise brokers.failure(self._shown, error) from error
 
     async def claim_database(self, database: str) -> None:
         await self._call(self._redis.setnx, "ragqueue:database", database)
@@ -233,7 +220,19 @@ class RQQueue(JobQueue):
         try:
             return await asyncio.to_thread(function, *args)
         except (RedisError, OSError) as error:
-            raise Unavailable(f"the broker {self._shown} failed: {error}") from error
+            raise Unavailable(f"the broker {self._shown} failed: {brokers.reason(error)}") from error
+
+    def _check(self) -> list[str]:
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for command in (*CHECK, *questions()):
+                pipeline.execute_command(*command)
+            answers = pipeline.execute(raise_on_error=False)
+        told = brokers.judge(self._shown, CHECK, answers[: len(CHECK)])
+        return brokers.notes(self._shown, told) + failed_notes(answers[len(CHECK) :], self._redis)
+
+    def refuse_other(self, connection: Redis) -> None:
+        """Make sure that a launcher's connection leads where ours does. Raises ConfigError."""
+        brokers.refuse_other(self._redis, connection, self._shown)
 
     def _ring(self, rings: Sequence[Ring]) -> None:
         # Each ring at the front goes before the last one: in reverse they keep their order.

@@ -1,0 +1,233 @@
+"""Every command of README and docs is run, as it stands there: one that is not known here fails, so that who adds it runs it."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from campaigns.bench_house import SAMPLES, clean_environment
+from campaigns.services import free_port, missing, require_redis
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
+PROGRAMS = r"(?:ragqueue|rq|python3|py|curl|redis-server|redis-cli|\.venv/\S+)"
+LIMIT = 60.0  # seconds until a server must be ready, or a command done
+
+# Where the page says what the reader has, the test says what it has.
+PLACEHOLDERS = {"path/to/your/documents": "docs", "path/to/documents": "docs"}
+# Words between backticks that name a program or a class of commands, and are no line to type.
+NAMES = {"rq", "redis-server", "ragqueue eval", ".venv/bin/ragqueue ..."}
+# Commands that run until they are ended, and what they say, or who answers, when they are ready.
+SERVERS = {
+    "redis-server": "Ready to accept connections",
+    "ragqueue serve": "ragqueue is ready on",
+    "ragqueue worker": "workers x",
+    "rq worker": "Listening on",
+}
+# Tasks of dev.py that take minutes or need the network, and their short form: what dev.py runs in .venv, up to its options.
+SHORT = {
+    "python3 dev.py test": "python -m pytest --collect-only -q tests/test_docs.py",
+    "python3 dev.py test tests/jobs -k claim": "python -m pytest --collect-only -q tests/jobs -k claim",
+    "python3 dev.py lint": "ruff check --no-cache dev.py",
+    "python3 dev.py bench queue": "python -m campaigns.bench_queue --json --help",
+    "python3 dev.py bench queue --json": "python -m campaigns.bench_queue --json --help",
+    "python3 dev.py bench stream": "python -m campaigns.bench_stream --help",
+    "python3 dev.py bench search": "python -m campaigns.bench_search --help",
+    "python3 dev.py bench ingest": "python -m campaigns.bench_ingest --help",
+    "python3 dev.py faults": "python -m campaigns.kill_loop --engine rq --help",
+    "python3 dev.py faults --engine sql --jobs 300 --kills 20": "python -m campaigns.kill_loop --engine sql --jobs 300 --kills 20 --help",
+    "python3 dev.py faults --engine sql|rq": "python -m campaigns.kill_loop --engine rq --help",
+    "python3 dev.py powercut": "python -m campaigns.powercut --cuts 1000 --help",
+    "python3 dev.py powercut --cuts 1000": "python -m campaigns.powercut --cuts 1000 --help",
+    "python3 dev.py lock": "python dev.py --help",
+    "python3 dev.py lock --upgrade": "python dev.py --help",
+}
+ASK = 'ragqueue ask "What do I want to know?"'
+DEMO = "python3 dev.py demo"  # brings the samples in with the real embedder: the one that takes long
+# What is run to its end, as it stands there.
+RUN = {
+    DEMO,
+    ". .venv/bin/activate",
+    ASK,
+    "ragqueue config show --origin",
+    "ragqueue doctor",
+    "ragqueue ingest path/to/documents",
+    "ragqueue ingest path/to/your/documents",
+    "ragqueue jobs list",
+    "rq info --url redis://localhost:6379",
+    *(
+        f"curl {flags}localhost:8000/chat {accept}-H 'content-type: application/json' -d '{{\"question\": \"What do I want to know?\"}}'"
+        for flags, accept in (("", ""), ("-i ", ""), ("-N ", "-H 'accept: text/event-stream' "))
+    ),
+}
+
+
+def commands(page: Path) -> list[str]:
+    """Return every command of a page: the lines of its console blocks, and what stands between backticks elsewhere."""
+    text = page.read_text(encoding="utf-8")
+    block = r"^```(\w*)\n(.*?)^```"
+    lines = [
+        re.sub(r"\s{2,}#.*", "", line).strip()
+        for language, body in re.findall(block, text, re.DOTALL | re.MULTILINE)
+        if language in ("", "console", "sh", "bash", "shell", "powershell")
+        for line in body.splitlines()
+    ]
+    prose = re.sub(block, "", text, flags=re.DOTALL | re.MULTILINE)
+    named = [re.sub("^py ", "python3 ", line) for line in re.findall(rf"`({PROGRAMS}(?: [^`]*)?)`", prose)]
+    return [line for line in [*lines, *named] if line and line not in NAMES]
+
+
+def server_of(command: str) -> str | None:
+    """Return what a command says when it is ready, if it is one that runs until it is ended."""
+    return next((said for start, said in SERVERS.items() if command == start or command.startswith(f"{start} ")), None)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_of_a_page_is_run_here(page: Path) -> None:
+    unknown = [command for command in commands(page) if command not in RUN and command not in SHORT and not server_of(command)]
+
+    assert not unknown, "add each to the table that says how it is run"
+
+
+def test_no_table_holds_a_command_that_no_page_has() -> None:
+    found = {command for page in PAGES for command in commands(page)}
+
+    assert not (RUN | set(SHORT)) - found
+
+
+@pytest.mark.parametrize("command", sorted(set(SHORT.values())))
+def test_a_long_task_knows_the_options_that_a_page_gives_it(command: str) -> None:
+    done = subprocess.run(with_programs(command), shell=True, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+class House:
+    """A reader's folder, and the servers that were started in it as the page says."""
+
+    def __init__(self, folder: Path, settings: str) -> None:
+        self.folder, self.ports = folder, {"8000": str(free_port()), "6379": str(free_port())}
+        shutil.copytree(SAMPLES, folder / "docs", ignore=lambda _, names: [name for name in names if not name.startswith("co")])
+        (folder / ".venv").symlink_to(Path(sys.prefix))
+        own = f"RAGQUEUE_PORT={self.ports['8000']}\nRAGQUEUE_EMBEDDER=none\nRAGQUEUE_DRAIN=1\n"
+        (folder / ".env").write_text(self.here(settings) + own)
+        self._servers: dict[subprocess.Popen[bytes], str] = {}
+
+    def here(self, text: str) -> str:
+        """Return a text of a page with the ports and folders of this machine."""
+        for there, here in {**PLACEHOLDERS, **{f"localhost:{port}": f"localhost:{own}" for port, own in self.ports.items()}}.items():
+            text = text.replace(there, here)
+        return text
+
+    def obey(self, command: str) -> None:
+        """Run a command to its end, or until it is ready when it is a server."""
+        line = with_programs(self.here(command))
+        if (ready := server_of(command)) is None:
+            done = subprocess.run(
+                line, shell=True, cwd=self.folder, env=environment(), capture_output=True, text=True, timeout=LIMIT, check=False
+            )
+            assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+            return
+        if "worker" in command:
+            self.close("worker")  # so that this one answers
+        if command.startswith("redis-server"):
+            line += f" --port {self.ports['6379']} --bind 127.0.0.1"
+        log = self.folder / f"{time.monotonic_ns()}.log"
+        with log.open("wb") as out:
+            server = subprocess.Popen(
+                f"exec {line}", shell=True, cwd=self.folder, env=environment(), stdout=out, stderr=out, start_new_session=True
+            )
+        self._servers[server] = command
+        end = time.monotonic() + LIMIT
+        while ready not in log.read_text(encoding="utf-8"):
+            assert server.poll() is None, f"{command}\n{log.read_text(encoding='utf-8')}"
+            assert time.monotonic() < end, f"{command}\n{log.read_text(encoding='utf-8')}"
+            time.sleep(0.05)
+        if "worker" in command and "ragqueue-chat" in command:
+            self.obey(ASK)
+
+    def close(self, kind: str = "") -> None:
+        """End the servers that were started by a line with this word, the last first."""
+        for server in [server for server, command in reversed(self._servers.items()) if kind in command]:
+            del self._servers[server]
+            server.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                server.wait(15)
+            with suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+
+def environment() -> dict[str, str]:
+    """Return a reader's environment: nothing is set but where the installed programs are."""
+    own = {name: value for name, value in clean_environment().items() if not name.startswith("RQ_")}
+    return own | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{own['PATH']}", "PYTHONUNBUFFERED": "1"}
+
+
+def with_programs(command: str) -> str:
+    return re.sub("^python3? ", f"{sys.executable} ", command)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    if sys.platform == "win32":
+        pytest.skip("the lines are a POSIX shell's")
+    if shutil.which("curl") is None:
+        missing("curl is not installed: apt-get install curl")
+    return tmp_path
+
+
+def obeyed(folder: Path, pages: list[str], settings: str = "") -> Iterator[str]:
+    """Run every command of the pages in their order, each once."""
+    house = House(folder, settings)
+    found = dict.fromkeys(command for page in pages for command in commands(ROOT / page) if command not in {DEMO, *SHORT})
+    try:
+        for command in found:
+            house.obey(command)
+            yield command
+    finally:
+        house.close()
+
+
+def test_the_demo_answers_a_question(folder: Path) -> None:
+    done = subprocess.run(
+        ["ragqueue", "demo", "--port", "0", "--exit"],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "[1]" in done.stdout
+    assert "ragqueue is ready on" in done.stdout
+
+
+def test_the_commands_of_readme_and_tutorial_do_what_they_say(folder: Path) -> None:
+    pages = [
+        "README.md",
+        "docs/tutorial/first-answer.md",
+        "docs/reference/settings.md",
+        "CONTRIBUTING.md",
+        "docs/explanation/guarantees.md",
+    ]
+
+    assert len(list(obeyed(folder, pages))) >= 10
+
+
+def test_the_commands_of_rq_on_redis_do_what_they_say(folder: Path) -> None:
+    require_redis()
+    page = "docs/how-to/rq-on-redis.md"
+    [settings] = re.findall(r"^```ini\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+    assert len(list(obeyed(folder, [page], settings))) >= 10
