@@ -19,6 +19,7 @@ from campaigns.services import RedisServer, free_port
 from campaigns.witness import Kill, Witness
 from ragqueue.testing.mutants import SURPRISE, WENT_ON
 
+DISK = "128m"  # of a data folder that is filled
 READY_WITHIN = 90.0  # seconds; a loaded machine starts slowly
 
 
@@ -29,8 +30,11 @@ class CampaignError(Exception):
 class House:
     """Starts, kills, stops and ends real processes, and keeps the list of what it did to them."""
 
-    def __init__(self, folder: Path, engine: str, *, slots: int, settings: Mapping[str, str], mutation: str | None = None) -> None:
-        self.folder, self.slots = folder, slots
+    def __init__(
+        self, folder: Path, engine: str, *, slots: int, settings: Mapping[str, str], mutation: str | None = None, disk: bool = False
+    ) -> None:
+        """`disk`: the data folder is a small disk of its own, which can be filled."""
+        self.folder, self.slots, self._disk = folder, slots, disk
         self.port = free_port()
         self.redis = RedisServer() if engine == "rq" else None
         self.witness = Witness(folder / "data" / "records.sqlite3")
@@ -52,6 +56,8 @@ class House:
             if shutil.which("redis-server") is None:
                 raise CampaignError("redis-server is not installed: apt-get install redis-server")
             await asyncio.to_thread(self.redis.start)
+        if self._disk:
+            self._mount()
         await self.start_api()
         self.witness.install()
         for processes in filter(None, ((workers + 1) // 2, workers // 2)):
@@ -128,6 +134,12 @@ class House:
         if self.redis:
             self.redis.stop()
 
+    def unmount(self) -> None:
+        """Take the small disk away, with what is on it."""
+        if self._disk:
+            subprocess.run(["umount", "--lazy", str(self.folder / "data")], capture_output=True)
+            self._disk = False
+
     def _start(self, *words: str) -> int:
         with (self.folder / f"{len(list(self.folder.glob('*.log'))):03}-{words[0]}.log").open("wb") as log:
             process = subprocess.Popen([sys.executable, "-m", *self._module, *words], env=self._env, stdout=log, stderr=log)
@@ -147,6 +159,22 @@ class House:
         """Return the end of the newest log of a command."""
         newest = sorted(self.folder.glob(f"*-{command}.log"))[-1]
         return newest.read_text(errors="replace")[-500:]
+
+    def _mount(self) -> None:
+        (self.folder / "data").mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(self.folder / "data")]
+        if subprocess.run(command, capture_output=True).returncode:
+            self._disk = False
+            raise CampaignError("a disk that can be filled is a tmpfs, and only root may mount one here")
+
+    async def fill_disk(self, seconds: float) -> None:
+        """Leave no byte free under the data folder for a while."""
+        ballast = self.folder / "data" / "ballast"
+        try:
+            await asyncio.to_thread(_fill, ballast)
+            await asyncio.sleep(seconds)
+        finally:
+            ballast.unlink()
 
     def surprise(self) -> None:
         """Let the loop of a `loop-` mutation meet its surprise, in every process."""
@@ -169,6 +197,14 @@ class House:
             if time.monotonic() > end:
                 raise CampaignError(f"{otherwise} after {READY_WITHIN:.0f} s: {self.last_words('serve')}")
             await asyncio.sleep(0.1)
+
+
+def _fill(ballast: Path) -> None:
+    with ballast.open("ab", buffering=0) as file:
+        for size in (65_536, 4096, 512, 1):
+            with suppress(OSError):  # full
+                while True:
+                    file.write(b"x" * size)
 
 
 def _signal(pids: Iterable[int], what: signal.Signals) -> None:

@@ -1,6 +1,7 @@
 """Kill, stop and restart real processes under real questions, and audit what clients and store say afterwards.
 
 python3 dev.py faults --engine sql|rq --jobs N --kills K --workers W --slots S --seed X [--json] [--keep]
+python3 dev.py faults --engine sql|rq --jobs N --full-disks N         the disk is full and free again (needs root)
 python3 dev.py faults --engine sql|rq --mutation NAME [--json]        a build that must fail the audit
 python3 dev.py faults --engine sql --mutation loop-NAME --kept        the same surprise with the keeper in: no damage
 python3 dev.py faults --mutation list
@@ -28,7 +29,7 @@ from campaigns.auditor import Entry, Finding, audit, count, read_store
 from campaigns.bench_house import quantile
 from campaigns.clients import Clients, Transcript
 from campaigns.kill_house import CampaignError, House
-from campaigns.kill_plan import BEAT, CUTS, LEASE, LOOPS, MUTATIONS, STOPPED, Plan, faults, questions
+from campaigns.kill_plan import BEAT, CUTS, FULL, LEASE, LOOPS, MUTATIONS, STOPPED, Plan, faults, questions
 from campaigns.services import RedisServer
 from campaigns.witness import Times
 from ragqueue.errors import told
@@ -47,6 +48,7 @@ class Report:
     kills: int = 0
     stops: int = 0
     host_kills: int = 0
+    full_disks: int = 0
     lost: int = 0
     doubled_answers: int = 0
     stream_gaps: int = 0
@@ -118,7 +120,7 @@ class Campaign:
             "LLM_MODEL": plan.model, "RAGQUEUE_LEASE": str(LEASE), "RAGQUEUE_BEAT": str(BEAT), "RAGQUEUE_DRAIN": "3",
             "RAGQUEUE_KEEP_EVENTS": "86400", "RAGQUEUE_LOG_LEVEL": "WARNING",
         }  # fmt: skip
-        house = House(folder, plan.engine, slots=plan.slots, settings=settings, mutation=plan.mutation)
+        house = House(folder, plan.engine, slots=plan.slots, settings=settings, mutation=plan.mutation, disk=plan.disk)
         try:
             with _told("start"):
                 await house.begin(plan.workers)
@@ -136,6 +138,7 @@ class Campaign:
             if plan.keep:
                 _say(f"everything is kept in {folder}")
             else:
+                house.unmount()
                 shutil.rmtree(folder, ignore_errors=True)
         return asdict(self._report) | self._loops
 
@@ -215,6 +218,10 @@ class Campaign:
         if victims := self._busy(house):
             await house.stop_for([self._rng.choice(victims)], STOPPED)
 
+    async def _full_disk(self, house: House) -> None:
+        self._report.full_disks += 1
+        await house.fill_disk(self._rng.uniform(*FULL))
+
     async def _surprise(self, house: House) -> None:
         house.surprise()
         await asyncio.sleep(LEASE)
@@ -290,6 +297,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--engine", choices=("sql", "rq"), default="sql")
     for name, default in (("jobs", 300), ("kills", 20), ("workers", 3), ("slots", 50), ("seed", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--full-disks", type=int, default=0, help="so often the disk is full for some seconds; nobody is killed")
     parser.add_argument("--mutation", help="a broken build, or `list`")
     parser.add_argument("--kept", action="store_true", help="with a loop- mutation: the keeper is in, nothing may be lost")
     parser.add_argument("--json", action="store_true")
@@ -300,11 +308,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if said.kept and not said.mutation:
         parser.error("--kept needs --mutation loop-NAME")
-    kept = {"kept": True} if said.kept else {}
+    more: dict[str, Any] = {"kept": True} if said.kept else {}
+    if said.full_disks:
+        more["faults"] = ("full_disk",) * said.full_disks
     _say(f"seed {said.seed}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that everything that was started is ended
     try:
-        found = run(said.engine, said.jobs, said.kills, said.workers, said.slots, said.seed, said.mutation, keep=said.keep, **kept)
+        found = run(said.engine, said.jobs, said.kills, said.workers, said.slots, said.seed, said.mutation, keep=said.keep, **more)
     except (CampaignError, TimeoutError) as error:
         print(f"faults: {told(error)}", file=sys.stderr)
         return 2

@@ -10,6 +10,7 @@ from campaigns.kill_house import CampaignError
 
 LEASE, BEAT = 2.0, 0.5  # seconds
 STOPPED = LEASE + 1.5  # seconds
+FULL = (1.0, 8.0)  # seconds that a disk is full
 CUTS = 200  # power cuts of the mutation `full_commit`
 EVERY_HOST = 30  # of so many kills one is a host
 EVERY_STOP = 20
@@ -31,6 +32,11 @@ class Plan:
     pause: tuple[float, float] = (0.5, 1.5)  # seconds between faults
     patience: float = 150.0  # seconds that a client waits for its answer
     keep: bool = False
+
+    @property
+    def disk(self) -> bool:
+        """Whether the data folder must be a disk that can be filled."""
+        return "full_disk" in (self.faults or ())
 
     @property
     def limit(self) -> float:

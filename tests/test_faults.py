@@ -1,12 +1,13 @@
 """Real processes are killed under load and lose nothing; builds with one thing broken are found out. Long forms: `dev.py faults`."""
 
+import os
 from typing import Any
 
 import pytest
 
-from campaigns import kill_loop, kill_plan
+from campaigns import erasures, kill_loop, kill_plan
 from campaigns.auditor import DAMAGE
-from campaigns.services import require_redis
+from campaigns.services import missing, require_redis
 
 ENGINES = ("sql", "rq")
 
@@ -53,6 +54,30 @@ def test_a_loop_that_nobody_keeps_does_damage_and_a_kept_one_does_none() -> None
     assert damage(kept) == {}
     assert kept["unseen_loop_deaths"] == 0
     assert kept["loop_failures"] >= 1
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_full_disk_is_waited_for_and_costs_nothing(engine: str) -> None:
+    require(engine)
+    if os.geteuid() != 0:
+        missing("only root may mount a disk that can be filled")
+
+    found = kill_loop.run(engine, jobs=80, kills=0, workers=2, slots=20, seed=7, faults=("full_disk",) * 3)
+
+    assert damage(found) == {}
+    assert (found["ended"], found["full_disks"]) == (80, 3)
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_erasure_leaves_nothing_whatever_races_with_it(engine: str) -> None:
+    require(engine)
+
+    found = erasures.run(engine, 24)
+
+    assert found["rounds"] == 24
+    assert [found[name] for name in ("stuck", "cancelled", "shown", "streamed", "left")] == [0] * 5
 
 
 def test_only_a_loop_can_be_kept() -> None:

@@ -8,20 +8,30 @@ from ragqueue.queues.base import Handle, ring_of
 
 
 async def live(lane: str, use: Callable[[Handle, int], Awaitable[None]]) -> None:
-    """Give the handle and the concurrency of a runtime's worker to `use`; at its end the worker drains."""
+    """Give the handle and the concurrency of a runtime's worker to `use`; at its end the worker drains.
+
+    Raises Unavailable when a loop of the process is beyond help.
+    """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # Imported only where it runs: what forks (RQ's Worker, a scheduler) must not have loaded native libraries.
     from ragqueue.settings import load
     from ragqueue.wiring import open_runtime
+    from ragqueue.working.limits import raise_open_files
 
+    raise_open_files()
     settings, _ = load()
     async with open_runtime(settings) as runtime:
         worker = runtime.worker(lanes={lane: runtime.lanes[lane]})
         worker.start()
+        using = asyncio.ensure_future(use(worker.handle, runtime.lanes[lane]))
+        runtime.keeper.end_with(using.cancel)
         try:
-            await use(worker.handle, runtime.lanes[lane])
+            await using
+        except asyncio.CancelledError:
+            runtime.keeper.check()
+            raise
         finally:
-            await worker.drain(settings.drain)
+            await worker.drain(0.0 if runtime.keeper.broken_loop else settings.drain)
 
 
 def handle(job_id: str, lane: str, database: str, stamp: float, front: bool) -> None:
