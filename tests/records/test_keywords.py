@@ -30,7 +30,7 @@ def exact(texts: dict[int, str], question: str) -> dict[int, float]:
     scores = {}
     for number, held in tokens.items():
         total = 0.0
-        for term in set(tokenize(question, "en")):
+        for term in tokenize(question, "en"):  # each as often as it is said
             df = sum(term in other for other in tokens.values())
             weight = math.log(1 + (len(tokens) - df + 0.5) / (df + 0.5))
             count = held.count(term)
@@ -162,6 +162,38 @@ def test_a_question_is_understood_in_each_language_of_the_collection(connection:
 
     assert found(connection, "Haus") == german
     assert found(connection, "house") == english
+
+
+def test_a_stop_word_of_the_question_is_none_in_a_page_of_another_language(connection: Connection) -> None:
+    add(connection, "a", "the the the", language="id")
+    wanted = add(connection, "b", "zebra", language="en")
+
+    weights = keywords.weigh(connection, "acme", ["default"], "the zebra")
+
+    assert found(connection, "the zebra") == wanted
+    assert set(weights.idf["id"]) == {"zebra"}
+
+
+def test_a_question_of_stop_words_alone_keeps_those_of_other_languages(connection: Connection) -> None:
+    wanted = add(connection, "a", "Not", language="de")
+
+    assert found(connection, "not") == wanted
+
+
+def test_a_word_that_the_question_repeats_counts_as_often(connection: Connection) -> None:
+    horse, zebra = add(connection, "d", "horse lion\nzebra lion")
+
+    assert found(connection, "horse zebra")[0] == horse  # a tie
+    assert found(connection, "horse zebra, which zebra?")[0] == zebra
+
+
+def test_a_part_stays_below_one_for_a_repeated_word(connection: Connection) -> None:
+    numbers = add(connection, "d", "zebra zebra zebra zebra\nhorse")
+    weights = keywords.weigh(connection, "acme", ["default"], "zebra zebra zebra horse")
+
+    parts = [one.part for one in keywords.scored(connection, weights, numbers)]
+
+    assert 0.5 < max(parts) < 1
 
 
 def test_single_terms_rank_by_how_often_they_occur(connection: Connection) -> None:

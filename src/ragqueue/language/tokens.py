@@ -63,12 +63,13 @@ def _identifier() -> Any:
     return identifier
 
 
-def tokenize(text: str, language: str) -> list[str]:
+def tokenize(text: str, language: str, *, own: str | None = None) -> list[str]:
     """Return the keyword tokens of a text, in order, repeated as they occur; none holds a space, a quote or a leading "_".
 
-    Words lose case, accents and endings, stop words go; a run of Han, Kana, Hangul or Thai becomes its characters and pairs of neighbours.
+    Words lose case, accents and endings, stop words go, and those of the language `own`, too;
+    a run of Han, Kana, Hangul or Thai becomes its characters and pairs of neighbours.
     """
-    stops, stemmers = _stopwords(language), _local.__dict__
+    stops, stemmers = _stopwords(language, own or language), _local.__dict__
     if language in STEMMED and language not in stemmers:
         stemmers[language] = Stemmer.Stemmer(language)
     pattern, pieces = _ASCII_WORD, [text.lower()]
@@ -85,10 +86,21 @@ def tokenize(text: str, language: str) -> list[str]:
     return tokens
 
 
+def asked(question: str, languages: Iterable[str]) -> dict[str, Counter[str]]:
+    """Return the terms of a question as texts of each of these languages hold them, with how often the question says each.
+
+    A stop word of the question's own language is none of them in any language:
+    where one page is taken for Indonesian, "the" would be the rarest word of all.
+    """
+    own = detect(question)
+    # A question of stop words alone keeps them: a short one may be taken for English and say something else.
+    return {language: Counter(tokenize(question, language, own=own) or tokenize(question, language)) for language in languages}
+
+
 @cache
-def _stopwords(language: str) -> frozenset[str]:
+def _stopwords(*languages: str) -> frozenset[str]:
     lines = files(__package__).joinpath("stopwords.txt").read_text(encoding="utf-8").splitlines()
-    words = " ".join(line[3:] for line in lines if line[:2] == language)
+    words = " ".join(line[3:] for line in lines if line[:2] in languages)
     return frozenset([*words.split(), *_without_accents(words).split()])
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, text
 
 from ragqueue.errors import NotFound
-from ragqueue.language.tokens import bm25, tokenize, weight
+from ragqueue.language.tokens import asked, bm25, weight
 from ragqueue.records.chunks import SHOWN, scope
 from ragqueue.types import Space
 
@@ -59,10 +59,13 @@ def weigh(connection: Connection, tenant: str, names: Sequence[str] | None, ques
         if row.language is not None:
             counts[row.language] += row.chunks
             lengths[row.language] += row.length
-    words = {language: set(tokenize(question, language)) for language in counts}
+    words = asked(question, counts)
     every = json.dumps(list(set().union(*words.values())))
     df = {term: count for term, count in connection.execute(_FREQUENCIES, wanted | {"words": every})}
-    idf = {language: {term: weight(counts.total(), df.get(term, 0)) for term in held} for language, held in words.items()}
+    idf = {  # what the question says twice counts twice
+        language: {term: said * weight(counts.total(), df.get(term, 0)) for term, said in terms.items()}
+        for language, terms in words.items()
+    }
     picked: dict[str, float] = {}  # the rarest, as many as have no more postings than the budget
     for language, held in idf.items():
         budget = BUDGET * max(counts[language] / counts.total(), 0.1)
