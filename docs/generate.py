@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ragqueue import errors, telemetry
+from ragqueue.answering import grounding
 from ragqueue.cli import build
 from ragqueue.settings import ENV_NAMES, Settings
 
@@ -63,7 +64,10 @@ def endpoints_page() -> str:
         for method, operation in operations.items():
             rows.append(f"| `{method.upper()} {path}` | {operation.get('description', '').splitlines()[0]} |")
     lead = "The full description is at `/openapi.json` of a running server.\n"
-    return page("Endpoints", lead + "\n| call | what it does |\n|---|---|\n" + "\n".join(rows))
+    calls = "\n| call | what it does |\n|---|---|\n" + "\n".join(rows)
+    words = "\n".join(f"| `{word}` | {meaning} |" for word, meaning in grounding.MEANINGS.items())
+    told = "\n\nThe `grounding` of an answer is settled when it is written (in `ragqueue:sources` stands what was judged before):\n"
+    return page("Endpoints", lead + calls + told + "\n| `answer.grounding` | what it means |\n|---|---|\n" + words)
 
 
 def metrics_page() -> str:

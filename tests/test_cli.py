@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -27,15 +28,35 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return kept | {"RAGQUEUE_EMBEDDER": "none", "RAGQUEUE_DRAIN": "0"}
 
 
-def call(environment: dict[str, str], folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def call(environment: dict[str, str], folder: Path, *words: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "ragqueue", *words]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=seconds, check=False)
 
 
 def answer(environment: dict[str, str], folder: Path, *words: str) -> Any:
     done = call(environment, folder, *words, "--json")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def test_the_demo_answers_its_question_with_code(environment: dict[str, str], tmp_path: Path) -> None:
+    done = call(environment | {"RAGQUEUE_PORT": "0"}, tmp_path, "demo", "--exit", seconds=240)
+
+    assert done.returncode == 0, done.stderr
+    told = done.stdout.partition("answer:")[2].partition("ragqueue is ready")[0]
+    assert "[1]" in told
+    assert re.search(r"\w+: [^\n=]+ = \S", told)
+    assert told.count("```") % 2 == 0
+    assert "{*" not in told
+
+
+def test_an_answer_that_no_source_carries_says_so(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "ferries.md").write_text(DOCUMENT)
+    answer(environment, tmp_path, "ingest", "ferries.md")
+    scripted = environment | {"LLM_MODEL": "scripted:tokens=5&cite=0"}
+
+    assert answer(scripted, tmp_path, "ask", "When does the ferry to Hven leave?")["answer"]["grounding"] == "uncited"
+    assert "uncited: no passage" in call(scripted, tmp_path, "ask", "When does the ferry to Hven leave?").stdout
 
 
 def test_from_a_folder_to_a_cited_answer_and_away_again(environment: dict[str, str], tmp_path: Path) -> None:

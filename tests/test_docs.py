@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 
+from campaigns.bench_house import SAMPLES
 from campaigns.services import RedisServer
 from ragqueue.errors import CONFIG_CODES, RagqueueError
 
@@ -40,6 +41,14 @@ def test_links_to_files_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
+@pytest.mark.parametrize("page", sorted(SAMPLES.glob("*.md")), ids=lambda page: page.name)
+def test_a_sample_shows_its_code_and_no_include_line(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+
+    assert re.findall(r"^[ \t]*(?:\{[*!%].*|\.\. \w+::.*|--8<--.*)$", text, re.MULTILINE) == []
+    assert len(re.findall(r"^```", text, re.MULTILINE)) % 2 == 0
+
+
 def test_every_error_has_a_code_of_its_own() -> None:
     def below(kind: type[RagqueueError]) -> Iterator[type[RagqueueError]]:
         for sub in kind.__subclasses__():
@@ -56,7 +65,7 @@ def snippets(page: str) -> str:
 
 
 def test_the_snippets_of_rq_on_redis_run(tmp_path: Path) -> None:
-    from campaigns.bench_house import SAMPLES, bench
+    from campaigns.bench_house import bench
     from campaigns.services import require_redis
 
     require_redis()

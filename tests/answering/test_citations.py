@@ -123,6 +123,26 @@ def test_an_index_in_code_is_no_citation() -> None:
     assert scanner.invalid == []
 
 
+@pytest.mark.parametrize(
+    "code", ["```\nx = [2]\n[1]\n```", "~~~\nrows = [\n  [1], [2]]\n~~~", "````\n```\n[1]\n````", "`[1]`", "`x = [1]`", "`f([1], [2])`"]
+)
+def test_a_list_in_code_is_no_citation(code: str) -> None:
+    scanner = scan(f"Rings may arrive twice:\n\n{code}\n\nA lost ring is found [1].")
+
+    assert [citation.n for citation in scanner.citations] == [1]
+    assert scanner.invalid == []
+
+
+def test_a_marker_after_a_lone_backtick_is_a_citation() -> None:
+    assert len(cited("Rings `may arrive twice [1]")) == 1
+
+
+def test_several_sentences_that_stand_in_the_passage_are_quoted_whole() -> None:
+    (citation,) = cited("A lost ring is found by the reconciler within two seconds. Rings may arrive twice. [1]")
+
+    assert citation.quote == "A lost ring is found by the reconciler within two seconds. Rings may arrive twice."
+
+
 def test_a_marker_after_code_is_a_citation() -> None:
     assert len(cited("Call `ring()` [1] and `beat`[2]. A job goes on[2].")) == 3
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ragqueue.answering.answer import KEYWORD_ABSTAIN, KEYWORD_WEAK, judge
+from ragqueue.answering.grounding import KEYWORD_ABSTAIN, KEYWORD_WEAK, judge, settle
 from ragqueue.embedders.base import Embedder, RememberingEmbedder
 from ragqueue.generators.extractive import ExtractiveGenerator
 from ragqueue.testing.contracts.generators import make_hits, text_of
-from ragqueue.types import Hit, Prompt
+from ragqueue.types import Citation, Hit, Prompt
 
 QUESTION = "lease"
 
@@ -60,6 +60,19 @@ async def test_keywords_decide_in_a_language_that_the_embedder_does_not_speak() 
     assert await judge("Wann zahlt der Mieter?", hits_with(0.0, 0.5, german), embedder) == "grounded"
 
 
+@pytest.mark.parametrize(("keyword", "grounding"), [(0.5, "grounded"), (0.0, "abstained")])
+@pytest.mark.parametrize("sentences", [True, False])
+async def test_a_passage_that_the_embedder_cannot_read_is_judged_by_keywords_beside_others(
+    keyword: float, grounding: str, sentences: bool
+) -> None:
+    embedder = FixedEmbedder()
+    embedder.languages = frozenset({"en"})
+    german = "Der Mieter zahlt am Anfang eines jeden Monats die vereinbarte Miete an den Vermieter."
+    hits = [*hits_with(0.9, keyword, german), *hits_with(0.0, text="Rings may arrive twice.")]
+
+    assert await judge(QUESTION, hits, embedder, sentences=sentences) == grounding
+
+
 async def test_keywords_decide_when_no_hit_has_a_vector() -> None:
     assert await judge(QUESTION, hits_with(None, 0.5), FixedEmbedder()) == "grounded"
 
@@ -106,3 +119,24 @@ async def test_the_longest_unused_vector_is_forgotten() -> None:
 
 async def test_no_texts_are_no_vectors() -> None:
     assert (await RememberingEmbedder(FixedEmbedder()).embed([])).shape == (0, 2)
+
+
+YES, NO = (Citation(1, "d", 1, 0, 1, None, "x", supported=supported) for supported in (True, False))
+
+
+@pytest.mark.parametrize(
+    ("found", "citations", "invalid", "grounding"),
+    [
+        ("grounded", [YES], [], "grounded"),
+        ("grounded", [YES, NO], [], "partial"),
+        ("grounded", [YES], [9], "partial"),
+        ("grounded", [], [], "uncited"),
+        ("grounded", [NO], [], "uncited"),
+        ("weak", [YES], [], "weak"),
+        ("weak", [YES, NO], [9], "weak"),
+        ("weak", [], [], "uncited"),
+        ("abstained", [], [], "abstained"),
+    ],
+)
+def test_the_citations_settle_the_grounding(found: str, citations: list[Citation], invalid: list[int], grounding: str) -> None:
+    assert settle(found, citations, invalid) == grounding

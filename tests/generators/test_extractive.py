@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ragqueue.answering.message import CitationScanner
 from ragqueue.errors import GenerationFailed
 from ragqueue.generators.base import Generator
 from ragqueue.generators.extractive import ExtractiveGenerator
+from ragqueue.language.markup import LONGEST_BLOCK
 from ragqueue.language.sentences import SENTENCES, candidates, weigh
 from ragqueue.testing.contracts.generators import TEXTS, GeneratorContract, collect, make_hits, make_prompt, text_of
 from ragqueue.types import Prompt
@@ -36,12 +38,24 @@ class TestExtractiveByVectors(GeneratorContract):
         return ExtractiveGenerator(embed)
 
 
-async def test_three_sentences_are_quoted_in_reading_order_each_with_its_passage() -> None:
-    text = await text_of(ExtractiveGenerator(), make_prompt())
+async def test_the_sentences_near_the_best_are_quoted_in_reading_order_each_with_its_passage() -> None:
+    texts = ("Here is the lease of workers.", "A lease lasts ten seconds.", "The lease of a worker lasts ten seconds or more.")
 
-    assert text.count("[") == 3
-    assert "When its worker falls silent, another worker claims the job and goes on. [2]" in text
-    assert text.index("[2]") < text.rindex("[2]") or text.index("[1]") < text.index("[2]")
+    answer = await text_of(ExtractiveGenerator(), prompt_over(*texts, question="How long does a lease last?"))
+
+    assert answer == "A lease lasts ten seconds. [2] The lease of a worker lasts ten seconds or more. [3]"
+
+
+async def test_a_sentence_far_from_the_best_is_no_part_of_the_answer() -> None:
+    answer = await text_of(ExtractiveGenerator(), make_prompt())
+
+    assert answer == "When its worker falls silent, another worker claims the job and goes on. [2]"
+
+
+async def test_more_than_three_quotes_are_never_given() -> None:
+    texts = [f"A lease of kind {kind} lasts ten seconds." for kind in ("alpha", "beta", "gamma", "delta")]
+
+    assert (await text_of(ExtractiveGenerator(), prompt_over(" ".join(texts)))).count("[1]") == 3
 
 
 async def test_every_sentence_stands_in_its_passage() -> None:
@@ -62,15 +76,116 @@ async def test_headings_code_and_tables_are_not_quoted() -> None:
 
 
 async def test_a_list_item_is_quoted_without_its_bullet() -> None:
-    answer = await text_of(ExtractiveGenerator(), prompt_over("- A lease lasts ten seconds.\n- Workers beat each third second."))
+    answer = await text_of(ExtractiveGenerator(), prompt_over("- A lease lasts ten seconds.\n- It is said: a lease lasts seconds."))
 
-    assert answer == "A lease lasts ten seconds. [1] Workers beat each third second. [1]"
+    assert answer == "A lease lasts ten seconds. [1] It is said: a lease lasts seconds. [1]"
+
+
+ANNOUNCED = "Set the seconds that a lease lasts like this:"
+CODE = "```python\nlease: int = 10\nrows = [1]\n```"
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        CODE,
+        "~~~\nlease = 10\n\nbeat = 3\n~~~",
+        "    lease = 10\n\n    beat = 3",
+        "* `lease`: ten\n  in all\n\n* `beat`: three",
+        "1. Open it\n2. Set it",
+        "| lease | 10 |\n|---|---|\n| beat | 3 |",
+        "lease = 10",
+        f"{CODE}\n\ninstead of:\n\n```\nlease = 3\n```",
+    ],
+)
+async def test_a_sentence_brings_what_it_announces(block: str) -> None:
+    answer = await text_of(ExtractiveGenerator(), prompt_over(f"# Leases\n\n{ANNOUNCED}\n\n{block}\n\nAnother thing is said here."))
+
+    assert answer == f"{ANNOUNCED}\n\n{block}\n\n[1]"
+
+
+async def test_an_announced_block_is_one_supported_citation_of_an_exact_quote() -> None:
+    hits = make_hits(f"{ANNOUNCED}\n\n{CODE}\n\nAnother thing is said here.")
+    scanner = CitationScanner(hits)
+
+    list(scanner.feed(await text_of(ExtractiveGenerator(), Prompt("How many seconds does a lease last?", hits, "", "")), last=True))
+
+    (citation,) = scanner.citations
+    assert (citation.quote, citation.supported, scanner.invalid) == (f"{ANNOUNCED}\n\n{CODE}", True, [])
+    assert (citation.start, citation.end) == (100, 100 + len(citation.quote))
+
+
+async def test_what_is_announced_may_begin_the_next_passage_of_the_document() -> None:
+    first, second = make_hits(f"About leases. {ANNOUNCED}", f"{CODE}\n\nAnother thing is said here.")
+    start = first.chunk.end + 2
+    follows = second._replace(chunk=second.chunk._replace(document_id="d1", start=start, end=start + len(second.chunk.text)))
+
+    answer = await text_of(ExtractiveGenerator(), Prompt("How many seconds does a lease last?", [follows, first], "", ""))
+    elsewhere = await text_of(ExtractiveGenerator(), Prompt("How many seconds does a lease last?", [second, first], "", ""))
+
+    assert answer == f"{ANNOUNCED} [2]\n\n{CODE}\n\n[1]"
+    assert ANNOUNCED not in elsewhere
+
+
+async def test_a_fence_that_ends_in_another_passage_is_closed() -> None:
+    text = f"{ANNOUNCED}\n\n```\nlease = 10"
+
+    answer = await text_of(ExtractiveGenerator(), prompt_over(text))
+
+    assert answer == f"{text}\n```\n\n[1]"
+
+
+async def test_an_announced_block_is_bounded_and_ends_with_a_whole_line() -> None:
+    rows = "\n".join(f"row number {n} of many" for n in range(500))
+
+    answer = await text_of(ExtractiveGenerator(), prompt_over(f"{ANNOUNCED}\n\n```\n{rows}\n```"))
+
+    assert len(answer) < LONGEST_BLOCK + 100
+    assert answer.endswith(" of many\n```\n\n[1]")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "# How many seconds a lease lasts",
+        "How many seconds a lease lasts\n==============",
+        "How many seconds a lease lasts in all",
+        "[How many seconds a lease lasts](a.md) | [Lease seconds](b.md) | [How a lease lasts](c.md)",
+        "Lease seconds | Many seconds | Lease lasts",
+        "{* ../docs_src/how_many_seconds_a_lease_lasts.py hl[3] *}",
+        "{!how many seconds a lease lasts!}",
+        "{% include 'how many seconds a lease lasts' %}",
+        ".. include:: how many seconds a lease lasts",
+        '--8<-- "how many seconds a lease lasts"',
+    ],
+)
+async def test_what_says_nothing_is_never_a_quote(line: str) -> None:
+    answer = await text_of(ExtractiveGenerator(), prompt_over(f"{line}\n\nIt is ten of them, as is said."))
+    wrapped = await text_of(ExtractiveGenerator(), prompt_over(f"Some words before this. It is ten of them:\n\n{line}\n\nThe end is here."))
+
+    assert answer == "It is ten of them, as is said. [1]"
+    assert line not in wrapped or "{" not in line
+
+
+async def test_a_title_of_its_passage_is_no_quote() -> None:
+    (hit,) = make_hits("How many seconds a lease lasts\nIt is ten of them, as is said.")
+    hit = hit._replace(
+        chunk=hit.chunk._replace(text="How many seconds a lease lasts.\n\nIt is ten of them.", title="How many seconds a lease lasts.")
+    )
+
+    assert await text_of(ExtractiveGenerator(), Prompt("How many seconds does a lease last?", [hit], "", "")) == "It is ten of them. [1]"
 
 
 async def test_a_passage_of_code_alone_is_quoted_all_the_same() -> None:
-    answer = await text_of(ExtractiveGenerator(), prompt_over("```\nlease_seconds = 10\n```"))
+    answer = await text_of(ExtractiveGenerator(), prompt_over("# Lease\n\n```\nlease_seconds = 10\n\nbeat = 3\n```"))
 
-    assert "lease_seconds = 10" in answer
+    assert answer == "```\nlease_seconds = 10\n\nbeat = 3\n```\n\n[1]"
+
+
+async def test_prose_behind_the_end_of_code_that_was_cut_off_is_prose() -> None:
+    answer = await text_of(ExtractiveGenerator(), prompt_over("    print(lease, seconds, many)\n```\n\nA lease lasts ten of them."))
+
+    assert answer == "A lease lasts ten of them. [1]"
 
 
 async def test_a_sentence_in_two_passages_is_quoted_once() -> None:
@@ -85,12 +200,20 @@ async def test_bracketed_numbers_of_the_source_are_no_markers_of_ours() -> None:
     assert answer == r"A lease lasts ten seconds,\[7] as measured. [1]"
 
 
+async def test_code_of_the_source_is_quoted_as_it_stands() -> None:
+    text = "A lease lasts `rows[1]` or `[2]` seconds [3]."
+
+    answer = await text_of(ExtractiveGenerator(), prompt_over(text))
+
+    assert answer == r"A lease lasts `rows[1]` or `[2]` seconds \[3]. [1]"
+
+
 async def test_chinese_sentences_are_quoted() -> None:
     text = "租约持续十秒钟。工人沉默时，另一个工人接手。"
 
     answer = await text_of(ExtractiveGenerator(), prompt_over(text, question="租约持续多久？"))
 
-    assert answer == "租约持续十秒钟。 [1] 工人沉默时，另一个工人接手。 [1]"
+    assert answer == "租约持续十秒钟。 [1]"
 
 
 async def test_passages_without_a_word_are_a_failure_that_a_retry_does_not_help() -> None:
@@ -107,6 +230,17 @@ async def test_a_language_that_the_embedder_does_not_speak_is_judged_by_keywords
 
     assert [sentence.cosine for sentence in sentences] == [None, None]
     assert max(sentences, key=lambda sentence: sentence.score).text.startswith("Der Mieter")
+
+
+async def test_a_sentence_that_the_embedder_cannot_judge_takes_no_cosine_from_the_others() -> None:
+    english = "A lease of the tenant lasts ten years and ends by itself after that. The landlord paints the house."
+    german = "Der Vertrag dauert zehn Jahre und endet danach von selbst, wenn ihn niemand verlängert."
+
+    sentences = await weigh("How long does a lease last?", [english, german], embed, frozenset({"en"}))
+
+    assert [sentence.cosine is None for sentence in sentences] == [False, False, True]
+    heard, unheard = sentences[:2], sentences[2]
+    assert unheard.score == pytest.approx(sum(one.cosine or 0 for one in heard) / 2)  # no word of the question, and an average cosine
 
 
 async def test_a_passage_in_another_language_that_gives_no_sentence_leaves_the_cosines_on() -> None:

@@ -29,6 +29,7 @@ def _end(status: str, **response: Any) -> dict[str, Any]:
 
 
 _ABSTAINED = {"text": "The sources do not say.", "citations": [], "grounding": "abstained", "nearest": [_SOURCE]}
+_ANSWERED = {"text": "```\nx = [1]\n```\n\nIt leaves at nine [1]", "citations": [_CITED["annotation"]]}
 _FAILED = {"code": "generation_failed", "message": "the model went away"}
 ANSWERS: dict[str, list[dict[str, Any]]] = {
     "cited": [
@@ -39,6 +40,8 @@ ANSWERS: dict[str, list[dict[str, Any]]] = {
     "retold": [_end("completed", answer={"text": "First [1], then [1].", "citations": [_CITED["annotation"]] * 2, "grounding": "grounded"})],
     "failed": [_delta("It"), _end("failed", error=_FAILED)],
     "nearest": [_delta("The sources do not say."), _end("completed", answer=_ABSTAINED)],
+    "code": [_delta("```\nx = [1]\n```\n\nIt leaves at nine [1]"), _CITED, _end("completed", answer=_ANSWERED | {"grounding": "partial"})],
+    "uncited": [_delta("It leaves."), _end("completed", answer={"text": "It leaves.", "citations": [], "grounding": "uncited"})],
     "stopped": [_delta("Once upon"), _end("cancelled")],
 }  # fmt: skip
 

@@ -34,6 +34,14 @@ async function ask(question) {
   seen[question] = { answer: textOf(last(".answer")[0]), error: textOf(last(".error")[0]), status: textOf(get("#status")) };
 }
 
+function textBefore(node) {
+  if (!node) return null;
+  const before = new Range();
+  before.setStart(last(".answer")[0], 0);
+  before.setEndBefore(node);
+  return before.toString();
+}
+
 async function read() {
   await until(() => textOf(get("#documents")));
   seen.documents = textOf(get("#documents span"));
@@ -41,10 +49,7 @@ async function read() {
   seen.sentByShiftEnter = !idle();
   await ask("cited");
   const [citation, ...others] = last(".cite");
-  const before = new Range();
-  before.setStart(last(".answer")[0], 0);
-  before.setEndBefore(citation);
-  Object.assign(seen, { before: before.toString(), bold: last(".answer b").length, otherCitations: others.length, label: citation.ariaLabel });
+  Object.assign(seen, { before: textBefore(citation), bold: last(".answer b").length, otherCitations: others.length, label: citation.ariaLabel });
   citation.focus();
   seen.tip = get("#tip").hidden ? "" : textOf(get("#tip"));
   citation.click();
@@ -54,6 +59,10 @@ async function read() {
   for (const question of ["restarted", "failed"]) await ask(question);
   await ask("retold");
   await visitPanel(last(".cite"));
+  for (const question of ["code", "uncited"]) {
+    await ask(question);
+    Object.assign(seen[question], { note: textOf(last(".note")[0]), before: textBefore(last(".cite")[0]) });
+  }
   await ask("nearest");
   seen.nearestPassages = last(".nearest button").map(textOf);
   await stopAnswer();

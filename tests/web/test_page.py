@@ -153,6 +153,16 @@ def test_focus_moves_into_the_panel_and_back_to_the_last_citation(seen: dict[str
     assert (seen["panelHasFocus"], seen["focusReturns"]) == (True, True)
 
 
+def test_a_list_in_a_code_block_is_no_citation(seen: dict[str, Any]) -> None:
+    assert seen["code"]["before"].endswith("It leaves at nine [")
+    assert seen["code"]["answer"] == "```\nx = [1]\n```\n\nIt leaves at nine [1]"
+
+
+def test_an_answer_that_its_sources_do_not_carry_says_so(seen: dict[str, Any]) -> None:
+    assert seen["code"]["note"] == "Not every claim is carried by the source that it names."
+    assert seen["uncited"]["note"] == "No source carries this answer."
+
+
 def test_a_restarted_answer_drops_its_old_text(seen: dict[str, Any]) -> None:
     assert seen["restarted"]["answer"] == "The second text."
 

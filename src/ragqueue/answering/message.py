@@ -5,8 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from ragqueue.answering.echo import EchoFilter
+from ragqueue.answering.grounding import settle
 from ragqueue.events.pen import Pen
 from ragqueue.jobs.views import ANNOTATION, DELTA, RESTARTED, annotation
+from ragqueue.language.markup import is_code
 from ragqueue.language.sentences import split
 from ragqueue.language.tokens import detect, tokenize
 from ragqueue.types import Chunk, Citation, Hit, Outcome
@@ -43,13 +46,17 @@ class Message:
             self._pen.write(RESTARTED, {"reason": "cannot_continue", "output_index": self._index})
             self._pen.write(DONE, {"output_index": self._index, "item": self._item("incomplete")})
             self._index, self._logged, self.text = self._index + 1, 0, ""
-        past, self.text, self._shown, self._scanner = self.text, "", len(self.text), CitationScanner(hits)
+        past, self.text, self._shown = self.text, "", len(self.text)
+        self._echo, self._scanner = EchoFilter(), CitationScanner(hits)
         self._write(OPENED, {"item": self._item("in_progress") | {"content": []}})
         self._write("response.content_part.added", {"content_index": 0, "part": {"type": "output_text", "text": "", "annotations": []}})
-        self.write(past, last=True)  # for its citations: those that were not written yet are written now
+        self._show(past, last=True)  # for its citations: those that were not written yet are written now
 
     def write(self, text: str, *, last: bool = False) -> None:
-        """Add text to the answer; of the last, nothing is held back."""
+        """Add what a generator says to the answer; of the last, nothing is held back."""
+        self._show(self._echo.feed(text, last=last), last=last)
+
+    def _show(self, text: str, *, last: bool) -> None:
         for shown, citations in self._scanner.feed(text, last=last):
             if fresh := shown[max(0, self._shown - len(self.text)) :]:
                 self._pen.write(DELTA, {"output_index": self._index, "content_index": 0, "delta": fresh})
@@ -69,10 +76,11 @@ class Message:
         self._write(DONE, {"item": item, "finish": finish})
 
     def outcome(self, about: Mapping[str, Any]) -> Outcome:
-        """Return the answer as it stands, with what else is known about it."""
-        citations = [citation._asdict() for citation in self._scanner.citations]
-        told = {"text": self.text, "citations": citations, "invalid_markers": self._scanner.invalid, "log_end": self._pen.end}
-        return Outcome("succeeded", result=told | dict(about))
+        """Return the answer as it stands, with what else is known about it; its grounding is settled by what it cites."""
+        found, invalid = self._scanner.citations, self._scanner.invalid
+        told = {"text": self.text, "citations": [citation._asdict() for citation in found], "invalid_markers": invalid}
+        grounding = {"grounding": settle(about["grounding"], found, invalid)} if "grounding" in about else {}
+        return Outcome("succeeded", result=told | {"log_end": self._pen.end} | dict(about) | grounding)
 
     def _write(self, type_: str, data: dict[str, Any]) -> None:
         """Write the message's next event, unless an earlier run did: all but the text follow from the text."""
@@ -110,7 +118,7 @@ class CitationScanner:
 
     def _resolve(self, marker: re.Match[str]) -> Sequence[Citation]:
         before, claim = self._text[: marker.start()], self._text[self._after : marker.start()]
-        if before.endswith("\\") or _is_code(before):
+        if before.endswith("\\") or is_code(before):
             return ()
         self._after = marker.end()
         if any(map(str.isalnum, claim)):  # else the marker stands with the last one, and shares its claim
@@ -122,25 +130,29 @@ class CitationScanner:
         return found
 
     def _cite(self, n: int) -> Citation:
-        """Return a citation of the sentence that shares most words with the claim."""
+        """Return a citation of what the claim repeats word for word, else of the sentence that shares most words with it."""
         chunk = self._hits[n - 1].chunk
         language, sentences, every = _read(chunk)
         words = _words(self._sentence, language) or _words(self._claim, language)
         # Of two that share as much, the one that says less besides; then the first.
         start, end, held = max(sentences, key=lambda sentence: (len(words & sentence[2]), -len(sentence[2])))
         carried = len(words & held) >= SENTENCE_SHARE * len(words) or len(words & every) >= PASSAGE_SHARE * len(words)
+        if whole := _verbatim(self._claim, chunk.text):
+            (start, end), carried = whole, True
         supported = bool(words) and carried and {word for word in words if any(map(str.isdigit, word))} <= every
         place = (chunk.document_id, chunk.version, chunk.start + start, chunk.start + end, chunk.page)
         return Citation(n, *place, quote=chunk.text[start:end], supported=supported)
 
 
-def _is_code(before: str) -> bool:
-    """Tell whether a bracket after this text is the index of a name in code, as in `a[1]`."""
-    if "`" not in before or not (before[-1].isalnum() or before[-1] in "_])"):
-        return False
-    line_start = before.rfind("\n") + 1
-    fences = len(re.findall(r"^[ \t]*```", before[:line_start], re.MULTILINE))
-    return bool(fences % 2) or before.count("`", line_start) % 2 == 1
+def _verbatim(claim: str, text: str) -> tuple[int, int] | None:
+    """Return where a claim of more than one sentence stands word for word in a passage, as a quoted list or code block does."""
+    said = claim.replace("\\[", "[").strip()
+    if len(split(said)) < 2:
+        return None
+    for quote in (said, said.rpartition("\n")[0].rstrip()):  # code that was cut off was given a fence to end with
+        if quote and (at := text.find(quote)) >= 0:
+            return at, at + len(quote)
+    return None
 
 
 def _words(text: str, language: str) -> frozenset[str]:

@@ -16,6 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ragqueue.answering.grounding import MEANINGS
 from ragqueue.cli.look import Call
 from ragqueue.embedded import Ingested, Ragqueue, working
 from ragqueue.errors import ConfigError, NotFound, RagqueueError, without_password
@@ -173,6 +174,8 @@ async def print_answer(ragqueue: Ragqueue, question: str, collection: str | None
         source = document.source if document else citation["document_id"]
         page = f", page {citation['page']}" if citation["page"] else ""
         print(f"  [{citation['n']}] {source}{page} ({citation['start']}-{citation['end']}): {citation['quote']!r}")
+    if (word := view["answer"]["grounding"]) not in ("grounded", "abstained"):  # an abstained answer says so itself
+        print(f"  {word}: {MEANINGS[word]}")
     for hit in {hit["document_id"]: hit for hit in view["answer"].get("nearest", [])}.values():
         print(f"  nearest: {hit['source']}: {hit['text'][:160]!r}")
 

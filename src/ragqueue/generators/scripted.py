@@ -54,6 +54,7 @@ def seed_of(question: str) -> int:
 
 class ScriptedGenerator(Generator):
     model = "scripted"
+    passages = 6  # more would only make the log of a bench heavier
 
     def __init__(self, options: str = "") -> None:
         """Take `rate=20&tokens=100&stamp=1&continues=0&cite=1`. Raises ConfigError that names what is wrong."""

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+from ragqueue.language.markup import announces
 from ragqueue.language.sentences import split
 from ragqueue.types import Block, Parsed, Passage
 
@@ -83,13 +84,18 @@ def _packed(text: str, blocks: Sequence[Block], target: int, smallest: int, larg
         whole = size + count(text[run[-1].end if run else piece.start : piece.end])
         whole_table = piece.kind == "table" and any(held.kind != "heading" for held in run)
         breaks = (size < smallest and not whole_table) or count(text[piece.start : piece.end]) > largest
+        announced = bool(run) and announces(text[run[-1].start : run[-1].end])
         remains = rest >= smallest or size + rest > largest  # what is left is enough for a passage of its own
         if whole > largest and breaks and depth <= _WORDS:
             waiting.extendleft(reversed(_finer(text, piece, depth)))
-        elif run and (whole > largest or (remains and size >= smallest and size + whole > 2 * aim)):
+        elif run and (whole > largest or (remains and size >= smallest and size + whole > 2 * aim and not announced)):
+            waiting.appendleft((piece, depth))
+            before = count(text[run[0].start : run[-2].end]) if announced and len(run) > 1 else 0
+            if before >= smallest:  # the announcement goes with what it announces
+                waiting.appendleft((run.pop(), depth))
+                rest += size - before
             yield run
             run, size = [], 0
-            waiting.appendleft((piece, depth))
         else:
             aim = aim if run else rest / max(1, math.ceil(rest / target))
             run, rest, size = [*run, piece], rest - (whole - size), whole

@@ -6,6 +6,12 @@ const AROUND = 20000; // code points of a document that are shown on either side
 const FAILURES = 8; // lost connections in a row after which an answer is no longer followed
 const LISTED = 500; // documents shown
 
+const GROUNDING = {
+  weak: "The sources say little about this.",
+  partial: "Not every claim is carried by the source that it names.",
+  uncited: "No source carries this answer.",
+};
+
 const $ = (id) => document.getElementById(id);
 const wide = matchMedia("(min-width: 60rem)");
 const wait = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
@@ -158,7 +164,7 @@ class Turn {
     if (error) this.note(error.message, "error");
     if (status === "cancelled") this.note("Stopped.");
     if (status === "incomplete") this.note("The answer was cut off: the model reached its limit of length.");
-    if (answer?.grounding === "weak") this.note("The sources say little about this.");
+    if (answer?.grounding in GROUNDING) this.note(GROUNDING[answer.grounding]);
     if (answer?.nearest?.length) {
       this.note("The nearest passages:");
       this.article.append(element("ul", { className: "nearest" }, ...answer.nearest.map((passage) => element("li", {}, passageButton(passage)))));
@@ -171,9 +177,16 @@ class Turn {
   }
 }
 
-// A bracket after a name in code is an index, as in `a[1]`: the server cites nothing there.
+// A bracket in code is an index or a list, as in `a[1]`: the server cites nothing there.
 function isCode(before) {
-  return before.endsWith("\\") || (/[\p{L}\p{N}_\])]$/u.test(before) && before.split("`").length % 2 === 0);
+  if (before.endsWith("\\")) return true;
+  const lineStart = before.lastIndexOf("\n") + 1;
+  let fence = ""; // the one that is open
+  for (const [, mark] of before.slice(0, lineStart).matchAll(/^[ \t]*(`{3,}|~{3,})/gm)) {
+    if (!fence) fence = mark;
+    else if (mark.startsWith(fence)) fence = "";
+  }
+  return fence !== "" || (/(?:\S|[=,([{+]\s+)$/.test(before) && before.slice(lineStart).split("`").length % 2 === 0);
 }
 
 const placeOf = ({ title, source, page }) => (title || source || "Document") + (page ? `, page ${page}` : "");
