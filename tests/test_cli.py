@@ -295,3 +295,25 @@ async def test_a_sigterm_before_the_server_listens_to_it_ends_it(monkeypatch: py
             await work.serve(look.Call({"data": str(tmp_path / "data"), "port": 0}, None, "default"), no_worker=True)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("words", [("jobs", "show"), ("docs", "show"), ("keys", "create"), ("ask",), ("keys", "revoke")])
+def test_a_word_that_is_no_text_is_one_line(environment: dict[str, str], tmp_path: Path, words: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "ragqueue", *words, b"a\xff"]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, timeout=60)
+
+    assert done.returncode == 1
+    assert done.stderr.count(b"\n") == 1
+    assert b"invalid_request" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_file_whose_name_is_no_text_is_told_and_the_others_go_on(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "good.md").write_text("# Lamp\n\nThe green lamp hangs above the door.\n")
+    Path(os.fsdecode(bytes(tmp_path / "docs") + b"/b\xffd.md")).write_text("# No name\n")
+    command = [sys.executable, "-m", "ragqueue", "ingest", "docs", "--json"]
+    done = subprocess.run(command, env=environment | {"RAGQUEUE_EMBEDDER": "none"}, cwd=tmp_path, capture_output=True, timeout=60)
+
+    told = json.loads(done.stdout)
+    assert (told["ready"], len(told["failed"])) == (1, 1)

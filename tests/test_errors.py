@@ -3,7 +3,7 @@
 import pytest
 
 from ragqueue.errors import InvalidRequest, told, without_password
-from ragqueue.storable import check_storable
+from ragqueue.storable import as_text, check_storable
 
 SECRET = "hunter2CANARY"
 URLS = {
@@ -61,3 +61,7 @@ def test_what_cannot_be_stored_is_refused(value: object) -> None:
 
 def test_what_can_be_stored_passes() -> None:
     check_storable("it", {"text": "ü 漢 🦆\n\t", "list": [1, 2.5, None, True], "most": 2**63 - 1})
+
+
+def test_what_a_program_says_becomes_text() -> None:
+    assert as_text("a\x00b\ud800c") == "a\ufffdb\ufffdc"

@@ -44,6 +44,7 @@ class Ragqueue:
 
     def __init__(self, *, tenant: str = "default", settings: Mapping[str, Any] | None = None) -> None:
         """`settings` are names and values that go before the environment's, like `{"data": "/srv/rag"}`."""
+        check_storable("tenant", tenant)
         self.tenant, self._flags, self._stack = tenant, settings, AsyncExitStack()
         self._gate = asyncio.Semaphore(64)  # documents that wait for their jobs at once
 

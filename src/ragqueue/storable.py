@@ -10,6 +10,11 @@ MOST = 2**63 - 1  # of an integer column
 _NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 
 
+def as_text(text: str) -> str:
+    """Return a text of a program (a model, a parser) as one that can be stored, each wrong character replaced by U+FFFD."""
+    return _NO_TEXT.sub("\ufffd", text)
+
+
 def check_storable(what: str, value: object) -> None:
     """Raise InvalidRequest when a value, or one inside it, cannot be stored and given back as it came."""
     if isinstance(value, str):

@@ -46,6 +46,12 @@ def test_every_reference_leads_somewhere() -> None:
         assert name in document["components"]["schemas"], name
 
 
+def test_a_file_is_described_as_generators_of_clients_know_it() -> None:
+    upload = bare_app().openapi()["components"]["schemas"]["Body_upload"]
+
+    assert (upload["properties"]["file"]["type"], upload["properties"]["file"]["format"]) == ("string", "binary")
+
+
 def test_streams_are_named_as_such() -> None:
     by_name = {operation["operationId"]: operation for _, _, operation in OPERATIONS}
 

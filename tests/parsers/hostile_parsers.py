@@ -124,3 +124,10 @@ class Writes(Parser):
 class Environment(Parser):
     def parse(self, data: bytes, name: str) -> Parsed:
         return Echo().parse(repr(sorted(os.environ)).encode(), name)
+
+
+class NoText(Parser):
+    """Finds what is no text, as a damaged PDF may hold it."""
+
+    def parse(self, data: bytes, name: str) -> Parsed:
+        return Parsed("a\x00b \ud800", [Block("heading", 0, 3, ("a\x00b",))], title="\udfff")

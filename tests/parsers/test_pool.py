@@ -13,7 +13,7 @@ from tests.parsers.pdfs import bomb, pdf
 
 HOSTILE = (
     "Echo", "Pid", "Greedy", "Endless", "Sleeper", "Exits", "Segfault", "SecondCrashes", "Buggy", "Refuses", "Overlapping", "Nonsense", "Forges",
-    "Chatty", "Dials", "Writes", "Environment",
+    "Chatty", "Dials", "Writes", "Environment", "NoText",
 )  # fmt: skip
 TABLE = {f"test/{name.lower()}": f"tests.parsers.hostile_parsers:{name}" for name in HOSTILE} | {
     "text/plain": "ragqueue.parsers.text:TextParser",
@@ -42,6 +42,12 @@ async def test_a_document_comes_back_as_text_and_blocks(pool: ParserPool) -> Non
     parsed = await pool.parse("Grüße.\n\nZweiter Absatz.".encode(), "a.txt", "text/plain")
 
     assert [parsed.text[block.start : block.end] for block in parsed.blocks] == ["Grüße.", "Zweiter Absatz."]
+
+
+async def test_what_is_no_text_is_replaced_and_offsets_stay(pool: ParserPool) -> None:
+    parsed = await pool.parse(b"x", "a", "test/notext")
+
+    assert (parsed.text, parsed.title, parsed.blocks[0].heading_path) == ("a\ufffdb \ufffd", "\ufffd", ("a\ufffdb",))
 
 
 async def test_a_child_is_reused_for_the_next_document(pool: ParserPool) -> None:

@@ -12,6 +12,7 @@ from ragqueue.jobs.views import ANNOTATION, DELTA, RESTARTED, annotation
 from ragqueue.language.markup import is_code
 from ragqueue.language.sentences import split
 from ragqueue.language.tokens import detect, tokenize
+from ragqueue.storable import as_text
 from ragqueue.types import Chunk, Citation, Hit, Outcome
 
 OPENED, DONE, SOURCES = "response.output_item.added", "response.output_item.done", "ragqueue:sources"
@@ -54,7 +55,7 @@ class Message:
 
     def write(self, text: str, *, last: bool = False) -> None:
         """Add what a generator says to the answer; of the last, nothing is held back."""
-        self._show(self._echo.feed(text, last=last), last=last)
+        self._show(self._echo.feed(as_text(text), last=last), last=last)
 
     def _show(self, text: str, *, last: bool) -> None:
         for shown, citations in self._scanner.feed(text, last=last):

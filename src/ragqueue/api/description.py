@@ -55,6 +55,10 @@ def _complete(document: dict[str, Any]) -> None:
     schemas |= problem.pop("$defs", {}) | {"Problem": problem}
     for name in _FROM_FASTAPI:
         schemas.pop(name, None)
+    for schema in schemas.values():
+        for field in schema.get("properties", {}).values():
+            if field.get("contentMediaType") == "application/octet-stream":
+                field["format"] = "binary"  # what generators of clients know a file by
     components["securitySchemes"] = {"key": _SCHEME}
     for path, operations in document["paths"].items():
         for operation in operations.values():

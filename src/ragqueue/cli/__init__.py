@@ -1,6 +1,7 @@
 """The command line as one table; what a command needs is imported when it runs, so that `--help` costs nothing."""
 
 import asyncio
+import io
 import os
 import pkgutil
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 import click
 
 from ragqueue.errors import ConfigError, RagqueueError
+from ragqueue.storable import check_storable
 
 _FLAGS = ("data", "host", "port", "processes", "concurrency")  # options that are settings
 _HELP = "Answer questions over a team's own documents, under load, and lose nothing."
@@ -68,6 +70,9 @@ def run(target: str, as_json: bool | None = None, tenant: str = "default", **wor
     """Import a function, often async, and run it with a `Call` and its own options; Ctrl+C ends it quietly."""
     from ragqueue.cli.look import Call
 
+    for name, word in {"tenant": tenant, **words}.items():
+        if isinstance(word, str):  # a list of paths is told file by file
+            check_storable(name, word)
     call = Call({name: words.pop(name) for name in _FLAGS if name in words}, as_json, tenant)
     try:
         running = pkgutil.resolve_name(f"ragqueue.cli.{target}")(call, **words)
@@ -92,6 +97,9 @@ def build() -> click.Group:
 def main(argv: list[str] | None = None) -> None:
     """Run a command; an error of ours becomes one line and an exit status: 2 for the operator, 1 for the rest."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before faiss is loaded; its own call covers one thread only
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name of a file can be anything, and output never raises
     try:
         build().main(argv, prog_name="ragqueue")
     except RagqueueError as error:

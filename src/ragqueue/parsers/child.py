@@ -11,6 +11,7 @@ import time
 import msgspec
 
 from ragqueue.errors import UnreadableDocument
+from ragqueue.storable import as_text
 from ragqueue.types import Parsed
 
 if sys.platform != "win32":
@@ -59,13 +60,19 @@ def _answer(request: Request) -> Answer:
         parsed: Parsed = pkgutil.resolve_name(request.target)().parse(request.data, request.name)
         if len(parsed.text) > MAX_TEXT:
             raise UnreadableDocument(f"the text of {name} has {len(parsed.text):,} characters, the limit is {MAX_TEXT:,}: split it")
-        return request.id, parsed
+        return request.id, _storable(parsed)
     except MemoryError:
         raise
     except UnreadableDocument as error:
         return request.id, error.message
     except Exception as error:  # noqa: BLE001 - the edge of a process
         return request.id, f"{name} cannot be read: its parser failed ({type(error).__name__}: {str(error)[:300]})"
+
+
+def _storable(parsed: Parsed) -> Parsed:
+    """Return it with texts that the records can hold; offsets stay."""
+    blocks = [block._replace(heading_path=tuple(map(as_text, block.heading_path))) for block in parsed.blocks]
+    return parsed._replace(text=as_text(parsed.text), title=as_text(parsed.title), blocks=blocks)
 
 
 def _bound(memory: int) -> str:
