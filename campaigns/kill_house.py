@@ -20,7 +20,7 @@ from campaigns.witness import Kill, Witness
 from ragqueue.testing.mutants import SURPRISE, WENT_ON
 
 DISK = "128m"  # of a data folder that is filled
-READY_WITHIN = 90.0  # seconds; a loaded machine starts slowly
+READY_WITHIN = 240.0  # seconds; a loaded machine starts slowly, and embeds the samples slowly
 
 
 class CampaignError(Exception):

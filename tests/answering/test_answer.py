@@ -103,8 +103,8 @@ async def test_an_answer_of_nothing_but_echoes_has_failed(server: Server, monkey
     job = await server.ragqueue.runtime.submitter.submit(
         "default", "chat", {"question": "When does the ferry to Hven leave in the morning?"}
     )
-    async for batch in server.ragqueue.runtime.follower.follow(job):
-        last = batch[-1]
+    events = [event async for batch in server.ragqueue.runtime.follower.follow(job) for event in batch]
+    last = events[-1]
 
     assert last.data["response"]["status"] == "failed"
     assert "empty answer" in last.data["response"]["error"]["message"]

@@ -398,7 +398,8 @@ async def test_a_broker_that_is_away_is_unavailable_and_no_message_shows_its_pas
 @pytest.fixture
 def runtime(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A double of the wiring; `handled` is what its worker was given."""
-    double = SimpleNamespace(handled=[], drained=0, lanes={"chat": 3, "background": 1})
+    keeper = SimpleNamespace(broken_loop="", end_with=lambda end: None, check=lambda: None)
+    double = SimpleNamespace(handled=[], drained=0, lanes={"chat": 3, "background": 1}, keeper=keeper)
 
     class DoubleWorker:
         def start(self) -> None: ...
@@ -461,7 +462,8 @@ LAUNCHER = """
 
     @contextlib.asynccontextmanager
     async def open_runtime(settings):
-        yield types.SimpleNamespace(lanes={"chat": 3, "background": 1}, worker=lambda lanes: Worker())
+        keeper = types.SimpleNamespace(broken_loop="", end_with=lambda end: None, check=lambda: None)
+        yield types.SimpleNamespace(lanes={"chat": 3, "background": 1}, worker=lambda lanes: Worker(), keeper=keeper)
 
     wiring = types.ModuleType("ragqueue.wiring")
     wiring.open_runtime = open_runtime

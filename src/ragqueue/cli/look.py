@@ -1,6 +1,7 @@
 """What a command is given, and the commands that need no more than that: little is imported, so they are quick."""
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import Any
@@ -14,6 +15,8 @@ from ragqueue.records import documents, jobs, keys, workers
 from ragqueue.records.schema import migrate, open_records
 from ragqueue.settings import ENV_NAMES, load
 from ragqueue.telemetry import configure_logging
+
+UNBROKEN = 100_000  # columns of what is no terminal: who reads a pipe wants whole lines
 
 
 class Call:
@@ -34,7 +37,8 @@ class Call:
             table = Table(*(Column(name, no_wrap=name == "id") for name in names), box=None, header_style="bold", pad_edge=False)
             for row in rows:
                 table.add_row(*(_cell(row[name]) for name in names))
-            Console(soft_wrap=True, markup=False, emoji=False, highlight=False).print(table)
+            width = None if sys.stdout.isatty() else UNBROKEN
+            Console(width=width, soft_wrap=True, markup=False, emoji=False, highlight=False).print(table)
 
     async def records(self, function: Callable[..., Any], *args: Any, wanted: str = "", write: bool = False) -> Any:
         """Return `function(connection, *args)` of the records. Raises NotFound when what is wanted is not there."""
