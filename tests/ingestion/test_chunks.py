@@ -95,9 +95,9 @@ def test_passages_of_long_prose_are_of_about_the_same_size() -> None:
 
 @pytest.mark.parametrize("words", range(20, 160, 7))
 def test_a_passage_never_ends_with_an_announcement_of_code_that_fits(words: int) -> None:
-    code = "```python\n" + "print(lease)\n" * 20 + "```"
+    code = "```python\n" + "print(lease)\n" * 30 + "```"
 
-    passages = chunk(parse(f"# Lease\n\n{'word ' * words}.\n\nSet it like this:\n\n{code}\n\n{'More words here. ' * 40}"))
+    passages = chunk(parse(f"# Lease\n\n{'word ' * words}.\n\nSet it like this:\n\n{code}\n\n{'word ' * 60}"))
 
     assert [passage.text[-20:] for passage in passages if passage.text.endswith(":")] == []
 

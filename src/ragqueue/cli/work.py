@@ -169,6 +169,8 @@ async def print_answer(ragqueue: Ragqueue, question: str, collection: str | None
     print()
     if view["error"]:
         sys.exit(f"{view['status']}: {view['error']['message']} [{view['error']['code']}]")
+    if view["answer"] is None:  # it was cancelled before its first word
+        sys.exit(f"the question is {view['status']}")
     for citation in view["answer"]["citations"]:
         document = await ragqueue.runtime.records.read(documents.get, ragqueue.tenant, citation["document_id"])
         source = document.source if document else citation["document_id"]
