@@ -17,6 +17,20 @@ from pathlib import Path
 from campaigns.services import free_port
 
 SAMPLES = Path(__file__).parent.parent / "src" / "ragqueue" / "samples"
+# A few of them, for campaigns that are not about what they say: to embed them all takes 20 s of CPU.
+PAGES = [
+    SAMPLES / f"{name}.md"
+    for name in (
+        "cookie-params",
+        "cors",
+        "header-params",
+        "middleware",
+        "query-params",
+        "request-forms",
+        "response-status-code",
+        "static-files",
+    )
+]
 QUESTION = "How do I declare a query parameter with a default value?"
 
 

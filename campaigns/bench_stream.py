@@ -11,7 +11,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from campaigns.bench_house import QUESTION, SAMPLES, Bench, bench, clean_environment, cpu_seconds, events, machine, quantile, request
+from campaigns.bench_house import PAGES, QUESTION, Bench, bench, clean_environment, cpu_seconds, events, machine, quantile, request
 from campaigns.services import RedisServer
 
 SECONDS = 20  # of streaming
@@ -74,7 +74,7 @@ def measure(log: str, generator: str, streams: int, rate: int, seconds: int) -> 
         house = stack.enter_context(bench(env))
         sql = {**house.env, "RAGQUEUE_QUEUE": "sql", "LLM_MODEL": "extractive"}
         mine, house.env = house.env, sql
-        house.run("ingest", str(SAMPLES))
+        house.run("ingest", *map(str, PAGES))
         house.env = mine
         api, worker = house.serve(), house.work(streams + 50)
         before = cpu_seconds(api.pid), cpu_seconds(worker)

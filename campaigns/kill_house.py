@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from campaigns.bench_house import SAMPLES, clean_environment
+from campaigns.bench_house import PAGES, clean_environment
 from campaigns.services import RedisServer, free_port
 from campaigns.witness import Kill, Witness
 from ragqueue.testing.mutants import SURPRISE, WENT_ON
@@ -63,7 +63,7 @@ class House:
         for processes in filter(None, ((workers + 1) // 2, workers // 2)):
             self.start_supervisor(processes)
         ingest = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "ragqueue", "ingest", str(SAMPLES), env=self._env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            sys.executable, "-m", "ragqueue", "ingest", *map(str, PAGES), env=self._env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
         try:
             said, _ = await asyncio.wait_for(ingest.communicate(), READY_WITHIN)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from campaigns.bench_house import SAMPLES
+from campaigns.bench_house import PAGES
 from campaigns.kill_house import CampaignError
 
 LEASE, BEAT = 2.0, 0.5  # seconds
@@ -76,9 +76,7 @@ def faults(plan: Plan) -> list[str]:
 
 def questions() -> list[str]:
     """Return some dozens of questions about the samples, made from their headings."""
-    headings = {
-        heading for path in sorted(SAMPLES.glob("*.md")) for heading in re.findall(r"^#+ ([^{\n]+)", path.read_text(encoding="utf-8"), re.M)
-    }
+    headings = {heading for path in PAGES for heading in re.findall(r"^#+ ([^{\n]+)", path.read_text(encoding="utf-8"), re.M)}
     if len(headings) < 24:
-        raise CampaignError(f"the samples in {SAMPLES} have only {len(headings)} headings")
+        raise CampaignError(f"the pages have only {len(headings)} headings")
     return [f"What do the documents say about {heading.strip().lower()}?" for heading in sorted(headings)]
