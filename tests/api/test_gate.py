@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from starlette.datastructures import Headers
 
-from ragqueue.api.gate import check_neighbour, host_name, is_loopback
+from ragqueue.api.gate import LOCAL, Keyring, check_neighbour, host_name, is_loopback
 from ragqueue.errors import Forbidden, Unavailable
 from ragqueue.records import documents, keys
 from ragqueue.types import Event
@@ -122,6 +122,22 @@ async def test_the_stream_of_a_revoked_key_ends(start: Start) -> None:
     ended = (await asyncio.wait_for(streaming, 20)).text
     assert ended.rstrip().rpartition("\n\n")[2].startswith("event: error")
     assert '"code":"unauthorised"' in ended
+
+
+async def test_a_key_made_after_the_last_look_is_welcome(server: Server) -> None:
+    records = server.ragqueue.runtime.records
+    keyring = Keyring(records)
+    old = await records.write(keys.create, "acme", "old")
+    await keyring.look()
+
+    new = await records.write(keys.create, "acme", "new")
+
+    assert keyring.admits(new.split("_")[1])
+    await records.write(keys.revoke, old.split("_")[1])
+    await keyring.look()
+    assert not keyring.admits(old.split("_")[1])
+    assert keyring.admits(new.split("_")[1])
+    assert not keyring.admits(LOCAL)
 
 
 async def test_streams_of_one_caller_are_bounded_and_health_answers(start: Start) -> None:

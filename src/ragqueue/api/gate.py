@@ -33,7 +33,8 @@ class Keyring:
 
     def __init__(self, records: Records) -> None:
         self._records = records
-        self._valid: frozenset[str] | None = None  # ids; None: not looked at yet
+        # Not the valid ones: a key that was made after the last look is none of them, a revoked one stays revoked.
+        self._revoked: frozenset[str] = frozenset()
         self._ever_made = False
 
     async def ever_made(self) -> bool:
@@ -43,15 +44,15 @@ class Keyring:
         return self._ever_made
 
     async def look(self) -> None:
-        """Learn which keys are valid now."""
-        self._valid = await self._records.read(keys.valid_ids)
+        """Learn which keys were revoked."""
+        self._revoked = await self._records.read(keys.revoked_ids)
         await self.ever_made()
 
     def admits(self, caller: str) -> bool:
         """Say whether a caller who came in once may still be here, as of the last look."""
         if caller == LOCAL:
             return not self._ever_made
-        return self._valid is None or caller in self._valid
+        return caller not in self._revoked
 
 
 class Gate:

@@ -40,9 +40,9 @@ def any_made(connection: Connection) -> bool:
     return connection.execute(select(api_keys.c.id).limit(1)).first() is not None
 
 
-def valid_ids(connection: Connection) -> frozenset[str]:
-    """Return the ids of all valid keys."""
-    return frozenset(connection.scalars(select(api_keys.c.id).where(_VALID)))
+def revoked_ids(connection: Connection) -> frozenset[str]:
+    """Return the ids of all keys that were revoked."""
+    return frozenset(connection.scalars(select(api_keys.c.id).where(~_VALID)))
 
 
 def any_valid(connection: Connection) -> bool:
