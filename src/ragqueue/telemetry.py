@@ -19,6 +19,7 @@ _TO_FIRST = "From the submit of a question to its first text"
 WORK = CollectorRegistry()
 _taken: dict[tuple[str, str], float] = {}  # what was added to the records already: two workers of a process count once
 _taking = threading.Lock()
+_taker = False  # whether a beat of this process brings its counts into the records
 JOBS = Counter("ragqueue_jobs_ended_total", "Jobs that ended", ["kind", "state"], registry=WORK)
 RETRIES = Counter("ragqueue_job_retries_total", "Tries of jobs that failed and are tried again", ["kind", "code"], registry=WORK)
 RUN_SECONDS = Histogram("ragqueue_run_seconds", "Time of one run of a job", ["kind"], buckets=_SECONDS, registry=WORK)
@@ -55,7 +56,9 @@ def untaken() -> Counts:
 
 def take_counts() -> Counts:
     """Return what this process counted in WORK since the last call: for whoever adds it to the records."""
+    global _taker
     with _taking:
+        _taker = True
         counts = untaken()
         _add(counts, 1)
     return counts
@@ -88,7 +91,10 @@ class _Shared(Collector):
 def exposition(sums: Mapping[tuple[str, str], float], gauges: Iterable[tuple[str, dict[str, str], float]]) -> bytes:
     """Return the text of /metrics: this process's own, the sums of the workers, and gauges of the records."""
     whole = dict(sums)
-    for key, value in untaken().items():  # of a process that only serves, nobody takes them
+    # Of a process that only serves, nobody takes them. Else the sums tell all: a total that is added up from two places
+    # at two moments can fall, which Prometheus takes for a restart.
+    own = Counts() if _taker else untaken()
+    for key, value in own.items():
         whole[key] = whole.get(key, 0.0) + value
     counted = ((name, json.loads(labels), value) for (name, labels), value in sorted(whole.items()))
     return generate_latest(REGISTRY) + generate_latest(_Shared([Sample(*sample) for sample in (*counted, *gauges)]))
