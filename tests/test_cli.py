@@ -317,3 +317,22 @@ def test_a_file_whose_name_is_no_text_is_told_and_the_others_go_on(environment: 
 
     told = json.loads(done.stdout)
     assert (told["ready"], len(told["failed"])) == (1, 1)
+
+
+BROKEN = """
+import ragqueue.working.loops as loops
+from ragqueue.jobs.follow import Follower
+loops.FIRST_PAUSE = 0.0
+async def step(self):
+    raise ValueError("a surprise that stays")
+Follower.step = step
+from ragqueue import cli
+cli.main(["serve", "--port", "0"])
+"""
+
+
+def test_a_server_whose_loop_is_beyond_help_ends_and_says_which(environment: dict[str, str], tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", BROKEN], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+
+    assert done.returncode == 1
+    assert "the loop 'hub' of this process failed 10 times in a row" in done.stderr.splitlines()[-1]

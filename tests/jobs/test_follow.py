@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
 from ragqueue.errors import Unavailable
 from ragqueue.events.pen import Pen
@@ -262,3 +263,36 @@ async def test_a_reader_who_is_no_longer_welcome_is_sent_away(house: House) -> N
     events = await asyncio.wait_for(reading, 5)
 
     assert [event.type for event in events] == ["response.created", "response.queued"]
+
+
+async def test_a_reader_that_goes_away_is_forgotten_at_once(house: House) -> None:
+    job = await house.submit()
+    stream = await house.follower.open(job)
+    await anext(stream)
+    waiting = asyncio.create_task(anext(stream))
+    while not house.follower._readers:
+        await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    await stream.aclose()
+
+    assert not house.follower._readers
+
+
+async def test_many_readers_of_one_job_are_one_look_at_its_row(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[list[str]] = []
+    states = jobs.states
+
+    def counted(connection: Connection, job_ids: list[str]) -> dict[str, str]:
+        looked.append(job_ids)
+        return states(connection, job_ids)
+
+    monkeypatch.setattr(jobs, "states", counted)
+    job = await house.submit()
+    reading = [asyncio.create_task(house.events(job)) for _ in range(20)]
+    while len(house.follower._readers) < 20:
+        await asyncio.sleep(0.01)
+    await cancel(house.records, house.log, TENANT, job.id)
+    await asyncio.gather(*reading)
+
+    assert {len(job_ids) for job_ids in looked} == {1}

@@ -618,3 +618,17 @@ async def test_pages_of_jobs_hold_each_job_once_though_many_have_one_time(house:
         after = (rows[-1].created_at, rows[-1].id)
 
     assert sorted(seen) == sorted(made)
+
+
+async def test_a_file_that_cannot_be_compacted_keeps_nothing_else_from_being_tidied(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def full(*_: Any) -> None:
+        raise StoreFull("the disk is full")
+
+    forgotten = []
+    monkeypatch.setattr("ragqueue.jobs.reconcile.compact", full)
+    monkeypatch.setattr(workers, "forget", lambda *_: forgotten.append(1))
+
+    with pytest.raises(StoreFull):
+        await house.reconciler.tidy()
+
+    assert forgotten == [1]

@@ -150,7 +150,8 @@ class Follower:
     async def _look_at_rows(self, readers: Sequence[Reader]) -> None:
         """End the readers of jobs that have ended, and those that are no longer welcome."""
         self._rows_at = time.monotonic()
-        states = await patiently(self._records.read, jobs.states, [reader.job_id for reader in readers])
+        job_ids = list({reader.job_id for reader in readers})  # many may read one job
+        states = await patiently(self._records.read, jobs.states, job_ids)
         for reader in readers:
             # A row that was erased ends its readers, too.
             reader.ended = states.get(reader.job_id, "failed") in ENDED

@@ -87,9 +87,9 @@ class Reconciler:
 
     async def tidy(self) -> None:
         """Complete erasures; erase replaced texts and removals, which are kept as long as the answers that quote them, and workers that died."""
-        await compact(self._records)
         await self._records.note(documents.forget_replaced, self._keep_jobs)
         await self._records.note(workers.forget, 3600.0)  # seconds without a beat
+        await compact(self._records)  # last: it needs the most room
 
 
 async def compact(records: Records) -> None:
