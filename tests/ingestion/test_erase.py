@@ -10,7 +10,7 @@ from sqlalchemy import Connection, create_engine
 
 from ragqueue.embedded import Ragqueue
 from ragqueue.errors import Conflict, Unavailable
-from ragqueue.events.pen import Batcher
+from ragqueue.events.pen import Batcher, Pen
 from ragqueue.events.sql import SqlEventLog
 from ragqueue.ingestion import erase
 from ragqueue.ingestion.erase import Eraser
@@ -112,15 +112,21 @@ async def test_a_question_is_not_shown_a_document_that_was_deleted_after_it_was_
     records.close()
 
 
-async def test_a_run_that_outlives_the_erasure_writes_nothing_more(tmp_path: Path) -> None:
-    records = open_records(tmp_path)
-    eraser, job, question = await begin(records)
+async def cancelled_while_writing(records: Records, question: Job) -> tuple[SqlEventLog, Batcher, Pen]:
+    """Write the sources of an answer, end its job, and return what its run would write on with."""
     log = SqlEventLog(records)
     batcher = Batcher(log, partial(records.read, jobs.is_current))
     pen = await batcher.open(question)
     pen.write("ragqueue:sources", {"text": "a"})
     await batcher.step()
     await records.write(jobs.finish, question, Outcome("cancelled"))
+    return log, batcher, pen
+
+
+async def test_a_run_that_outlives_the_erasure_writes_nothing_more(tmp_path: Path) -> None:
+    records = open_records(tmp_path)
+    eraser, job, question = await begin(records)
+    log, batcher, pen = await cancelled_while_writing(records, question)
 
     await eraser.run(job)
     pen.write("end", {})
@@ -134,12 +140,7 @@ async def test_a_run_that_outlives_the_erasure_writes_nothing_more(tmp_path: Pat
 async def test_a_log_that_was_dropped_after_the_end_is_not_written_again(tmp_path: Path) -> None:
     records = open_records(tmp_path)
     _, _, question = await begin(records)
-    log = SqlEventLog(records)
-    batcher = Batcher(log, partial(records.read, jobs.is_current))
-    pen = await batcher.open(question)
-    pen.write("ragqueue:sources", {"text": "a"})
-    await batcher.step()
-    await records.write(jobs.finish, question, Outcome("cancelled"))
+    log, batcher, pen = await cancelled_while_writing(records, question)
     await log.drop([question.id])
 
     pen.write("end", {})
