@@ -38,9 +38,9 @@ OLDEST = (3, 11)
 TASKS = {
     "demo": ["-m", "ragqueue", "demo"],
     "eval": ["-m", "ragqueue", "eval"],
-    "faults": ["-m", "campaigns.kill_loop"],
-    "powercut": ["-m", "campaigns.powercut"],
-    "erasures": ["-m", "campaigns.erasures"],
+    "faults": ["-m", "campaigns.faults.kill_loop"],
+    "powercut": ["-m", "campaigns.faults.powercut"],
+    "erasures": ["-m", "campaigns.faults.erasures"],
 }
 BENCHES = ("queue", "stream", "search", "ingest")
 LINTS = (["ruff", "check"], ["ruff", "format", "--check"], ["mypy"], ["lint-imports"])
@@ -87,7 +87,7 @@ def command_of(task: str, args: list[str]) -> list[str]:
     if task == "bench":
         if not args or args[0] not in BENCHES:
             raise Stop(f"bench what? One of {', '.join(BENCHES)}")
-        return ["-m", f"campaigns.bench_{args[0]}", *args[1:]]
+        return ["-m", f"campaigns.benches.{args[0]}", *args[1:]]
     if task not in TASKS:
         raise Stop(f"unknown task {task!r}: one of demo, test, lint, bench, faults, powercut, erasures, eval, lock")
     return [*TASKS[task], *args]

@@ -1,29 +1,16 @@
 """A Redis for tests and campaigns, started on a free port of this machine and killed at will."""
 
-import os
 import shutil
 import socket
 import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import NoReturn, Self
+from typing import Self
 
-import pytest
 import redis
 
 STARTS_WITHIN = 10.0  # seconds
-
-
-def missing(what: str) -> NoReturn:
-    """Skip the test that needs what this machine lacks; fail it where CI is true."""
-    (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(what)
-
-
-def require_redis() -> None:
-    """Skip the test where redis-server is not installed; fail it where CI is true."""
-    if shutil.which("redis-server") is None:
-        missing("redis-server is not installed: apt-get install redis-server")
 
 
 def free_port() -> int:

@@ -2,7 +2,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from campaigns.services import RedisServer, require_redis
+from campaigns.services import RedisServer
+from tests.needs import require_redis
 
 
 @pytest.fixture(scope="session")

@@ -6,13 +6,14 @@ from contextlib import contextmanager
 import pytest
 import redis
 
-from campaigns.services import RedisServer, require_redis
+from campaigns.services import RedisServer
 from ragqueue import adapters, brokers
 from ragqueue.errors import ConfigError, Unavailable
 from ragqueue.events.base import EventLog
 from ragqueue.queues.base import JobQueue
 from ragqueue.queues.ring_job import FAILED_FOR, HANDLER, RingJob
 from ragqueue.types import Ring
+from tests.needs import require_redis
 
 
 @contextmanager

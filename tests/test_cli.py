@@ -14,9 +14,12 @@ from typing import Any
 import pytest
 import uvicorn
 
-from campaigns.services import RedisServer, free_port, require_redis
-from ragqueue.cli import look, work
+from campaigns.services import RedisServer, free_port
+from ragqueue.cli import serve as serving
+from ragqueue.cli import worker
+from ragqueue.cli.call import Call
 from ragqueue.errors import ConfigError
+from tests.needs import require_redis
 
 DOCUMENT = "# Ferries\n\nThe ferry to Hven leaves at nine in the morning.\n"
 
@@ -264,16 +267,16 @@ def test_a_second_writer_on_an_unsafe_sqlite_is_refused_with_the_ways_out(monkey
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RAGQUEUE_ENV_FILE", "")
-    monkeypatch.setattr(look, "configure_logging", lambda *_: None)
-    monkeypatch.setattr(work, "sqlite_is_safe", lambda: False)
-    monkeypatch.setattr(work, "Supervisor", Supervisor)
+    monkeypatch.setattr("ragqueue.cli.call.configure_logging", lambda *_: None)
+    monkeypatch.setattr(worker, "sqlite_is_safe", lambda: False)
+    monkeypatch.setattr(worker, "Supervisor", Supervisor)
     data = {"data": str(tmp_path / "data")}
 
     with pytest.raises(ConfigError, match="RAGQUEUE_ALLOW_OLD_SQLITE") as refused:
-        work.worker(look.Call(data, None, "default"))
+        worker.worker(Call(data, None, "default"))
     assert (refused.value.code, started) == ("unsafe_sqlite", [])
 
-    work.worker(look.Call(data | {"allow_old_sqlite": True, "processes": 2}, None, "default"))
+    worker.worker(Call(data | {"allow_old_sqlite": True, "processes": 2}, None, "default"))
     assert [options["processes"] for options in started] == [2]
 
 
@@ -286,13 +289,13 @@ async def test_a_sigterm_before_the_server_listens_to_it_ends_it(monkeypatch: py
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RAGQUEUE_ENV_FILE", "")
-    monkeypatch.setattr(look, "configure_logging", lambda *_: None)
-    monkeypatch.setattr(work.gc, "freeze", lambda: None)
+    monkeypatch.setattr("ragqueue.cli.call.configure_logging", lambda *_: None)
+    monkeypatch.setattr(serving.gc, "freeze", lambda: None)
     monkeypatch.setattr(uvicorn.Server, "serve", struck)
     before = signal.getsignal(signal.SIGTERM)
     try:
         async with asyncio.timeout(20):
-            await work.serve(look.Call({"data": str(tmp_path / "data"), "port": 0}, None, "default"), no_worker=True)
+            await serving.serve(Call({"data": str(tmp_path / "data"), "port": 0}, None, "default"), no_worker=True)
     finally:
         signal.signal(signal.SIGTERM, before)
 

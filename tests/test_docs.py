@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from campaigns.bench_house import SAMPLES
+from campaigns.house import SAMPLES
 from campaigns.services import RedisServer
 from ragqueue.errors import CONFIG_CODES, RagqueueError
 
@@ -65,8 +65,8 @@ def snippets(page: str) -> str:
 
 
 def test_the_snippets_of_rq_on_redis_run(tmp_path: Path) -> None:
-    from campaigns.bench_house import bench
-    from campaigns.services import require_redis
+    from campaigns.house import bench
+    from tests.needs import require_redis
 
     require_redis()
     with RedisServer() as server, bench({"RAGQUEUE_QUEUE": "", "REDIS_URL": server.url, "LLM_MODEL": "extractive"}) as house:

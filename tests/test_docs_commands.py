@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from campaigns.bench_house import SAMPLES, clean_environment
-from campaigns.services import free_port, missing, require_redis
+from campaigns.house import SAMPLES, clean_environment
+from campaigns.services import free_port
+from tests.needs import missing, require_redis
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -37,20 +38,20 @@ SHORT = {
     "python3 dev.py test": "python -m pytest --collect-only -q tests/test_docs.py",
     "python3 dev.py test tests/jobs -k claim": "python -m pytest --collect-only -q tests/jobs -k claim",
     "python3 dev.py lint": "ruff check --no-cache dev.py",
-    "python3 dev.py bench queue": "python -m campaigns.bench_queue --json --help",
-    "python3 dev.py bench queue --json": "python -m campaigns.bench_queue --json --help",
-    "python3 dev.py bench stream": "python -m campaigns.bench_stream --help",
-    "python3 dev.py bench search": "python -m campaigns.bench_search --help",
-    "python3 dev.py bench ingest": "python -m campaigns.bench_ingest --help",
-    "python3 dev.py faults": "python -m campaigns.kill_loop --engine rq --help",
-    "python3 dev.py faults --engine sql --jobs 300 --kills 20": "python -m campaigns.kill_loop --engine sql --jobs 300 --kills 20 --help",
-    "python3 dev.py faults --engine sql|rq": "python -m campaigns.kill_loop --engine rq --help",
-    "python3 dev.py faults --engine sql --full-disks 3": "python -m campaigns.kill_loop --engine sql --full-disks 3 --help",
-    "python3 dev.py faults --engine sql --mutation loop-hub --kept": "python -m campaigns.kill_loop --mutation loop-hub --kept --help",
-    "python3 dev.py erasures": "python -m campaigns.erasures --help",
-    "python3 dev.py erasures --engine sql --rounds 40": "python -m campaigns.erasures --engine sql --rounds 40 --help",
-    "python3 dev.py powercut": "python -m campaigns.powercut --cuts 1000 --help",
-    "python3 dev.py powercut --cuts 1000": "python -m campaigns.powercut --cuts 1000 --help",
+    "python3 dev.py bench queue": "python -m campaigns.benches.queue --json --help",
+    "python3 dev.py bench queue --json": "python -m campaigns.benches.queue --json --help",
+    "python3 dev.py bench stream": "python -m campaigns.benches.stream --help",
+    "python3 dev.py bench search": "python -m campaigns.benches.search --help",
+    "python3 dev.py bench ingest": "python -m campaigns.benches.ingest --help",
+    "python3 dev.py faults": "python -m campaigns.faults.kill_loop --engine rq --help",
+    "python3 dev.py faults --engine sql --jobs 300 --kills 20": "python -m campaigns.faults.kill_loop --engine sql --jobs 300 --kills 20 --help",
+    "python3 dev.py faults --engine sql|rq": "python -m campaigns.faults.kill_loop --engine rq --help",
+    "python3 dev.py faults --engine sql --full-disks 3": "python -m campaigns.faults.kill_loop --engine sql --full-disks 3 --help",
+    "python3 dev.py faults --engine sql --mutation loop-hub --kept": "python -m campaigns.faults.kill_loop --mutation loop-hub --kept --help",
+    "python3 dev.py erasures": "python -m campaigns.faults.erasures --help",
+    "python3 dev.py erasures --engine sql --rounds 40": "python -m campaigns.faults.erasures --engine sql --rounds 40 --help",
+    "python3 dev.py powercut": "python -m campaigns.faults.powercut --cuts 1000 --help",
+    "python3 dev.py powercut --cuts 1000": "python -m campaigns.faults.powercut --cuts 1000 --help",
     "python3 dev.py lock": "python dev.py --help",
     "python3 dev.py lock --upgrade": "python dev.py --help",
 }

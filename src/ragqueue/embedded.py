@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -15,7 +15,6 @@ from ragqueue.settings import load
 from ragqueue.storable import check_storable
 from ragqueue.types import Citation, Event, Hit, Job
 from ragqueue.wiring import Runtime, open_runtime
-from ragqueue.worker import Worker, work
 
 
 class Answer(NamedTuple):
@@ -52,7 +51,7 @@ class Ragqueue:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # before faiss is loaded; its own call covers one thread only
         self.runtime = await self._stack.enter_async_context(open_runtime(load(self._flags)[0]))
         if self.runtime.settings.queue_url == "sql" and not await self.workers():
-            await self._stack.enter_async_context(working(self.runtime))
+            await self._stack.enter_async_context(self.runtime.working())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -138,20 +137,6 @@ class Ragqueue:
             fresh = await self.runtime.records.read(jobs.get, job.tenant, job.id)
             job = fresh or job
         return job
-
-
-@asynccontextmanager
-async def working(runtime: Runtime, worker: Worker | None = None) -> AsyncIterator[asyncio.Task[None]]:
-    """Run a worker in this process for as long as the context lasts; the task given ends before that when it fails."""
-    worker = worker or runtime.worker()
-    worker.start()
-    task = asyncio.create_task(work(worker, runtime.queue, runtime.lanes, runtime.keeper))
-    try:
-        yield task
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await worker.drain(0.0 if runtime.keeper.broken_loop else runtime.settings.drain)
 
 
 async def check_question(

@@ -6,7 +6,7 @@ import random
 import re
 import socket
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 
 from ragqueue import adapters
@@ -21,7 +21,8 @@ from ragqueue.ingestion.erase import Eraser
 from ragqueue.ingestion.ingest import Ingester
 from ragqueue.jobs.follow import Follower
 from ragqueue.jobs.reconcile import Reconciler
-from ragqueue.jobs.submit import Ringer, Submitter
+from ragqueue.jobs.ring import Ringer
+from ragqueue.jobs.submit import Submitter
 from ragqueue.parsers.pool import ParserPool
 from ragqueue.queues.base import JobQueue
 from ragqueue.records import jobs
@@ -29,8 +30,9 @@ from ragqueue.records.schema import migrate, open_records
 from ragqueue.records.store import Records
 from ragqueue.retrieval.fused import FusedRetriever
 from ragqueue.settings import Settings, check_model
-from ragqueue.worker import Worker
+from ragqueue.working.inside import working
 from ragqueue.working.loops import Keeper
+from ragqueue.working.worker import Worker
 
 
 class Runtime:
@@ -82,6 +84,10 @@ class Runtime:
             owner=owner or f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}", database=self.database,
             lease=self.settings.lease, beat_every=self.settings.beat, lanes=",".join(lanes or self.lanes),
         )  # fmt: skip
+
+    def working(self, worker: Worker | None = None) -> AbstractAsyncContextManager[asyncio.Task[None]]:
+        """Run a worker in this process for as long as the context lasts."""
+        return working(worker or self.worker(), self.queue, self.lanes, self.keeper, drain=self.settings.drain)
 
 
 @asynccontextmanager

@@ -97,7 +97,7 @@ async def test_an_echo_of_the_fence_is_neither_shown_nor_stored_nor_taken_for_an
 
 async def test_an_answer_of_nothing_but_echoes_has_failed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Model, "says", lambda prompt: ['<source-x n="1">', "\n", "</sour", "ce-x>", "\n<source-"])
-    monkeypatch.setattr("ragqueue.worker.TRIES", 1)
+    monkeypatch.setattr("ragqueue.working.worker.TRIES", 1)
     await server.upload()
 
     job = await server.ragqueue.runtime.submitter.submit(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ragqueue.answering.message import CitationScanner
+from ragqueue.answering.citations import CitationScanner
 from ragqueue.testing.contracts.generators import TEXTS, make_hits
 from ragqueue.types import Chunk, Citation, Hit
 

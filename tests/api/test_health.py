@@ -2,7 +2,8 @@
 
 import redis
 
-from campaigns.services import RedisServer, require_redis
+from campaigns.services import RedisServer
+from tests.needs import require_redis
 
 from .conftest import Start
 

@@ -5,11 +5,12 @@ from collections.abc import AsyncIterator
 import pytest
 import redis
 
-from campaigns.services import RedisServer, require_redis
+from campaigns.services import RedisServer
 from ragqueue.errors import Unavailable
 from ragqueue.events.redis import RedisEventLog
 from ragqueue.testing.contracts.engines import LIMIT, EventLogContract, event, everything, write
 from ragqueue.types import ATTEMPT_SHIFT, LAST_N
+from tests.needs import require_redis
 
 
 @pytest.fixture(params=[2, 3], ids=["RESP2", "RESP3"])

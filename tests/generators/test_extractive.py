@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ragqueue.answering.message import CitationScanner
+from ragqueue.answering.citations import CitationScanner
 from ragqueue.errors import GenerationFailed
 from ragqueue.generators.base import Generator
 from ragqueue.generators.extractive import ExtractiveGenerator
+from ragqueue.language.evidence import SENTENCES, candidates, weigh
 from ragqueue.language.markup import LONGEST_BLOCK
-from ragqueue.language.sentences import SENTENCES, candidates, weigh
 from ragqueue.testing.contracts.generators import TEXTS, GeneratorContract, collect, make_hits, make_prompt, text_of
 from ragqueue.types import Prompt
 

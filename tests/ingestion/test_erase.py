@@ -14,7 +14,7 @@ from ragqueue.events.pen import Batcher, Pen
 from ragqueue.events.sql import SqlEventLog
 from ragqueue.ingestion import erase
 from ragqueue.ingestion.erase import Eraser
-from ragqueue.jobs.reconcile import cancel
+from ragqueue.jobs.control import cancel
 from ragqueue.records import documents, jobs
 from ragqueue.records.schema import chunks
 from ragqueue.records.store import Records

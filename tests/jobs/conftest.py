@@ -13,13 +13,15 @@ from ragqueue.events.pen import Batcher
 from ragqueue.events.sql import SqlEventLog
 from ragqueue.jobs.follow import Follower
 from ragqueue.jobs.reconcile import Reconciler
-from ragqueue.jobs.submit import Ringer, Submitter
+from ragqueue.jobs.ring import Ringer
+from ragqueue.jobs.submit import Submitter
 from ragqueue.queues.sql import SqlQueue
 from ragqueue.records import jobs
 from ragqueue.records.schema import migrate, open_records
 from ragqueue.types import Event, Job
-from ragqueue.worker import Kind, Worker, work
+from ragqueue.working.inside import work
 from ragqueue.working.loops import Keeper
+from ragqueue.working.worker import Kind, Worker
 
 TENANT = "acme"
 MONTH = 30 * 86_400.0

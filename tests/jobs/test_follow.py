@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from ragqueue.errors import Unavailable
 from ragqueue.events.pen import Pen
-from ragqueue.jobs.reconcile import cancel
+from ragqueue.jobs.control import cancel
 from ragqueue.records import jobs
 from ragqueue.types import LAST_N, Event, Job, Outcome, seq_of
 

@@ -13,16 +13,17 @@ import pytest
 from sqlalchemy import Connection
 
 from ragqueue.errors import Conflict, GenerationFailed, IdempotencyConflict, QueueFull, StoreFull, Unavailable
-from ragqueue.events.pen import Run
 from ragqueue.events.sql import SqlEventLog
-from ragqueue.jobs.reconcile import Reconciler, cancel, end_unheld, erase_jobs
+from ragqueue.jobs.control import cancel, end_unheld, erase_jobs
+from ragqueue.jobs.reconcile import Reconciler
 from ragqueue.queues.base import Handle
 from ragqueue.queues.sql import SqlQueue
 from ragqueue.records import jobs, schema, workers
 from ragqueue.records.store import NOW
 from ragqueue.types import Append, Event, Outcome, Ring, seq_of
-from ragqueue.worker import work
+from ragqueue.working.inside import work
 from ragqueue.working.loops import Keeper
+from ragqueue.working.run import Run
 
 from .conftest import MONTH, TENANT, House
 
@@ -285,7 +286,7 @@ async def test_concurrent_posts_of_one_key_make_one_job(house: House) -> None:
 
 
 async def test_an_error_that_a_retry_helps_is_tried_three_times(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ragqueue.worker.FIRST_DELAY", 0.0)
+    monkeypatch.setattr("ragqueue.working.worker.FIRST_DELAY", 0.0)
     runs = []
 
     async def fails(run: Run) -> Outcome:
@@ -380,7 +381,7 @@ async def test_draining_hands_back_what_did_not_end_without_counting_a_death(hou
 
 
 async def test_a_bug_in_a_kind_does_not_leave_the_job_running(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ragqueue.worker.TRIES", 1)
+    monkeypatch.setattr("ragqueue.working.worker.TRIES", 1)
 
     async def breaks(run: Run) -> Outcome:
         raise KeyError("a secret text")
@@ -527,7 +528,7 @@ async def test_a_process_without_a_heart_claims_nothing(house: House, monkeypatc
 
     real_sleep = asyncio.sleep
     worker = house.worker({})
-    monkeypatch.setattr("ragqueue.worker.asyncio.sleep", look)
+    monkeypatch.setattr("ragqueue.working.worker.asyncio.sleep", look)
     job = await house.submit()
     handling = asyncio.create_task(worker.handle(Ring(job.id, "chat", house.database, 0.0)))
     await asyncio.wait_for(looked.wait(), 5)
@@ -568,7 +569,7 @@ async def test_a_full_disk_costs_no_try_and_no_answer(house: House, monkeypatch:
 
 async def test_events_that_cannot_be_written_fail_their_own_run_alone(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ragqueue.working.loops.FIRST_PAUSE", 0.0)
-    monkeypatch.setattr("ragqueue.worker.TRIES", 1)
+    monkeypatch.setattr("ragqueue.working.worker.TRIES", 1)
 
     async def answers(run: Run) -> Outcome:
         run.pen = await run.batcher.open(run.job)

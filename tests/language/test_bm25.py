@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ragqueue.language.tokens import K1, B, bm25, weight
+from ragqueue.language.bm25 import K1, B, bm25, weight
 
 
 def test_a_text_of_average_length_scores_by_the_formula() -> None:

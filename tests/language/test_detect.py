@@ -2,7 +2,7 @@
 
 import pytest
 
-from ragqueue.language.tokens import detect
+from ragqueue.language.detect import detect
 
 
 @pytest.mark.parametrize(

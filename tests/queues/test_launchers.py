@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import redis
 
-from campaigns.bench_house import clean_environment
-from campaigns.services import RedisServer, free_port, require_redis
+from campaigns.house import clean_environment
+from campaigns.services import RedisServer, free_port
+from tests.needs import require_redis
 
 CHAT = "rq:queue:ragqueue-chat"
 # Enqueues a question, without a worker, and prints its job's id.

@@ -22,14 +22,15 @@ from rq.serializers import JSONSerializer
 from rq.suspension import resume, suspend
 from rq.worker import Worker
 
-from campaigns.bench_house import clean_environment
-from campaigns.services import RedisServer, require_redis
+from campaigns.house import clean_environment
+from campaigns.services import RedisServer
 from ragqueue.errors import ConfigError, InvalidRequest, Unavailable
 from ragqueue.queues.base import ring_of
 from ragqueue.queues.ring_job import HANDLER, RETRIES, RingJob
 from ragqueue.queues.rq import RQQueue
 from ragqueue.testing.contracts.engines import LIMIT, Handled, QueueContract, rings, until, working
 from ragqueue.types import Ring
+from tests.needs import require_redis
 
 CHAT = "rq:queue:ragqueue-chat"
 

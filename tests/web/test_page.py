@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from campaigns.services import missing
 from ragqueue.web import PAGE, STATIC
+from tests.needs import missing
 from tests.web.double import QUOTE, Double
 
 CHROMIUM = Path("/usr/bin/chromium")

@@ -11,12 +11,14 @@ from ragqueue.answering.message import SOURCES, Message
 from ragqueue.answering.prompt import SYSTEM, build
 from ragqueue.embedders.base import Embedder
 from ragqueue.errors import GenerationFailed
-from ragqueue.events.pen import Pen, Run, patiently
+from ragqueue.events.pen import Pen
 from ragqueue.generators.base import Generator
+from ragqueue.patience import patiently
 from ragqueue.records import chunks, documents
 from ragqueue.records.store import Records
 from ragqueue.retrieval.fused import FusedRetriever, hit_view
 from ragqueue.types import Chunk, Hit, Job, Outcome, Prompt
+from ragqueue.working.run import Run
 
 NOT_IN_SOURCES = "The sources do not hold an answer to this question."
 _NEAREST = 3  # passages shown when the sources do not hold the answer

@@ -3,8 +3,8 @@
 from collections.abc import Collection, Sequence
 
 from ragqueue.embedders.base import Embedder
-from ragqueue.language.sentences import PASSAGES, weigh
-from ragqueue.language.tokens import detect
+from ragqueue.language.detect import detect
+from ragqueue.language.evidence import PASSAGES, weigh
 from ragqueue.types import Citation, Hit
 
 MEANINGS = {  # of an answer's `grounding`

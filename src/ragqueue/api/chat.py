@@ -15,7 +15,7 @@ from ragqueue.api.access import Caller, Hold, Parts, Tenant, Welcome, owned
 from ragqueue.api.bodies import Accepted, ChatView, Question
 from ragqueue.embedded import check_question
 from ragqueue.errors import Conflict, InvalidRequest, Unauthorised
-from ragqueue.jobs.reconcile import cancel, erase_jobs
+from ragqueue.jobs.control import cancel, erase_jobs
 from ragqueue.jobs.views import chat_view, status_of
 from ragqueue.records import jobs
 from ragqueue.types import LAST_N, Event, Job, seq_of

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 from ragqueue.api.access import Limit, Parts, Tenant, Words, owned
 from ragqueue.api.bodies import Jobs, JobView
 from ragqueue.errors import InvalidRequest
-from ragqueue.jobs.reconcile import cancel
+from ragqueue.jobs.control import cancel
 from ragqueue.jobs.views import job_view
 from ragqueue.records import jobs
 from ragqueue.storable import check_storable

@@ -36,39 +36,46 @@ QUESTION, DOCUMENT, JOB, NAME, KEY = (click.Argument([name]) for name in ("quest
 EXIT = _flag(["--exit", "leave"], help="Stop after the answer")
 NO_WORKER = _flag(["--no-worker"], help="Run no worker inside, also with the `sql` queue")
 ORIGIN = _flag(["--origin"], help="Show where each value comes from")
-
 # name -> (module:function, what it does, its parameters); a group has no function
 COMMANDS: dict[str, tuple[str, str, list[click.Parameter]]] = {
-    "demo": ("work:demo", "Start everything on sample documents and ask a question. Needs no server, key or download.", [EXIT, PORT]),
-    "serve": ("work:serve", "Serve the API and the page; with the `sql` queue a worker, too.", [HOST, PORT, NO_WORKER, DATA]),
-    "worker": ("work:worker", "Run worker processes under a supervisor that restarts them.", [PROCESSES, CHATS, DATA]),
-    "ingest": ("work:ingest", "Bring files and folders in. Waits until they can be asked about.", [PATHS, INTO, DATA, JSON]),
-    "ask": ("work:ask", "Ask a question and stream the answer with its citations.", [QUESTION, COLLECTION, PASSAGES, DATA, JSON]),
-    "search": ("work:search", "Show the passages nearest to a question.", [QUESTION, COLLECTION, HITS, DATA, JSON]),
+    "demo": ("demo:demo", "Start everything on sample documents and ask a question. Needs no server, key or download.", [EXIT, PORT]),
+    "serve": ("serve:serve", "Serve the API and the page; with the `sql` queue a worker, too.", [HOST, PORT, NO_WORKER, DATA]),
+    "worker": ("worker:worker", "Run worker processes under a supervisor that restarts them.", [PROCESSES, CHATS, DATA]),
+    "ingest": ("documents:ingest", "Bring files and folders in. Waits until they can be asked about.", [PATHS, INTO, DATA, JSON]),
+    "ask": ("ask:ask", "Ask a question and stream the answer with its citations.", [QUESTION, COLLECTION, PASSAGES, DATA, JSON]),
+    "search": ("ask:search", "Show the passages nearest to a question.", [QUESTION, COLLECTION, HITS, DATA, JSON]),
     "docs": ("", "List, show and delete documents.", []),
-    "docs list": ("look:docs_list", "List documents.", [COLLECTION, TENANT, DATA, JSON]),
-    "docs show": ("look:docs_show", "Show a document.", [DOCUMENT, _flag(["--text"], help="Print the canonical text"), TENANT, DATA, JSON]),
-    "docs delete": ("work:docs_delete", "Delete a document. Everything that quotes it goes, too.", [DOCUMENT, TENANT, DATA, JSON]),
+    "docs list": ("documents:docs_list", "List documents.", [COLLECTION, TENANT, DATA, JSON]),
+    "docs show": (
+        "documents:docs_show",
+        "Show a document.",
+        [DOCUMENT, _flag(["--text"], help="Print the canonical text"), TENANT, DATA, JSON],
+    ),
+    "docs delete": ("documents:docs_delete", "Delete a document. Everything that quotes it goes, too.", [DOCUMENT, TENANT, DATA, JSON]),
     "jobs": ("", "List, show, retry and cancel jobs.", []),
-    "jobs list": ("look:jobs_list", "List jobs, newest first.", [STATE, KIND, JOBS, TENANT, DATA, JSON]),
-    "jobs show": ("look:jobs_show", "Show a job.", [JOB, TENANT, DATA, JSON]),
-    "jobs retry": ("work:jobs_retry", "Make a new job of a failed or cancelled one.", [JOB, TENANT, DATA, JSON]),
-    "jobs cancel": ("work:jobs_cancel", "Ask for the end of a job.", [JOB, TENANT, DATA, JSON]),
+    "jobs list": ("jobs:jobs_list", "List jobs, newest first.", [STATE, KIND, JOBS, TENANT, DATA, JSON]),
+    "jobs show": ("jobs:jobs_show", "Show a job.", [JOB, TENANT, DATA, JSON]),
+    "jobs retry": ("jobs:jobs_retry", "Make a new job of a failed or cancelled one.", [JOB, TENANT, DATA, JSON]),
+    "jobs cancel": ("jobs:jobs_cancel", "Ask for the end of a job.", [JOB, TENANT, DATA, JSON]),
     "keys": ("", "Create, list and revoke API keys.", []),
-    "keys create": ("look:keys_create", "Make a key and print it. It cannot be shown again.", [NAME, TENANT, DATA, JSON]),
-    "keys list": ("look:keys_list", "List keys.", [DATA, JSON]),
-    "keys revoke": ("look:keys_revoke", "End a key's validity, at once.", [KEY, DATA, JSON]),
-    "status": ("look:status", "Show queues, workers and documents.", [TENANT, DATA, JSON]),
-    "doctor": ("work:doctor", "Check every part and say what mends it. Status 1 when something is wrong.", [DATA, JSON]),
+    "keys create": ("keys:keys_create", "Make a key and print it. It cannot be shown again.", [NAME, TENANT, DATA, JSON]),
+    "keys list": ("keys:keys_list", "List keys.", [DATA, JSON]),
+    "keys revoke": ("keys:keys_revoke", "End a key's validity, at once.", [KEY, DATA, JSON]),
+    "status": ("status:status", "Show queues, workers and documents.", [TENANT, DATA, JSON]),
+    "doctor": ("doctor:doctor", "Check every part and say what mends it. Status 1 when something is wrong.", [DATA, JSON]),
     "config": ("", "Show the settings and where they come from.", []),
-    "config show": ("look:config_show", "Print the settings in effect; secrets are hidden.", [ORIGIN, DATA, JSON]),
-    "eval": ("work:evaluate", "Measure retrieval on judged questions. Reads corpus.jsonl, queries.jsonl and qrels.tsv.", [FOLDER, JSON]),
+    "config show": ("status:config_show", "Print the settings in effect; secrets are hidden.", [ORIGIN, DATA, JSON]),
+    "eval": (
+        "evaluate:evaluate",
+        "Measure retrieval on judged questions. Reads corpus.jsonl, queries.jsonl and qrels.tsv.",
+        [FOLDER, JSON],
+    ),
 }
 
 
 def run(target: str, as_json: bool | None = None, tenant: str = "default", **words: Any) -> None:
     """Import a function, often async, and run it with a `Call` and its own options; Ctrl+C ends it quietly."""
-    from ragqueue.cli.look import Call
+    from ragqueue.cli.call import Call
 
     for name, word in {"tenant": tenant, **words}.items():
         if isinstance(word, str):  # a list of paths is told file by file

@@ -1,11 +1,12 @@
 """The port to an event log: per job an ordered list of what its workers wrote."""
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 from msgspec import json
 
-from ragqueue.types import Append, Event
+from ragqueue.types import Append, Event, seq_of
 
 DAMAGED = "damaged"  # the type of an entry that cannot be read: its log is worth nothing any more
 
@@ -53,3 +54,11 @@ class EventLog(ABC):
 
     async def close(self) -> None:  # noqa: B027 - a log in the records has none of its own
         """Release every connection."""
+
+
+FENCE, END = "fence", "end"  # entries that readers are not shown
+
+
+def fence(job_id: str, attempt: int) -> Append:
+    """Return the append after which no older attempt writes anything."""
+    return Append(job_id, -1, [Event(seq_of(attempt, 0), FENCE, {}, time.time())])

@@ -5,35 +5,16 @@ import logging
 import time
 from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-from ragqueue.errors import LeaseLost, RagqueueError, StoreFull, Unavailable
-from ragqueue.events.base import DAMAGED, EventLog
-from ragqueue.types import Append, Event, Job, Outcome, State, seq_of
+from ragqueue.errors import LeaseLost, RagqueueError
+from ragqueue.events.base import DAMAGED, EventLog, fence
+from ragqueue.patience import patiently
+from ragqueue.types import Append, Event, Job, seq_of
 
-FENCE, END = "fence", "end"  # entries that readers are not shown
 FAILURES = 3  # surprises of a pen that was written alone: its run fails, and no other one
-R = TypeVar("R")
 IsCurrent = Callable[[str, int], Awaitable[bool]]  # (job id, attempt)
 logger = logging.getLogger(__name__)
-
-
-def fence(job_id: str, attempt: int) -> Append:
-    """Return the append after which no older attempt writes anything."""
-    return Append(job_id, -1, [Event(seq_of(attempt, 0), FENCE, {}, time.time())])
-
-
-async def patiently(use: Callable[..., Awaitable[R]], *given: Any) -> R:
-    """Call until what is used is not away, nor its disk full: that is no fault of the job's, and its deadline bounds it."""
-    pause = 0.05
-    while True:
-        try:
-            return await use(*given)
-        except (StoreFull, Unavailable) as error:
-            logger.warning("waiting: %s", error)
-            await asyncio.sleep(pause)
-            pause = min(1.0, pause * 2)
 
 
 class Pen:
@@ -165,19 +146,3 @@ class Batcher:
 
     async def _append(self, pens: Sequence[Pen]) -> list[int]:  # with what was written since the last try
         return await self._log.append([Append(pen.job_id, pen.sent_to or -1, pen.kept[pen.sent :]) for pen in pens])
-
-
-@dataclass(slots=True)
-class Run:
-    """One attempt at a job, as its kind sees it."""
-
-    job: Job
-    batcher: Batcher
-    pen: Pen | None = None
-    partial: Callable[[], Outcome] | None = None  # what is kept when the last try fails in the middle
-    cancelled: bool = False
-    finishing: bool = False
-
-    def kept(self, state: State, code: str | None = None, message: str | None = None) -> Outcome:
-        """Return an outcome with the text so far, if there is any."""
-        return Outcome(state, self.partial().result if self.partial else None, code, message)

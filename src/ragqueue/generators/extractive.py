@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from ragqueue.errors import GenerationFailed
 from ragqueue.generators.base import Generator
+from ragqueue.language.evidence import Embed, Sentence, weigh
 from ragqueue.language.markup import FENCE_MARK, announced, announces, block_at, closed, is_code
-from ragqueue.language.sentences import Embed, Sentence, weigh
 from ragqueue.types import Chunk, Delta, Prompt
 
 QUOTES = 3  # a fourth gains nothing

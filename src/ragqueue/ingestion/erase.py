@@ -7,10 +7,10 @@ from functools import partial
 from sqlalchemy import Connection
 
 from ragqueue.errors import Unavailable
-from ragqueue.events.base import EventLog
-from ragqueue.events.pen import fence
+from ragqueue.events.base import EventLog, fence
 from ragqueue.indexes.base import Index
-from ragqueue.jobs.reconcile import cancel, compact
+from ragqueue.jobs.control import cancel
+from ragqueue.jobs.receipts import compact
 from ragqueue.jobs.submit import Submitter
 from ragqueue.records import chunks, documents, jobs
 from ragqueue.records.store import Records

@@ -11,7 +11,7 @@ from ragqueue.errors import Conflict, NotFound, TooLarge, UnreadableDocument
 from ragqueue.indexes.base import Index
 from ragqueue.ingestion.chunks import chunk
 from ragqueue.jobs.submit import Submitter
-from ragqueue.language.tokens import detect
+from ragqueue.language.detect import detect
 from ragqueue.parsers.pool import ParserPool
 from ragqueue.parsers.table import media_type_of
 from ragqueue.records import chunks, documents

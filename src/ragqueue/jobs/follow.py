@@ -6,9 +6,9 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 
-from ragqueue.events.base import DAMAGED, EventLog
-from ragqueue.events.pen import END, FENCE, patiently
+from ragqueue.events.base import DAMAGED, END, FENCE, EventLog
 from ragqueue.jobs.views import DELTA, RESTARTED, opening, retold, terminal
+from ragqueue.patience import patiently
 from ragqueue.records import jobs
 from ragqueue.records.store import Records
 from ragqueue.types import ENDED, QUEUED_SEQ, Event, Job

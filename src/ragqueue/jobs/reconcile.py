@@ -2,18 +2,20 @@
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 
 from ragqueue.errors import Conflict, RagqueueError
 from ragqueue.events.base import EventLog
-from ragqueue.events.pen import fence
-from ragqueue.jobs.submit import Ringer, Submitter
+from ragqueue.jobs.control import end_unheld, erase_jobs
+from ragqueue.jobs.receipts import compact
+from ragqueue.jobs.ring import Ringer
+from ragqueue.jobs.submit import Submitter
 from ragqueue.queues.base import JobQueue
 from ragqueue.records import documents, jobs, workers
 from ragqueue.records.store import Records
-from ragqueue.types import LANES, Job, Outcome
+from ragqueue.types import LANES
 
 SOON, OFTEN, RARELY = 0.5, 3.0, 3600.0  # seconds between two looks
 RING_AGE = 2.0  # a younger ring is on its way
@@ -90,44 +92,3 @@ class Reconciler:
         await self._records.note(documents.forget_replaced, self._keep_jobs)
         await self._records.note(workers.forget, 3600.0)  # seconds without a beat
         await compact(self._records)  # last: it needs the most room
-
-
-async def compact(records: Records) -> None:
-    """Leave no copy of deleted rows in the database file, then complete the receipts. Raises StoreFull, Unavailable."""
-    async with records.compacting:  # who waited for another's is served by it
-        if cleared := await records.read(documents.cleared):
-            await records.compact()
-            await records.write(documents.note_erased, cleared)
-
-
-async def erase_jobs(records: Records, log: EventLog, ids: Sequence[tuple[str, str]]) -> None:
-    """Erase ended jobs, given as (tenant, job id), with their answers and logs. Raises Unavailable."""
-    await log.drop([job_id for _, job_id in ids])
-    for tenant in {tenant for tenant, _ in ids}:
-        await records.write(jobs.erase, tenant, [job_id for owner, job_id in ids if owner == tenant])
-
-
-async def cancel(records: Records, log: EventLog, tenant: str, job_id: str) -> Job | None:
-    """Ask for the end of a job; one that waits ends at once, one that runs within a second. Returns it as it then is.
-
-    Raises Conflict for a delete: what is hidden must be erased.
-    """
-    job = await records.read(jobs.get, tenant, job_id)
-    if job is not None and job.kind == "delete":
-        raise Conflict(f"job {job_id!r} erases a document: a deletion cannot be cancelled")
-    job = await records.write(jobs.request_cancel, tenant, job_id)
-    if job is not None and job.state == "queued":
-        await end_unheld(records, log, job)
-        job = await records.read(jobs.get, tenant, job_id)
-    return job
-
-
-async def end_unheld(records: Records, log: EventLog, job: Job) -> None:
-    """End a job over the head of a worker that may be gone: fence its log first, so that nothing follows the end."""
-    if job.attempt:
-        await log.append([fence(job.id, job.attempt + 1)])
-    code, said = "deadline_exceeded", f"after {job.attempt} runs" if job.attempt else "while it waited: is a worker running?"
-    if job.deaths:
-        code, said = "dead_letter", f"after {job.deaths} deaths of the processes that ran it: `ragqueue jobs retry {job.id}`"
-    failed = Outcome("failed", None, code, f"the deadline passed {said}")
-    await records.write(jobs.bury, job, Outcome("cancelled") if job.cancel_requested else failed)

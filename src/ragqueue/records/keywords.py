@@ -8,7 +8,8 @@ from typing import NamedTuple
 from sqlalchemy import Connection, text
 
 from ragqueue.errors import NotFound
-from ragqueue.language.tokens import asked, bm25, weight
+from ragqueue.language.bm25 import bm25, weight
+from ragqueue.language.tokens import asked
 from ragqueue.records.chunks import SHOWN, scope
 from ragqueue.types import Space
 

@@ -1,0 +1,133 @@
+"""The process under the power cut: real jobs through the real records, with every promise noted in the log of its writes."""
+
+import argparse
+import asyncio
+import os
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+from sqlalchemy import URL, event
+
+from campaigns.faults import mutants
+from campaigns.faults.powercut_disk import promise
+from ragqueue.events.sql import SqlEventLog
+from ragqueue.records import jobs
+from ragqueue.records.schema import migrate
+from ragqueue.records.store import Records
+from ragqueue.types import Append, Event, Job, Outcome, seq_of
+from ragqueue.working.beat import Beat
+from ragqueue.working.loops import Watch
+
+TENANT = "acme"
+SUBMITTED, CLAIMED, FINISHED, ERASING, ERASED = range(1, 6)  # what a job was promised; ERASING promises nothing
+MUTATIONS = ("full_commit",)
+AT_ONCE = 6  # jobs of a process that write at the same time, so that commits are grouped
+LEASE = 60.0
+
+
+def answer_of(job_id: str) -> dict[str, str]:
+    """Return the answer that this job must have; some are longer than a page."""
+    return {"text": job_id * (1 + hash_of(job_id) % 40 * 20)}
+
+
+def hash_of(job_id: str) -> int:
+    """Return a number that is the same in every process."""
+    return sum(job_id.encode()) * 2654435761 % 2**32
+
+
+class Writer:
+    """Takes jobs from submission to their erasure."""
+
+    def __init__(self, folder: Path, log_fd: int, name: str, rng: random.Random) -> None:
+        self._records = Records(URL.create("sqlite", database=f"{folder}/records.sqlite3"))
+        pages = rng.choice((30, 100, 1000))  # a short write-ahead log is checkpointed and begun anew often
+        event.listen(self._records.engine, "connect", lambda connection, _: connection.execute(f"PRAGMA wal_autocheckpoint={pages}"))
+        migrate(self._records.engine)
+        self._events = SqlEventLog(self._records)
+        self._held: set[tuple[str, int]] = set()
+        self._beat = Beat(
+            self._records.url,
+            name,
+            self._held,
+            lanes="chat",
+            lease=LEASE,
+            every=0.05,
+            watch=Watch("beat", lambda _: None),
+            on_lost=lambda *_: None,
+            on_cancel=lambda _: None,
+        )
+        self._log_fd, self._name, self._rng = log_fd, name, rng
+
+    async def run(self, count: int) -> None:
+        """Work `count` jobs, several at a time."""
+        self._beat.start()
+        waiting = [f"{self._name}-{n}" for n in range(count)]
+        await asyncio.gather(*(self._work_all(waiting) for _ in range(AT_ONCE)))
+        self._beat.stop()
+
+    def close(self) -> None:
+        """End in good order: the last one to close checkpoints and removes the write-ahead log."""
+        self._records.close()
+
+    async def _work_all(self, waiting: list[str]) -> None:
+        while waiting:
+            await self._work(waiting.pop())
+
+    async def _work(self, job_id: str) -> None:
+        payload = {"question": "what is kept when the power goes?"}
+        await self._records.write(jobs.insert_job, TENANT, job_id, "chat", payload, LEASE)
+        self._promise(job_id, SUBMITTED)
+        job = await self._records.write(jobs.claim, job_id, self._name, 0.0, LEASE)
+        assert job is not None
+        self._promise(job_id, CLAIMED)
+        self._held.add((job_id, job.attempt))
+        await self._stream(job)
+        self._held.discard((job_id, job.attempt))
+        await self._records.write(jobs.finish, job, Outcome("succeeded", answer_of(job_id)))
+        self._promise(job_id, FINISHED)
+        if self._rng.random() < 0.3:
+            self._promise(job_id, ERASING)
+            await self._records.write(jobs.erase, TENANT, [job_id])
+            self._promise(job_id, ERASED)
+
+    async def _stream(self, job: Job) -> None:
+        """Append events, which a power cut may take, and read now and then: a reader keeps a checkpoint from ending."""
+        after, n = -1, 0
+        for _ in range(self._rng.randint(1, 8)):
+            batch = [Event(seq_of(job.attempt, n + i), "delta", {"text": "word " * 20}) for i in range(self._rng.randint(1, 4))]
+            (after,) = await self._append(Append(job.id, after, batch))
+            assert after == batch[-1].seq
+            n += len(batch)
+            if self._rng.random() < 0.3:
+                await self._events.read({job.id: 0})
+
+    async def _append(self, append: Append) -> Sequence[int]:
+        return await self._events.append([append])
+
+    def _promise(self, job_id: str, stage: int) -> None:
+        os.write(self._log_fd, promise(job_id, stage))
+
+
+def main() -> None:
+    """Run one writer to its end, which need not be in good order."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("name")
+    parser.add_argument("--jobs", type=int, required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--mutation", choices=MUTATIONS)
+    parser.add_argument("--close", action="store_true")
+    said = parser.parse_args()
+    if said.mutation:
+        mutants.apply(said.mutation)
+    log_fd = os.open(os.environ["POWERCUT_LOG"], os.O_WRONLY | os.O_APPEND)
+    writer = Writer(said.folder, log_fd, said.name, random.Random(said.seed))
+    asyncio.run(writer.run(said.jobs))
+    if said.close:
+        writer.close()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
