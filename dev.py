@@ -60,7 +60,9 @@ def main(words: list[str]) -> int:
         return 0 if words else 2
     try:
         if sys.version_info < OLDEST:
-            raise Stop(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}: run dev.py with a newer one")
+            raise Stop(
+                f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}: run dev.py with a newer one"
+            )
         return run_task(words[0], words[1:])
     except Stop as stop:
         print(f"dev.py: {stop}", file=sys.stderr)
@@ -71,14 +73,18 @@ def run_task(task: str, args: list[str]) -> int:
     """Make the environment when it is not there, and run the task in it. Raises Stop."""
     if task == "lock":
         return lock(args)
-    command = [] if task in ("test", "lint") else command_of(task, args)  # a wrong word is said before anything is installed
+    command = (
+        [] if task in ("test", "lint") else command_of(task, args)
+    )  # a wrong word is said before anything is installed
     make_environment()
     if task == "test":
         return test(args, environment(os.environ))
     if task == "lint":
         return lint(environment(os.environ))
     with tempfile.TemporaryDirectory(prefix="ragqueue-", ignore_cleanup_errors=True) as scratch:
-        where = pathlib.Path.cwd() if task == "eval" else ROOT  # its FOLDER is relative to where the user stands
+        where = (
+            pathlib.Path.cwd() if task == "eval" else ROOT
+        )  # its FOLDER is relative to where the user stands
         return call(command, environment(os.environ, pathlib.Path(scratch)), where)
 
 
@@ -89,13 +95,21 @@ def command_of(task: str, args: list[str]) -> list[str]:
             raise Stop(f"bench what? One of {', '.join(BENCHES)}")
         return ["-m", f"campaigns.benches.{args[0]}", *args[1:]]
     if task not in TASKS:
-        raise Stop(f"unknown task {task!r}: one of demo, test, lint, bench, faults, powercut, erasures, eval, lock")
+        raise Stop(
+            f"unknown task {task!r}: one of demo, test, lint, bench, faults, powercut, erasures, eval, lock"
+        )
     return [*TASKS[task], *args]
 
 
-def environment(own: os._Environ[str] | dict[str, str], scratch: pathlib.Path | None = None) -> dict[str, str]:
+def environment(
+    own: os._Environ[str] | dict[str, str], scratch: pathlib.Path | None = None
+) -> dict[str, str]:
     """Return the variables a task runs with: none that set up ragqueue, and its folders under `scratch`."""
-    env = {name: value for name, value in own.items() if name.upper() not in OWN_NAMES and not name.upper().startswith(OWN_PREFIXES)}
+    env = {
+        name: value
+        for name, value in own.items()
+        if name.upper() not in OWN_NAMES and not name.upper().startswith(OWN_PREFIXES)
+    }
     env |= {
         "RAGQUEUE_ENV_FILE": "",  # no .env is read
         "OMP_NUM_THREADS": "1",
@@ -120,7 +134,14 @@ def lint(env: dict[str, str]) -> int:
     """Run every linter, and show what those that failed said."""
     status = 0
     for name, *args in LINTS:
-        done = subprocess.run([str(BIN / name), *args], cwd=ROOT, env=env, capture_output=True, encoding="utf-8", errors="replace")
+        done = subprocess.run(
+            [str(BIN / name), *args],
+            cwd=ROOT,
+            env=env,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+        )
         print(f"{' '.join([name, *args])}: {'failed' if done.returncode else 'ok'}", flush=True)
         if done.returncode:
             print(done.stdout + done.stderr, flush=True)
@@ -143,20 +164,38 @@ def call(args: list[str], env: dict[str, str], cwd: pathlib.Path = ROOT) -> int:
 def make_environment() -> None:
     """Install the lock and the project into .venv, unless that was done with this lock. Raises Stop."""
     if not LOCK.exists():
-        raise Stop("requirements.lock is missing: check it out again, or write it with `python3 dev.py lock`")
+        raise Stop(
+            "requirements.lock is missing: check it out again, or write it with `python3 dev.py lock`"
+        )
     wanted = fingerprint()
     if MARKER.exists() and MARKER.read_text(encoding="utf-8") == wanted and PYTHON.exists():
         return
     uv, began = shutil.which("uv"), time.monotonic()
-    print(f"dev.py: installing requirements.lock into .venv with {'uv' if uv else 'pip'} (once) ...", file=sys.stderr, flush=True)
+    print(
+        f"dev.py: installing requirements.lock into .venv with {'uv' if uv else 'pip'} (once) ...",
+        file=sys.stderr,
+        flush=True,
+    )
     MARKER.unlink(missing_ok=True)
     if not usable(need_pip=uv is None):
         create(uv)
-    pip = [str(PYTHON), "-m", "pip", "install", "--no-compile"]  # 22 s instead of 38: what is imported compiles itself
+    pip = [
+        str(PYTHON),
+        "-m",
+        "pip",
+        "install",
+        "--no-compile",
+    ]  # 22 s instead of 38: what is imported compiles itself
     if uv:
         pip = [uv, "pip", "install", "--python", str(PYTHON)]
-    install([*pip, "-q", "--require-hashes", "--only-binary", ":all:", "-r", str(LOCK)], "the locked packages cannot be installed")
-    install([*pip, "-q", "--no-deps", "--no-build-isolation", "-e", str(ROOT)], "the project cannot be installed")
+    install(
+        [*pip, "-q", "--require-hashes", "--only-binary", ":all:", "-r", str(LOCK)],
+        "the locked packages cannot be installed",
+    )
+    install(
+        [*pip, "-q", "--no-deps", "--no-build-isolation", "-e", str(ROOT)],
+        "the project cannot be installed",
+    )
     MARKER.write_text(wanted, encoding="utf-8")
     print(f"dev.py: .venv is ready ({time.monotonic() - began:.0f} s)", file=sys.stderr, flush=True)
 
@@ -183,7 +222,12 @@ def create(uv: str | None) -> None:
     if uv:
         command = [uv, "venv", "-q", "--clear", "--python", sys.executable, str(VENV)]
     elif importlib.util.find_spec("ensurepip") is None:
-        raise Stop(without_ensurepip(shutil.which("apt-get") is not None, as_root=hasattr(os, "geteuid") and os.geteuid() == 0))
+        raise Stop(
+            without_ensurepip(
+                shutil.which("apt-get") is not None,
+                as_root=hasattr(os, "geteuid") and os.geteuid() == 0,
+            )
+        )
     else:
         command = [sys.executable, "-m", "venv", "--clear", str(VENV)]
     install(command, "the environment cannot be made")
@@ -198,7 +242,14 @@ def without_ensurepip(debian: bool, *, as_root: bool) -> str:
 
 def install(command: list[str], failure: str) -> None:
     """Run a step of the installation in silence; show what it said when it fails. Raises Stop."""
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace")
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+    )
     if done.returncode:
         print(done.stdout.strip(), file=sys.stderr)
         raise Stop(f"{failure}: see above")

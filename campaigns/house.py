@@ -55,13 +55,20 @@ class Bench:
         """Start a command of ragqueue in a group of its own."""
         with (self.folder / f"{len(self._started)}-{words[0]}.log").open("wb") as log:
             command = [sys.executable, "-m", "ragqueue", *words]
-            process = subprocess.Popen(command, env=self.env, stdout=log, stderr=log, start_new_session=True)
+            process = subprocess.Popen(
+                command, env=self.env, stdout=log, stderr=log, start_new_session=True
+            )
         self._started.append(process)
         return process
 
     def run(self, *words: str) -> None:
         """Run a command of ragqueue to its end."""
-        subprocess.run([sys.executable, "-m", "ragqueue", *words], env=self.env, check=True, capture_output=True)
+        subprocess.run(
+            [sys.executable, "-m", "ragqueue", *words],
+            env=self.env,
+            check=True,
+            capture_output=True,
+        )
 
     def serve(self) -> subprocess.Popen[bytes]:
         """Start an API process without a worker and wait until it is ready."""
@@ -74,14 +81,21 @@ class Bench:
         supervisor = self.start("worker", "--processes", "1", "--concurrency", str(concurrency))
         end = time.monotonic() + 60
         while time.monotonic() < end:
-            children = Path(f"/proc/{supervisor.pid}/task/{supervisor.pid}/children").read_text().split()
+            children = (
+                Path(f"/proc/{supervisor.pid}/task/{supervisor.pid}/children").read_text().split()
+            )
             if children and self._beats():
                 return int(children[0])
             time.sleep(0.1)
         raise SystemExit(f"no worker after 60 s: see {self.folder}")
 
     def _beats(self) -> bool:
-        shown = subprocess.run([sys.executable, "-m", "ragqueue", "status", "--json"], env=self.env, capture_output=True, check=True).stdout
+        shown = subprocess.run(
+            [sys.executable, "-m", "ragqueue", "status", "--json"],
+            env=self.env,
+            capture_output=True,
+            check=True,
+        ).stdout
         return bool(json.loads(shown)["workers"])
 
     def wait_until_ready(self) -> None:
@@ -90,7 +104,9 @@ class Bench:
         while time.monotonic() < end:
             try:
                 with socket.create_connection(("127.0.0.1", self.port), 1) as connection:
-                    connection.sendall(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+                    connection.sendall(
+                        b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+                    )
                     if b" 200 " in connection.recv(64):
                         return
             except OSError:
@@ -114,7 +130,9 @@ class Bench:
 @contextmanager
 def bench(env: Mapping[str, str]) -> Iterator[Bench]:
     """Give a house of servers and take it down again."""
-    with tempfile.TemporaryDirectory(prefix="ragqueue-bench-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix="ragqueue-bench-", ignore_cleanup_errors=True
+    ) as folder:
         house = Bench(Path(folder), env)
         try:
             yield house
@@ -125,7 +143,11 @@ def bench(env: Mapping[str, str]) -> Iterator[Bench]:
 def clean_environment() -> dict[str, str]:
     """Return the environment without any setting of ours."""
     ours = ("REDIS_URL", "VECTOR_DB_PATH", "LLM_MODEL")
-    return {name: value for name, value in os.environ.items() if name not in ours and not name.startswith(("RAGQUEUE_", "OPENAI_"))}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ours and not name.startswith(("RAGQUEUE_", "OPENAI_"))
+    }
 
 
 def cpu_seconds(pid: int) -> float:
@@ -155,7 +177,12 @@ async def request(
     """Send one request and return its status and the connection, read up to the end of the headers."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
     data = b"" if body is None else json.dumps(body).encode()
-    lines = [f"{method} {path} HTTP/1.1", "host: localhost", f"accept: {accept}", "content-type: application/json"]
+    lines = [
+        f"{method} {path} HTTP/1.1",
+        "host: localhost",
+        f"accept: {accept}",
+        "content-type: application/json",
+    ]
     head = "\r\n".join([*lines, f"content-length: {len(data)}", "connection: close", "", ""])
     writer.write(head.encode() + data)
     headers = await reader.readuntil(b"\r\n\r\n")

@@ -38,9 +38,19 @@ class RedisServer:
         self._process: subprocess.Popen[bytes] | None = None
         (self.folder / "redis.conf").write_text("\n".join(config) + "\n", encoding="utf-8")
         self._command = [
-            "redis-server", str(self.folder / "redis.conf"), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", "",
-            "--appendonly", "yes" if appendonly else "no",
-        ]  # fmt: skip
+            "redis-server",
+            str(self.folder / "redis.conf"),
+            "--port",
+            str(port),
+            "--bind",
+            "127.0.0.1",
+            "--dir",
+            str(self.folder),
+            "--save",
+            "",
+            "--appendonly",
+            "yes" if appendonly else "no",
+        ]
 
     def start(self) -> Self:
         """Start it and wait until it answers. Raises TimeoutError."""
@@ -49,7 +59,9 @@ class RedisServer:
         end = time.monotonic() + STARTS_WITHIN
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > end:
-                raise TimeoutError(f"redis-server did not start: {(self.folder / 'log').read_text()[-500:]}")
+                raise TimeoutError(
+                    f"redis-server did not start: {(self.folder / 'log').read_text()[-500:]}"
+                )
             time.sleep(0.02)
         return self
 

@@ -25,7 +25,9 @@ def settings_page() -> str:
         "then the folder of secrets that `RAGQUEUE_SECRETS` names, then `ragqueue.toml` (`RAGQUEUE_CONFIG`), then the defaults.\n"
         "`ragqueue config show --origin` shows where each value came from. An unknown `RAGQUEUE_*` name is refused.\n"
     )
-    return page("Settings", lead + "\n| name | default | what it says |\n|---|---|---|\n" + "\n".join(rows))
+    return page(
+        "Settings", lead + "\n| name | default | what it says |\n|---|---|---|\n" + "\n".join(rows)
+    )
 
 
 def commands_page() -> str:
@@ -41,17 +43,25 @@ def click_pages(command: click.Command, path: str) -> Iterator[str]:
 
 
 def errors_page() -> str:
-    rows = [f"| `{code}` | 500 | no | {meaning} | `ConfigError` |" for code, meaning in errors.CONFIG_CODES.items()]
+    rows = [
+        f"| `{code}` | 500 | no | {meaning} | `ConfigError` |"
+        for code, meaning in errors.CONFIG_CODES.items()
+    ]
     for name, found in inspect.getmembers(errors, inspect.isclass):
         if issubclass(found, errors.RagqueueError) and found is not errors.RagqueueError:
             meaning = inspect.cleandoc(found.__doc__ or "").splitlines()[0]
-            rows.append(f"| `{found.code}` | {found.status} | {'yes' if found.retryable else 'no'} | {meaning} | `{name}` |")
+            rows.append(
+                f"| `{found.code}` | {found.status} | {'yes' if found.retryable else 'no'} | {meaning} | `{name}` |"
+            )
     lead = (
         "Every error is an RFC 9457 problem document (`application/problem+json`) with `code` and, for OpenAI's clients, `error`.\n"
         "A failed job carries the same codes, and besides `dead_letter`, `deadline_exceeded`, `source_deleted`, `answer_erased`, `internal_error`.\n"
     )
     return page(
-        "Errors", lead + "\n| code | HTTP | does a retry help | meaning | class |\n|---|---|---|---|---|\n" + "\n".join(sorted(rows))
+        "Errors",
+        lead
+        + "\n| code | HTTP | does a retry help | meaning | class |\n|---|---|---|---|---|\n"
+        + "\n".join(sorted(rows)),
     )
 
 
@@ -62,21 +72,32 @@ def endpoints_page() -> str:
     rows = []
     for path, operations in sorted(app.openapi()["paths"].items()):
         for method, operation in operations.items():
-            rows.append(f"| `{method.upper()} {path}` | {operation.get('description', '').splitlines()[0]} |")
+            rows.append(
+                f"| `{method.upper()} {path}` | {operation.get('description', '').splitlines()[0]} |"
+            )
     lead = "The full description is at `/openapi.json` of a running server.\n"
     calls = "\n| call | what it does |\n|---|---|\n" + "\n".join(rows)
     words = "\n".join(f"| `{word}` | {meaning} |" for word, meaning in grounding.MEANINGS.items())
     told = "\n\nThe `grounding` of an answer is settled when it is written (in `ragqueue:sources` stands what was judged before):\n"
-    return page("Endpoints", lead + calls + told + "\n| `answer.grounding` | what it means |\n|---|---|\n" + words)
+    return page(
+        "Endpoints",
+        lead + calls + told + "\n| `answer.grounding` | what it means |\n|---|---|\n" + words,
+    )
 
 
 def metrics_page() -> str:
     rows = [f"| `{name}` | gauge | {text} |" for name, text in telemetry.GAUGES.items()]
-    for metric in [*telemetry.WORK.collect(), *telemetry.STREAMS.collect(), *telemetry.REFUSED.collect()]:
+    for metric in [
+        *telemetry.WORK.collect(),
+        *telemetry.STREAMS.collect(),
+        *telemetry.REFUSED.collect(),
+    ]:
         name = metric.name + ("_total" if metric.type == "counter" else "")
         rows.append(f"| `{name}` | {metric.type} | {metric.documentation} |")
     lead = "`GET /metrics` of any API process shows the sums of all worker processes and the state of the records.\n"
-    return page("Metrics", lead + "\n| name | type | meaning |\n|---|---|---|\n" + "\n".join(sorted(rows)))
+    return page(
+        "Metrics", lead + "\n| name | type | meaning |\n|---|---|---|\n" + "\n".join(sorted(rows))
+    )
 
 
 def page(title: str, body: str) -> str:

@@ -38,11 +38,24 @@ def add(
     """Store a ready document whose paragraphs are its chunks; return their numbers."""
     names = {"tenant": tenant, "name": collection}
     if not list(connection.execute(collections.select().filter_by(**names))):
-        connection.execute(collections.insert(), names | {"generation": generation, "created_at": 0})
+        connection.execute(
+            collections.insert(), names | {"generation": generation, "created_at": 0}
+        )
     row = {
-        "tenant": tenant, "id": document_id, "collection": collection, "source": f"{document_id}.md", "media_type": "text/markdown",
-        "title": "", "version": version, "state": "ready", "sha256": "", "language": language, "chunks": 0, "created_at": 0, "updated_at": 0,
-    }  # fmt: skip
+        "tenant": tenant,
+        "id": document_id,
+        "collection": collection,
+        "source": f"{document_id}.md",
+        "media_type": "text/markdown",
+        "title": "",
+        "version": version,
+        "state": "ready",
+        "sha256": "",
+        "language": language,
+        "chunks": 0,
+        "created_at": 0,
+        "updated_at": 0,
+    }
     connection.execute(documents.delete().filter_by(tenant=tenant, id=document_id))
     connection.execute(documents.insert(), row)
     text_row = {
@@ -54,7 +67,9 @@ def add(
         "sha256": "",
         "created_at": 0,
     }
-    connection.execute(versions.delete().filter_by(tenant=tenant, document_id=document_id, version=version))
+    connection.execute(
+        versions.delete().filter_by(tenant=tenant, document_id=document_id, version=version)
+    )
     connection.execute(versions.insert(), text_row)
     rows, start = [], 0
     for paragraph in text.split("\n"):
@@ -62,8 +77,12 @@ def add(
         passage = Passage(paragraph, start, start + len(paragraph), ("Part", "One"), 3)
         rows.append((passage, paragraph, vector))
         start += len(paragraph) + 1
-    return chunks.insert(connection, Space(tenant, collection, generation), document_id, version, language, rows)
+    return chunks.insert(
+        connection, Space(tenant, collection, generation), document_id, version, language, rows
+    )
 
 
 def hide(connection: Connection, document_id: str, *, tenant: str = "acme") -> None:
-    connection.execute(documents.update().filter_by(tenant=tenant, id=document_id).values(state="deleted"))
+    connection.execute(
+        documents.update().filter_by(tenant=tenant, id=document_id).values(state="deleted")
+    )

@@ -52,7 +52,9 @@ async def test_a_redis_that_keeps_what_it_is_given_has_no_note_and_nothing_stays
 
 
 @BOTH
-async def test_what_a_redis_may_lose_is_noted(port: type[JobQueue] | type[EventLog], redis_server: RedisServer) -> None:
+async def test_what_a_redis_may_lose_is_noted(
+    port: type[JobQueue] | type[EventLog], redis_server: RedisServer
+) -> None:
     with redis.Redis.from_url(redis_server.url) as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
         found = await checked(port, redis_server.url)
@@ -63,12 +65,23 @@ async def test_what_a_redis_may_lose_is_noted(port: type[JobQueue] | type[EventL
 
 @pytest.mark.parametrize(
     ("port", "command"),
-    [(JobQueue, "BLMOVE"), (JobQueue, "LMOVE"), (JobQueue, "MULTI"), (EventLog, "XADD"), (EventLog, "EVAL"), (EventLog, "EVALSHA")],
+    [
+        (JobQueue, "BLMOVE"),
+        (JobQueue, "LMOVE"),
+        (JobQueue, "MULTI"),
+        (EventLog, "XADD"),
+        (EventLog, "EVAL"),
+        (EventLog, "EVALSHA"),
+    ],
 )
-async def test_an_old_redis_is_refused_with_the_command_it_lacks(port: type[JobQueue] | type[EventLog], command: str) -> None:
+async def test_an_old_redis_is_refused_with_the_command_it_lacks(
+    port: type[JobQueue] | type[EventLog], command: str
+) -> None:
     with (
         configured(f'rename-command {command} ""') as server,
-        pytest.raises(ConfigError, match=rf"Redis 6\.2 or newer is needed: {command} is unknown to redis://"),
+        pytest.raises(
+            ConfigError, match=rf"Redis 6\.2 or newer is needed: {command} is unknown to redis://"
+        ),
     ):
         await checked(port, server.url)
 
@@ -92,7 +105,9 @@ async def test_a_redis_that_takes_no_work_is_refused_with_the_reason(
     port: type[JobQueue] | type[EventLog], config: str, login: str, says: str
 ) -> None:
     with configured(config) as server:
-        url = server.url.replace("://", f"://{login}").replace("/0", "/7" if says == "DB index" else "/0")
+        url = server.url.replace("://", f"://{login}").replace(
+            "/0", "/7" if says == "DB index" else "/0"
+        )
         with pytest.raises(ConfigError, match=says) as caught:
             await checked(port, url)
 
@@ -100,12 +115,17 @@ async def test_a_redis_that_takes_no_work_is_refused_with_the_reason(
 
 
 async def test_a_log_whose_user_may_run_no_script_is_refused() -> None:
-    with configured("user canary on >canary ~* &* +@all -@scripting") as server, pytest.raises(ConfigError, match="EVAL"):
+    with (
+        configured("user canary on >canary ~* &* +@all -@scripting") as server,
+        pytest.raises(ConfigError, match="EVAL"),
+    ):
         await checked(EventLog, server.url.replace("://", "://canary:canary@"))
 
 
 @BOTH
-async def test_a_user_who_may_do_what_the_manual_says_is_served_and_info_is_not_needed(port: type[JobQueue] | type[EventLog]) -> None:
+async def test_a_user_who_may_do_what_the_manual_says_is_served_and_info_is_not_needed(
+    port: type[JobQueue] | type[EventLog],
+) -> None:
     with configured("user canary on >canary ~rq:* ~ragqueue:* &rq:pubsub:* +@all -info") as server:
         [note] = await checked(port, server.url.replace("://", "://canary:canary@"))
 
@@ -119,10 +139,17 @@ async def test_a_redis_that_is_away_is_unavailable(port: type[JobQueue] | type[E
 
 
 def test_a_redis_that_is_busy_comes_back_by_itself() -> None:
-    busy = redis.ResponseError("BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.")
+    busy = redis.ResponseError(
+        "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE."
+    )
 
     assert isinstance(brokers.failure("redis://here", busy), Unavailable)
-    assert isinstance(brokers.failure("redis://here", redis.BusyLoadingError("Redis is loading the dataset in memory")), Unavailable)
+    assert isinstance(
+        brokers.failure(
+            "redis://here", redis.BusyLoadingError("Redis is loading the dataset in memory")
+        ),
+        Unavailable,
+    )
 
 
 def test_no_argument_of_a_command_is_in_the_reason_of_an_error() -> None:
@@ -132,7 +159,9 @@ def test_no_argument_of_a_command_is_in_the_reason_of_an_error() -> None:
 
 
 @pytest.mark.parametrize("data", [b"not base64", b""])
-async def test_failed_deliveries_are_noted_whatever_stands_in_redis(redis_server: RedisServer, data: bytes) -> None:
+async def test_failed_deliveries_are_noted_whatever_stands_in_redis(
+    redis_server: RedisServer, data: bytes
+) -> None:
     redis_server.flush()
     with redis.Redis.from_url(redis_server.url) as client:
         client.zadd("rq:failed:ragqueue-background", {b"\xff": 4e9})
@@ -149,7 +178,9 @@ async def test_what_failed_last_is_noted_with_its_last_line(redis_server: RedisS
         from rq.results import Result
 
         failed = RingJob.create(HANDLER, list(Ring("a", "chat", "d", 1.0)), connection=client)
-        Result.create_failure(failed, FAILED_FOR, "Traceback\n  of many lines\nValueError: the cause")
+        Result.create_failure(
+            failed, FAILED_FOR, "Traceback\n  of many lines\nValueError: the cause"
+        )
         failed.origin = "ragqueue-chat"
         failed.failed_job_registry.add(failed, FAILED_FOR)
         notes = await checked(JobQueue, redis_server.url)
@@ -180,12 +211,23 @@ WRONG = [
 
 @pytest.mark.parametrize("url", WRONG)
 def test_a_url_that_the_client_would_misread_is_refused(url: str) -> None:
-    with pytest.raises(ConfigError, match=r"REDIS_URL .* should look like redis://user:password@host:6379/0") as caught:
+    with pytest.raises(
+        ConfigError, match=r"REDIS_URL .* should look like redis://user:password@host:6379/0"
+    ) as caught:
         adapters.by_url(JobQueue, adapters.QUEUES, f"rq+{url}")
 
     assert caught.value.__context__ is None  # no traceback shows what the client said
 
 
-@pytest.mark.parametrize("url", ["redis://", "redis://h", "redis://h:1/2/", "rediss://u:p%40@h:1/0?ssl_cert_reqs=none", "unix:///a/b?db=2"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://",
+        "redis://h",
+        "redis://h:1/2/",
+        "rediss://u:p%40@h:1/0?ssl_cert_reqs=none",
+        "unix:///a/b?db=2",
+    ],
+)
 def test_a_good_url_is_used_as_it_stands(url: str) -> None:
     assert brokers.usable(url) == url

@@ -27,13 +27,27 @@ DOCUMENT = "# Ferries\n\nThe ferry to Hven leaves at nine in the morning.\n"
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     ours = ("REDIS_URL", "VECTOR_DB_PATH", "LLM_MODEL")
-    kept = {name: value for name, value in os.environ.items() if name not in ours and not name.startswith(("RAGQUEUE_", "OPENAI_"))}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ours and not name.startswith(("RAGQUEUE_", "OPENAI_"))
+    }
     return kept | {"RAGQUEUE_EMBEDDER": "none", "RAGQUEUE_DRAIN": "0"}
 
 
-def call(environment: dict[str, str], folder: Path, *words: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
+def call(
+    environment: dict[str, str], folder: Path, *words: str, seconds: float = 60
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "ragqueue", *words]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=seconds, check=False)
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
 
 
 def answer(environment: dict[str, str], folder: Path, *words: str) -> Any:
@@ -42,7 +56,9 @@ def answer(environment: dict[str, str], folder: Path, *words: str) -> Any:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def test_the_demo_answers_its_question_with_code(environment: dict[str, str], tmp_path: Path) -> None:
+def test_the_demo_answers_its_question_with_code(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
     done = call(environment | {"RAGQUEUE_PORT": "0"}, tmp_path, "demo", "--exit", seconds=240)
 
     assert done.returncode == 0, done.stderr
@@ -53,16 +69,28 @@ def test_the_demo_answers_its_question_with_code(environment: dict[str, str], tm
     assert "{*" not in told
 
 
-def test_an_answer_that_no_source_carries_says_so(environment: dict[str, str], tmp_path: Path) -> None:
+def test_an_answer_that_no_source_carries_says_so(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
     (tmp_path / "ferries.md").write_text(DOCUMENT)
     answer(environment, tmp_path, "ingest", "ferries.md")
     scripted = environment | {"LLM_MODEL": "scripted:tokens=5&cite=0"}
 
-    assert answer(scripted, tmp_path, "ask", "When does the ferry to Hven leave?")["answer"]["grounding"] == "uncited"
-    assert "uncited: no passage" in call(scripted, tmp_path, "ask", "When does the ferry to Hven leave?").stdout
+    assert (
+        answer(scripted, tmp_path, "ask", "When does the ferry to Hven leave?")["answer"][
+            "grounding"
+        ]
+        == "uncited"
+    )
+    assert (
+        "uncited: no passage"
+        in call(scripted, tmp_path, "ask", "When does the ferry to Hven leave?").stdout
+    )
 
 
-def test_from_a_folder_to_a_cited_answer_and_away_again(environment: dict[str, str], tmp_path: Path) -> None:
+def test_from_a_folder_to_a_cited_answer_and_away_again(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "ferries.md").write_text(DOCUMENT)
     (tmp_path / "docs" / "empty.txt").write_text("  ")
@@ -72,27 +100,42 @@ def test_from_a_folder_to_a_cited_answer_and_away_again(environment: dict[str, s
     assert answer(environment, tmp_path, "ingest", "docs/ferries.md")["unchanged"] == 1
     asked = answer(environment, tmp_path, "ask", "When does the ferry leave?")
     assert asked["answer"]["citations"][0]["quote"] in DOCUMENT
-    assert "nine in the morning" in call(environment, tmp_path, "ask", "When does the ferry leave?").stdout
+    assert (
+        "nine in the morning"
+        in call(environment, tmp_path, "ask", "When does the ferry leave?").stdout
+    )
     assert answer(environment, tmp_path, "search", "ferry")["hits"][0]["text"]
     documents = answer(environment, tmp_path, "docs", "list")["documents"]
     ready = next(document for document in documents if document["state"] == "ready")
-    assert {job["kind"] for job in answer(environment, tmp_path, "jobs", "list")["jobs"]} == {"ingest", "chat"}
+    assert {job["kind"] for job in answer(environment, tmp_path, "jobs", "list")["jobs"]} == {
+        "ingest",
+        "chat",
+    }
     assert answer(environment, tmp_path, "status")["documents"] == 1
     assert answer(environment, tmp_path, "docs", "delete", ready["id"])["erased_at"]
     assert answer(environment, tmp_path, "search", "ferry")["hits"] == []
 
 
-def test_keys_are_shown_once_and_listed_without_their_secret(environment: dict[str, str], tmp_path: Path) -> None:
+def test_keys_are_shown_once_and_listed_without_their_secret(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
     made = answer(environment, tmp_path, "keys", "create", "laptop", "--tenant", "acme")
     listed = answer(environment, tmp_path, "keys", "list")["keys"]
 
     assert [(key["tenant"], key["name"]) for key in listed] == [("acme", "laptop")]
     assert made["key"].split("_", 2)[2] not in json.dumps(listed)
-    assert answer(environment, tmp_path, "keys", "revoke", listed[0]["id"])["revoked"] == listed[0]["id"]
+    assert (
+        answer(environment, tmp_path, "keys", "revoke", listed[0]["id"])["revoked"]
+        == listed[0]["id"]
+    )
 
 
-def test_config_show_names_origins_and_hides_secrets(environment: dict[str, str], tmp_path: Path) -> None:
-    (tmp_path / ".env").write_text("REDIS_URL=redis://:canary@localhost:1?password=canary\nOPENAI_API_KEY=sk-canary\n")
+def test_config_show_names_origins_and_hides_secrets(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text(
+        "REDIS_URL=redis://:canary@localhost:1?password=canary\nOPENAI_API_KEY=sk-canary\n"
+    )
 
     shown = call(environment, tmp_path, "config", "show", "--origin", "--json").stdout
 
@@ -101,30 +144,44 @@ def test_config_show_names_origins_and_hides_secrets(environment: dict[str, str]
 
 
 def test_doctor_says_what_is_so(environment: dict[str, str], tmp_path: Path) -> None:
-    checks = {check["part"]: check["state"] for check in answer(environment, tmp_path, "doctor")["checks"]}
+    checks = {
+        check["part"]: check["state"] for check in answer(environment, tmp_path, "doctor")["checks"]
+    }
 
     assert checks["settings"] == checks["model"] == checks["parsers"] == "ok"
 
 
 @pytest.mark.parametrize("command", ["serve", "worker"])
-def test_a_model_without_a_server_ends_with_status_2_and_one_line(environment: dict[str, str], tmp_path: Path, command: str) -> None:
+def test_a_model_without_a_server_ends_with_status_2_and_one_line(
+    environment: dict[str, str], tmp_path: Path, command: str
+) -> None:
     done = call(environment | {"LLM_MODEL": "your-llm-model"}, tmp_path, command)
 
     assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1)
     assert "LLM_MODEL=extractive" in done.stderr
 
 
-def test_a_taken_port_is_named_with_the_way_out(environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_taken_port_is_named_with_the_way_out(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         done = call(environment, tmp_path, "serve", "--port", str(taken.getsockname()[1]))
 
-    assert (done.returncode, "--port" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
+    assert (done.returncode, "--port" in done.stderr, "Traceback" in done.stderr) == (
+        2,
+        True,
+        False,
+    )
 
 
-def test_an_unreachable_redis_is_one_clear_line(environment: dict[str, str], tmp_path: Path) -> None:
-    done = call(environment | {"REDIS_URL": f"redis://:canary@127.0.0.1:{free_port()}"}, tmp_path, "worker")
+def test_an_unreachable_redis_is_one_clear_line(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    done = call(
+        environment | {"REDIS_URL": f"redis://:canary@127.0.0.1:{free_port()}"}, tmp_path, "worker"
+    )
 
     assert done.returncode == 1
     assert "unavailable" in done.stderr
@@ -132,26 +189,41 @@ def test_an_unreachable_redis_is_one_clear_line(environment: dict[str, str], tmp
     assert "canary" not in done.stderr
 
 
-@pytest.mark.parametrize("command", [("serve", "--port", "0"), ("worker",), ("doctor",), ("ask", "Who?"), ("ingest", ".")])
-def test_a_wrong_redis_url_is_one_line_without_its_secret(environment: dict[str, str], tmp_path: Path, command: tuple[str, ...]) -> None:
-    done = call(environment | {"REDIS_URL": "redis://user:sesame@127.0.0.1:canary/0"}, tmp_path, *command)
+@pytest.mark.parametrize(
+    "command",
+    [("serve", "--port", "0"), ("worker",), ("doctor",), ("ask", "Who?"), ("ingest", ".")],
+)
+def test_a_wrong_redis_url_is_one_line_without_its_secret(
+    environment: dict[str, str], tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    done = call(
+        environment | {"REDIS_URL": "redis://user:sesame@127.0.0.1:canary/0"}, tmp_path, *command
+    )
 
     said = done.stdout if command == ("doctor",) else done.stderr
-    assert (done.returncode, "should look like redis://" in said) == (1 if command == ("doctor",) else 2, True)
+    assert (done.returncode, "should look like redis://" in said) == (
+        1 if command == ("doctor",) else 2,
+        True,
+    )
     assert len(done.stderr.strip().splitlines()) == (0 if command == ("doctor",) else 1)
     assert "Traceback" not in done.stderr
     assert "canary" not in done.stdout + done.stderr
     assert "sesame" not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("config", ['rename-command BLMOVE ""', "requirepass sesame", "replicaof 127.0.0.1 1"])
+@pytest.mark.parametrize(
+    "config", ['rename-command BLMOVE ""', "requirepass sesame", "replicaof 127.0.0.1 1"]
+)
 def test_a_redis_that_cannot_work_is_refused_by_every_server_and_shown_by_doctor(
     environment: dict[str, str], tmp_path: Path, config: str
 ) -> None:
     require_redis()
     with RedisServer(config) as server:
         theirs = environment | {"REDIS_URL": server.url}
-        done = {command: call(theirs, tmp_path, *command.split()) for command in ("serve --port 0", "worker", "doctor")}
+        done = {
+            command: call(theirs, tmp_path, *command.split())
+            for command in ("serve --port 0", "worker", "doctor")
+        }
 
     assert [found.returncode for found in done.values()] == [2, 2, 1]
     for command in ("serve --port 0", "worker"):
@@ -161,7 +233,9 @@ def test_a_redis_that_cannot_work_is_refused_by_every_server_and_shown_by_doctor
     assert server.url in done["doctor"].stdout
 
 
-def test_doctor_notes_what_a_redis_may_lose(environment: dict[str, str], tmp_path: Path, redis_server: RedisServer) -> None:
+def test_doctor_notes_what_a_redis_may_lose(
+    environment: dict[str, str], tmp_path: Path, redis_server: RedisServer
+) -> None:
     redis_server.flush()
     checks = answer(environment | {"REDIS_URL": redis_server.url}, tmp_path, "doctor")["checks"]
 
@@ -169,7 +243,9 @@ def test_doctor_notes_what_a_redis_may_lose(environment: dict[str, str], tmp_pat
     assert len(notes) == 1  # queue and log are in one Redis
 
 
-def test_a_second_database_on_one_redis_is_refused(environment: dict[str, str], tmp_path: Path, redis_server: RedisServer) -> None:
+def test_a_second_database_on_one_redis_is_refused(
+    environment: dict[str, str], tmp_path: Path, redis_server: RedisServer
+) -> None:
     redis_server.flush()
     mine = environment | {"REDIS_URL": redis_server.url}
     assert call(mine, tmp_path, "doctor").returncode == 0
@@ -179,9 +255,17 @@ def test_a_second_database_on_one_redis_is_refused(environment: dict[str, str], 
     assert (done.returncode, "RAGQUEUE_DATA" in done.stderr) == (2, True)
 
 
-def test_eval_scores_a_judged_folder_and_checks_every_quote(environment: dict[str, str], tmp_path: Path) -> None:
-    texts = {"ferry": "The ferry to Hven leaves at nine.", "bridge": "The bridge to Malmö has a toll."}
-    corpus = "".join(json.dumps({"id": key, "title": f"On the/{key}", "text": text}) + "\n" for key, text in texts.items())
+def test_eval_scores_a_judged_folder_and_checks_every_quote(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    texts = {
+        "ferry": "The ferry to Hven leaves at nine.",
+        "bridge": "The bridge to Malmö has a toll.",
+    }
+    corpus = "".join(
+        json.dumps({"id": key, "title": f"On the/{key}", "text": text}) + "\n"
+        for key, text in texts.items()
+    )
     (tmp_path / "corpus.jsonl").write_text(corpus)
     (tmp_path / "queries.jsonl").write_text('{"id": "q", "text": "When does the ferry leave?"}\n')
     (tmp_path / "qrels.tsv").write_text("query\tdocument\trelevance\nq\tferry\t1\n")
@@ -200,17 +284,32 @@ def test_an_unknown_setting_ends_with_status_2(environment: dict[str, str], tmp_
 
 def test_help_loads_no_library_of_weight(environment: dict[str, str], tmp_path: Path) -> None:
     code = "import sys; from ragqueue.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\nprint(sorted(sys.modules), file=sys.stderr)"
-    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
 
     assert "serve" in done.stdout
     for heavy in ("numpy", "faiss", "onnxruntime", "sqlalchemy", "fastapi", "pydantic"):
         assert f"'{heavy}'" not in done.stderr
 
 
-def test_no_secret_and_no_text_of_a_document_or_question_reaches_a_log(environment: dict[str, str], tmp_path: Path) -> None:
-    (tmp_path / "secret.md").write_text("# Plans\n\nThe canarytext ferry leaves at nine in the morning.\n")
+def test_no_secret_and_no_text_of_a_document_or_question_reaches_a_log(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "secret.md").write_text(
+        "# Plans\n\nThe canarytext ferry leaves at nine in the morning.\n"
+    )
     (tmp_path / "bad.pdf").write_bytes(b"%PDF-1.4 canarybytes")
-    loud = environment | {"RAGQUEUE_LOG_LEVEL": "DEBUG", "OPENAI_API_KEY": "sk-canarykey", "LLM_MODEL": "extractive"}
+    loud = environment | {
+        "RAGQUEUE_LOG_LEVEL": "DEBUG",
+        "OPENAI_API_KEY": "sk-canarykey",
+        "LLM_MODEL": "extractive",
+    }
     code = (
         "import asyncio\n"
         "from ragqueue import Ragqueue\n"
@@ -222,18 +321,43 @@ def test_no_secret_and_no_text_of_a_document_or_question_reaches_a_log(environme
         "        await r.ask('When does the canarytext ferry leave, canaryquestion?')\n"
         "asyncio.run(main())\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], env=loud, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=loud,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
     assert done.returncode == 0, done.stderr
     assert "canary" not in done.stdout + done.stderr
 
 
 def test_a_public_address_needs_a_key(environment: dict[str, str], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ragqueue", "serve", "--host", "0.0.0.0", "--port", "0", "--no-worker"]
+    command = [
+        sys.executable,
+        "-m",
+        "ragqueue",
+        "serve",
+        "--host",
+        "0.0.0.0",
+        "--port",
+        "0",
+        "--no-worker",
+    ]
 
     refused = call(environment, tmp_path, *command[3:])
     answer(environment, tmp_path, "keys", "create", "laptop")
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as server:
         assert server.stdout is not None
         served = any(line.startswith("Ctrl+C") for line in server.stdout)
         server.terminate()
@@ -242,9 +366,18 @@ def test_a_public_address_needs_a_key(environment: dict[str, str], tmp_path: Pat
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
-def test_a_server_that_is_told_to_end_signs_its_worker_off(environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_server_that_is_told_to_end_signs_its_worker_off(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
     command = [sys.executable, "-m", "ragqueue", "serve", "--port", "0"]
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as server:
         assert server.stdout is not None
         assert any(line.startswith("Ctrl+C") for line in server.stdout)
         while not answer(environment, tmp_path, "status")["workers"]:
@@ -255,7 +388,9 @@ def test_a_server_that_is_told_to_end_signs_its_worker_off(environment: dict[str
     assert answer(environment, tmp_path, "status")["workers"] == []
 
 
-def test_a_second_writer_on_an_unsafe_sqlite_is_refused_with_the_ways_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_second_writer_on_an_unsafe_sqlite_is_refused_with_the_ways_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     started: list[dict[str, Any]] = []
 
     class Supervisor:
@@ -280,7 +415,9 @@ def test_a_second_writer_on_an_unsafe_sqlite_is_refused_with_the_ways_out(monkey
     assert [options["processes"] for options in started] == [2]
 
 
-async def test_a_sigterm_before_the_server_listens_to_it_ends_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+async def test_a_sigterm_before_the_server_listens_to_it_ends_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     serve = uvicorn.Server.serve
 
     async def struck(server: uvicorn.Server, sockets: Any = None) -> None:
@@ -295,13 +432,19 @@ async def test_a_sigterm_before_the_server_listens_to_it_ends_it(monkeypatch: py
     before = signal.getsignal(signal.SIGTERM)
     try:
         async with asyncio.timeout(20):
-            await serving.serve(Call({"data": str(tmp_path / "data"), "port": 0}, None, "default"), no_worker=True)
+            await serving.serve(
+                Call({"data": str(tmp_path / "data"), "port": 0}, None, "default"), no_worker=True
+            )
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-@pytest.mark.parametrize("words", [("jobs", "show"), ("docs", "show"), ("keys", "create"), ("ask",), ("keys", "revoke")])
-def test_a_word_that_is_no_text_is_one_line(environment: dict[str, str], tmp_path: Path, words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "words", [("jobs", "show"), ("docs", "show"), ("keys", "create"), ("ask",), ("keys", "revoke")]
+)
+def test_a_word_that_is_no_text_is_one_line(
+    environment: dict[str, str], tmp_path: Path, words: tuple[str, ...]
+) -> None:
     command = [sys.executable, "-m", "ragqueue", *words, b"a\xff"]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, timeout=60)
 
@@ -311,12 +454,20 @@ def test_a_word_that_is_no_text_is_one_line(environment: dict[str, str], tmp_pat
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
-def test_a_file_whose_name_is_no_text_is_told_and_the_others_go_on(environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_file_whose_name_is_no_text_is_told_and_the_others_go_on(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "good.md").write_text("# Lamp\n\nThe green lamp hangs above the door.\n")
     Path(os.fsdecode(bytes(tmp_path / "docs") + b"/b\xffd.md")).write_text("# No name\n")
     command = [sys.executable, "-m", "ragqueue", "ingest", "docs", "--json"]
-    done = subprocess.run(command, env=environment | {"RAGQUEUE_EMBEDDER": "none"}, cwd=tmp_path, capture_output=True, timeout=60)
+    done = subprocess.run(
+        command,
+        env=environment | {"RAGQUEUE_EMBEDDER": "none"},
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=60,
+    )
 
     told = json.loads(done.stdout)
     assert (told["ready"], len(told["failed"])) == (1, 1)
@@ -334,8 +485,17 @@ cli.main(["serve", "--port", "0"])
 """
 
 
-def test_a_server_whose_loop_is_beyond_help_ends_and_says_which(environment: dict[str, str], tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", BROKEN], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+def test_a_server_whose_loop_is_beyond_help_ends_and_says_which(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BROKEN],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
 
     assert done.returncode == 1
     assert "the loop 'hub' of this process failed 10 times in a row" in done.stderr.splitlines()[-1]

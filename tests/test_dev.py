@@ -19,7 +19,12 @@ def installs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]
     (tmp_path / ".venv").mkdir()
     python = tmp_path / ".venv" / "python"
     python.touch()
-    for name, path in (("ROOT", tmp_path), ("LOCK", tmp_path / "requirements.lock"), ("VENV", python.parent), ("PYTHON", python)):
+    for name, path in (
+        ("ROOT", tmp_path),
+        ("LOCK", tmp_path / "requirements.lock"),
+        ("VENV", python.parent),
+        ("PYTHON", python),
+    ):
         monkeypatch.setattr(dev, name, path)
     monkeypatch.setattr(dev, "MARKER", python.parent / "marker")
     monkeypatch.setattr(dev, "usable", lambda *, need_pip: True)
@@ -28,7 +33,14 @@ def installs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]
 
 
 def test_a_task_sees_nothing_that_sets_up_ragqueue() -> None:
-    shell = {"RAGQUEUE_QUEUE": "x", "OPENAI_API_KEY": "x", "REDIS_URL": "x", "Vector_DB_Path": "x", "LLM_MODEL": "x", "PYTHONPATH": "x"}
+    shell = {
+        "RAGQUEUE_QUEUE": "x",
+        "OPENAI_API_KEY": "x",
+        "REDIS_URL": "x",
+        "Vector_DB_Path": "x",
+        "LLM_MODEL": "x",
+        "PYTHONPATH": "x",
+    }
 
     env = dev.environment(shell | {"PATH": "/bin", "CI": "true"})
 
@@ -45,7 +57,10 @@ def test_a_task_reads_no_env_file_and_uses_one_thread() -> None:
 def test_a_task_keeps_its_data_in_its_own_folder(tmp_path: Path) -> None:
     env = dev.environment({"VECTOR_DB_PATH": "/mine"}, tmp_path)
 
-    assert (env["RAGQUEUE_DATA"], env["VECTOR_DB_PATH"]) == (str(tmp_path / "data"), str(tmp_path / "vectors"))
+    assert (env["RAGQUEUE_DATA"], env["VECTOR_DB_PATH"]) == (
+        str(tmp_path / "data"),
+        str(tmp_path / "vectors"),
+    )
 
 
 def test_an_environment_of_this_lock_is_used_again(installs: list[list[str]]) -> None:
@@ -67,7 +82,9 @@ def test_a_changed_lock_is_installed(installs: list[list[str]]) -> None:
     assert [str(dev.LOCK) in step for step in installs] == [True, False]
 
 
-def test_a_failed_installation_is_not_taken_for_a_finished_one(installs: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_installation_is_not_taken_for_a_finished_one(
+    installs: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     dev.make_environment()
     dev.LOCK.write_text("click==8.5.2\n", encoding="utf-8")
 
@@ -89,7 +106,9 @@ def test_line_ends_of_a_checkout_do_not_change_the_environment(installs: list[li
     assert dev.fingerprint() == before
 
 
-def test_a_folder_without_a_python_is_not_usable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_a_python_is_not_usable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(dev, "PYTHON", tmp_path / "python")
 
     assert not dev.usable(need_pip=False)
@@ -103,9 +122,16 @@ def test_a_failing_step_shows_what_it_said(capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize(
-    ("words", "said"), [(["dance"], "unknown task 'dance'"), (["bench"], "bench what?"), (["bench", "x"], "queue, stream")]
+    ("words", "said"),
+    [
+        (["dance"], "unknown task 'dance'"),
+        (["bench"], "bench what?"),
+        (["bench", "x"], "queue, stream"),
+    ],
 )
-def test_a_wrong_word_gets_one_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_word_gets_one_line(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     status = dev.main(words)
 
     printed = capsys.readouterr().err
@@ -114,7 +140,9 @@ def test_a_wrong_word_gets_one_line(words: list[str], said: str, capsys: pytest.
     assert printed.count("\n") == 1
 
 
-def test_an_old_python_gets_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_old_python_gets_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(dev, "OLDEST", (99, 0))
 
     status = dev.main(["test"])
@@ -134,8 +162,13 @@ def test_the_lock_has_hashes_and_names_no_host() -> None:
 
 def test_the_lock_holds_every_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = [*project["dependencies"], *(name for extra in project["optional-dependencies"].values() for name in extra)]
-    locked = re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements.lock").read_text(encoding="utf-8"), re.MULTILINE)
+    wanted = [
+        *project["dependencies"],
+        *(name for extra in project["optional-dependencies"].values() for name in extra),
+    ]
+    locked = re.findall(
+        r"^([a-z0-9-]+)==", (ROOT / "requirements.lock").read_text(encoding="utf-8"), re.MULTILINE
+    )
 
     names = {re.split(r"[^A-Za-z0-9_.-]", line)[0].lower().replace("_", "-") for line in wanted}
 

@@ -27,11 +27,15 @@ def generator() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", ["settings.md", "commands.md", "errors.md", "endpoints.md", "metrics.md"])
+@pytest.mark.parametrize(
+    "name", ["settings.md", "commands.md", "errors.md", "endpoints.md", "metrics.md"]
+)
 def test_a_reference_page_is_what_the_code_says(name: str) -> None:
     made = generator().PAGES[name]()
 
-    assert (ROOT / "docs" / "reference" / name).read_text(encoding="utf-8") == made, "run `python docs/generate.py`"
+    assert (ROOT / "docs" / "reference" / name).read_text(encoding="utf-8") == made, (
+        "run `python docs/generate.py`"
+    )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -55,7 +59,10 @@ def test_every_error_has_a_code_of_its_own() -> None:
             yield sub
             yield from below(sub)
 
-    codes = [*CONFIG_CODES, *(kind.code for kind in below(RagqueueError) if kind.__module__ == "ragqueue.errors")]
+    codes = [
+        *CONFIG_CODES,
+        *(kind.code for kind in below(RagqueueError) if kind.__module__ == "ragqueue.errors"),
+    ]
     assert len(codes) == len(set(codes))
 
 
@@ -69,13 +76,18 @@ def test_the_snippets_of_rq_on_redis_run(tmp_path: Path) -> None:
     from tests.needs import require_redis
 
     require_redis()
-    with RedisServer() as server, bench({"RAGQUEUE_QUEUE": "", "REDIS_URL": server.url, "LLM_MODEL": "extractive"}) as house:
+    with (
+        RedisServer() as server,
+        bench({"RAGQUEUE_QUEUE": "", "REDIS_URL": server.url, "LLM_MODEL": "extractive"}) as house,
+    ):
         del house.env["RAGQUEUE_QUEUE"]
         house.serve()
         house.work(20)
         house.run("ingest", str(SAMPLES / "query-params.md"))
         code = f"URL = 'http://127.0.0.1:{house.port}'\n" + snippets("docs/how-to/rq-on-redis.md")
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+        )
 
     assert done.returncode == 0, done.stderr
     assert "default value" in done.stdout

@@ -56,7 +56,9 @@ SHORT = {
     "python3 dev.py lock --upgrade": "python dev.py --help",
 }
 ASK = 'ragqueue ask "What do I want to know?"'
-DEMO = "python3 dev.py demo"  # brings the samples in with the real embedder: the one that takes long
+DEMO = (
+    "python3 dev.py demo"  # brings the samples in with the real embedder: the one that takes long
+)
 # What is run to its end, as it stands there.
 RUN = {
     DEMO,
@@ -86,18 +88,32 @@ def commands(page: Path) -> list[str]:
         for line in body.splitlines()
     ]
     prose = re.sub(block, "", text, flags=re.DOTALL | re.MULTILINE)
-    named = [re.sub("^py ", "python3 ", line) for line in re.findall(rf"`({PROGRAMS}(?: [^`]*)?)`", prose)]
+    named = [
+        re.sub("^py ", "python3 ", line)
+        for line in re.findall(rf"`({PROGRAMS}(?: [^`]*)?)`", prose)
+    ]
     return [line for line in [*lines, *named] if line and line not in NAMES]
 
 
 def server_of(command: str) -> str | None:
     """Return what a command says when it is ready, if it is one that runs until it is ended."""
-    return next((said for start, said in SERVERS.items() if command == start or command.startswith(f"{start} ")), None)
+    return next(
+        (
+            said
+            for start, said in SERVERS.items()
+            if command == start or command.startswith(f"{start} ")
+        ),
+        None,
+    )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_command_of_a_page_is_run_here(page: Path) -> None:
-    unknown = [command for command in commands(page) if command not in RUN and command not in SHORT and not server_of(command)]
+    unknown = [
+        command
+        for command in commands(page)
+        if command not in RUN and command not in SHORT and not server_of(command)
+    ]
 
     assert not unknown, "add each to the table that says how it is run"
 
@@ -110,7 +126,15 @@ def test_no_table_holds_a_command_that_no_page_has() -> None:
 
 @pytest.mark.parametrize("command", sorted(set(SHORT.values())))
 def test_a_long_task_knows_the_options_that_a_page_gives_it(command: str) -> None:
-    done = subprocess.run(with_programs(command), shell=True, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        with_programs(command),
+        shell=True,
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -120,7 +144,11 @@ class House:
 
     def __init__(self, folder: Path, settings: str) -> None:
         self.folder, self.ports = folder, {"8000": str(free_port()), "6379": str(free_port())}
-        shutil.copytree(SAMPLES, folder / "docs", ignore=lambda _, names: [name for name in names if not name.startswith("co")])
+        shutil.copytree(
+            SAMPLES,
+            folder / "docs",
+            ignore=lambda _, names: [name for name in names if not name.startswith("co")],
+        )
         (folder / ".venv").symlink_to(Path(sys.prefix))
         own = f"RAGQUEUE_PORT={self.ports['8000']}\nRAGQUEUE_EMBEDDER=none\nRAGQUEUE_DRAIN=1\n"
         (folder / ".env").write_text(self.here(settings) + own)
@@ -128,7 +156,10 @@ class House:
 
     def here(self, text: str) -> str:
         """Return a text of a page with the ports and folders of this machine."""
-        for there, here in {**PLACEHOLDERS, **{f"localhost:{port}": f"localhost:{own}" for port, own in self.ports.items()}}.items():
+        for there, here in {
+            **PLACEHOLDERS,
+            **{f"localhost:{port}": f"localhost:{own}" for port, own in self.ports.items()},
+        }.items():
             text = text.replace(there, here)
         return text
 
@@ -137,7 +168,14 @@ class House:
         line = with_programs(self.here(command))
         if (ready := server_of(command)) is None:
             done = subprocess.run(
-                line, shell=True, cwd=self.folder, env=environment(), capture_output=True, text=True, timeout=LIMIT, check=False
+                line,
+                shell=True,
+                cwd=self.folder,
+                env=environment(),
+                capture_output=True,
+                text=True,
+                timeout=LIMIT,
+                check=False,
             )
             assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
             return
@@ -148,7 +186,13 @@ class House:
         log = self.folder / f"{time.monotonic_ns()}.log"
         with log.open("wb") as out:
             server = subprocess.Popen(
-                f"exec {line}", shell=True, cwd=self.folder, env=environment(), stdout=out, stderr=out, start_new_session=True
+                f"exec {line}",
+                shell=True,
+                cwd=self.folder,
+                env=environment(),
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
             )
         self._servers[server] = command
         end = time.monotonic() + LIMIT
@@ -161,7 +205,9 @@ class House:
 
     def close(self, kind: str = "") -> None:
         """End the servers that were started by a line with this word, the last first."""
-        for server in [server for server, command in reversed(self._servers.items()) if kind in command]:
+        for server in [
+            server for server, command in reversed(self._servers.items()) if kind in command
+        ]:
             del self._servers[server]
             server.terminate()
             with suppress(subprocess.TimeoutExpired):
@@ -174,7 +220,10 @@ class House:
 def environment() -> dict[str, str]:
     """Return a reader's environment: nothing is set but where the installed programs are."""
     own = {name: value for name, value in clean_environment().items() if not name.startswith("RQ_")}
-    return own | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{own['PATH']}", "PYTHONUNBUFFERED": "1"}
+    return own | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{own['PATH']}",
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
 def with_programs(command: str) -> str:
@@ -193,7 +242,12 @@ def folder(tmp_path: Path) -> Path:
 def obeyed(folder: Path, pages: list[str], settings: str = "") -> Iterator[str]:
     """Run every command of the pages in their order, each once."""
     house = House(folder, settings)
-    found = dict.fromkeys(command for page in pages for command in commands(ROOT / page) if command not in {DEMO, *SHORT})
+    found = dict.fromkeys(
+        command
+        for page in pages
+        for command in commands(ROOT / page)
+        if command not in {DEMO, *SHORT}
+    )
     try:
         for command in found:
             house.obey(command)
@@ -233,6 +287,8 @@ def test_the_commands_of_readme_and_tutorial_do_what_they_say(folder: Path) -> N
 def test_the_commands_of_rq_on_redis_do_what_they_say(folder: Path) -> None:
     require_redis()
     page = "docs/how-to/rq-on-redis.md"
-    [settings] = re.findall(r"^```ini\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    [settings] = re.findall(
+        r"^```ini\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
 
     assert len(list(obeyed(folder, [page], settings))) >= 10

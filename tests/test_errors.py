@@ -41,19 +41,26 @@ def test_no_secret_of_a_url_is_shown(url: str) -> None:
         ("sql", "sql"),
         ("scripted:rate=20&tokens=10", "scripted:rate=20&tokens=10"),
         ("python:package.module:Class", "python:package.module:Class"),
-        ("Write to me @ home. See https://x.example/?a=b", "Write to me @ home. See https://x.example/?a=b"),
+        (
+            "Write to me @ home. See https://x.example/?a=b",
+            "Write to me @ home. See https://x.example/?a=b",
+        ),
     ],
 )
 def test_what_is_no_secret_is_shown(url: str, shown: str) -> None:
     assert without_password(url) == shown
 
 
-@pytest.mark.parametrize(("error", "text"), [(TimeoutError(), "TimeoutError"), (ValueError("why"), "why")])
+@pytest.mark.parametrize(
+    ("error", "text"), [(TimeoutError(), "TimeoutError"), (ValueError("why"), "why")]
+)
 def test_no_error_says_nothing(error: Exception, text: str) -> None:
     assert told(error) == text
 
 
-@pytest.mark.parametrize("value", ["a\x00b", "\ud800", {"a": ["\udfff"]}, {"\x00": 1}, 2**63, float("inf"), float("nan")])
+@pytest.mark.parametrize(
+    "value", ["a\x00b", "\ud800", {"a": ["\udfff"]}, {"\x00": 1}, 2**63, float("inf"), float("nan")]
+)
 def test_what_cannot_be_stored_is_refused(value: object) -> None:
     with pytest.raises(InvalidRequest):
         check_storable("it", value)

@@ -12,13 +12,19 @@ from ragqueue.settings import PREFIX, check_model, load
 @pytest.fixture(autouse=True)
 def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name.startswith((PREFIX, "OPENAI_")) or name in ("REDIS_URL", "VECTOR_DB_PATH", "LLM_MODEL"):
+        if name.startswith((PREFIX, "OPENAI_")) or name in (
+            "REDIS_URL",
+            "VECTOR_DB_PATH",
+            "LLM_MODEL",
+        ):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
 
 
 def test_the_three_lines_of_the_seed_are_honoured(tmp_path: Path) -> None:
-    (tmp_path / ".env").write_text("REDIS_URL=redis://localhost:6379\nVECTOR_DB_PATH=./vector_store\nLLM_MODEL=some-model\n")
+    (tmp_path / ".env").write_text(
+        "REDIS_URL=redis://localhost:6379\nVECTOR_DB_PATH=./vector_store\nLLM_MODEL=some-model\n"
+    )
 
     settings, _ = load()
 
@@ -37,10 +43,16 @@ def test_a_model_that_nobody_serves_is_refused_with_the_way_out() -> None:
 def test_without_any_setting_everything_is_embedded() -> None:
     settings, _ = load()
 
-    assert (settings.queue_url, settings.events_url, settings.model) == ("sql", "sql", ("extractive", ""))
+    assert (settings.queue_url, settings.events_url, settings.model) == (
+        "sql",
+        "sql",
+        ("extractive", ""),
+    )
 
 
-def test_flags_go_before_the_environment_and_that_before_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flags_go_before_the_environment_and_that_before_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / ".env").write_text("RAGQUEUE_PORT=1\nRAGQUEUE_LIMIT=1\nRAGQUEUE_CONTEXT=1000\n")
     (tmp_path / "ragqueue.toml").write_text("port = 2\ndrain = 7\n")
     monkeypatch.setenv("RAGQUEUE_PORT", "3")
@@ -48,14 +60,22 @@ def test_flags_go_before_the_environment_and_that_before_the_file(tmp_path: Path
 
     settings, origins = load({"port": 4})
 
-    found = {name: (getattr(settings, name), origins[name]) for name in ("port", "limit", "context", "drain", "host")}
+    found = {
+        name: (getattr(settings, name), origins[name])
+        for name in ("port", "limit", "context", "drain", "host")
+    }
     assert found == {
-        "port": (4, "flag"), "limit": (3, "environment"), "context": (1000, ".env"), "drain": (7.0, "ragqueue.toml"),
+        "port": (4, "flag"),
+        "limit": (3, "environment"),
+        "context": (1000, ".env"),
+        "drain": (7.0, "ragqueue.toml"),
         "host": ("127.0.0.1", "default"),
-    }  # fmt: skip
+    }
 
 
-def test_an_unknown_name_is_reported_with_the_nearest_valid_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_name_is_reported_with_the_nearest_valid_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("RAGQUEUE_PRT", "1")
 
     with pytest.raises(ConfigError, match=r"RAGQUEUE_PRT: did you mean RAGQUEUE_PORT\?"):
@@ -71,19 +91,31 @@ def test_an_unknown_name_of_ours_in_the_file_is_refused_and_others_are_not(tmp_p
         load()
 
 
-def test_a_setting_has_one_name_in_the_environment_and_in_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_setting_has_one_name_in_the_environment_and_in_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / ".env").write_text("RAGQUEUE_REDIS_URL=redis://here\n")
-    with pytest.raises(ConfigError, match="unknown setting RAGQUEUE_REDIS_URL: did you mean REDIS_URL"):
+    with pytest.raises(
+        ConfigError, match="unknown setting RAGQUEUE_REDIS_URL: did you mean REDIS_URL"
+    ):
         load()
 
     (tmp_path / ".env").unlink()
     monkeypatch.setenv("RAGQUEUE_REDIS_URL", "redis://here")
-    with pytest.raises(ConfigError, match="unknown setting RAGQUEUE_REDIS_URL: did you mean REDIS_URL"):
+    with pytest.raises(
+        ConfigError, match="unknown setting RAGQUEUE_REDIS_URL: did you mean REDIS_URL"
+    ):
         load()
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("RAGQUEUE_PORT", "eighty"), ("RAGQUEUE_PORT", "70000"), ("RAGQUEUE_LEASE", "0.1"), ("RAGQUEUE_LOG_LEVEL", "loud")]
+    ("name", "value"),
+    [
+        ("RAGQUEUE_PORT", "eighty"),
+        ("RAGQUEUE_PORT", "70000"),
+        ("RAGQUEUE_LEASE", "0.1"),
+        ("RAGQUEUE_LOG_LEVEL", "loud"),
+    ],
 )
 def test_a_bad_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)

@@ -19,7 +19,9 @@ TENANT = "default"
 
 
 @pytest.fixture(params=["sql", "rq"])
-async def open_house(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
+async def open_house(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Any]:
     """Open processes over one data folder, on each engine; none works by itself."""
     monkeypatch.setenv("RAGQUEUE_ENV_FILE", "")
     monkeypatch.chdir(tmp_path)
@@ -31,7 +33,13 @@ async def open_house(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch
     opened: list[Ragqueue] = []
 
     async def open_one(model: str) -> Ragqueue:
-        flags = {"data": tmp_path / "data", "vector_db_path": tmp_path / "v", "embedder": "none", "queue": queue, "llm_model": model}
+        flags = {
+            "data": tmp_path / "data",
+            "vector_db_path": tmp_path / "v",
+            "embedder": "none",
+            "queue": queue,
+            "llm_model": model,
+        }
         house = await Quiet(settings=flags).__aenter__()
         opened.append(house)
         return house
@@ -139,11 +147,15 @@ async def test_one_that_cannot_begins_anew_with_exactly_one_event(open_house: An
     after = await log_of(house, job)
     assert [event.type for event in after].count("ragqueue:restarted") == 1
     assert text_of(after) == answer["text"]
-    opened = [event.data["output_index"] for event in after if event.type == "response.output_item.added"]
+    opened = [
+        event.data["output_index"] for event in after if event.type == "response.output_item.added"
+    ]
     assert opened == [0, 1, 2]
 
 
-async def test_an_answer_whose_passages_were_replaced_meanwhile_begins_anew(open_house: Any) -> None:
+async def test_an_answer_whose_passages_were_replaced_meanwhile_begins_anew(
+    open_house: Any,
+) -> None:
     house = await open_house("scripted:rate=40&tokens=30")
     job = await submit(house)
     await die_after(house, job, 5)
@@ -171,7 +183,9 @@ async def test_an_extractive_answer_is_continued_with_its_citations_once(open_ho
     whole = await submit(house)
     expected = await go_on(house, whole)
     job = await submit(house)
-    pen = await house.runtime.batcher.open(await house.runtime.records.write(jobs.claim, job.id, "dead", 0.0, 10.0))
+    pen = await house.runtime.batcher.open(
+        await house.runtime.records.write(jobs.claim, job.id, "dead", 0.0, 10.0)
+    )
     for event in await log_of(house, whole):
         if event.type not in ("fence", "end"):
             pen.write(event.type, event.data)
@@ -184,5 +198,9 @@ async def test_an_extractive_answer_is_continued_with_its_citations_once(open_ho
 
     assert answer["text"] == expected["text"]
     assert answer["citations"] == expected["citations"]
-    annotations = [e.data["annotation_index"] for e in await log_of(house, job) if e.type.endswith("annotation.added")]
+    annotations = [
+        e.data["annotation_index"]
+        for e in await log_of(house, job)
+        if e.type.endswith("annotation.added")
+    ]
     assert annotations == list(range(len(expected["citations"])))

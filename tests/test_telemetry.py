@@ -34,7 +34,9 @@ def test_what_could_not_be_stored_is_given_back_and_returned_again() -> None:
     assert telemetry.take_counts() == {("ragqueue_tokens_total", "{}"): 2.0}
 
 
-def test_where_a_beat_takes_the_counts_only_the_records_tell_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_a_beat_takes_the_counts_only_the_records_tell_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(telemetry, "_taker", False)
     key = ("ragqueue_loop_failures_total", '{"loop": "ringer"}')
     shown = 'ragqueue_loop_failures_total{loop="ringer"} 5.0'
@@ -52,5 +54,8 @@ def test_a_process_that_only_serves_tells_its_own_counts(monkeypatch: pytest.Mon
     telemetry.LOOP_FAILURES.labels("hub").inc(2)
     key = ("ragqueue_loop_failures_total", '{"loop": "hub"}')
 
-    assert 'ragqueue_loop_failures_total{loop="hub"} 7.0' in telemetry.exposition({key: 5.0}, []).decode()
+    assert (
+        'ragqueue_loop_failures_total{loop="hub"} 7.0'
+        in telemetry.exposition({key: 5.0}, []).decode()
+    )
     telemetry.take_counts()

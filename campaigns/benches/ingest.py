@@ -66,22 +66,34 @@ def main(argv: list[str]) -> None:
     options = parser.parse_args(argv)
     parsed = [read(path) for path in sorted(SAMPLES.glob("*.md"))]
     texts = [indexed_text(one.title, passage) for one in parsed for passage in chunk(one)]
-    with tempfile.TemporaryDirectory(prefix="ragqueue-bench-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix="ragqueue-bench-", ignore_cleanup_errors=True
+    ) as folder:
         python = None if options.no_peer else make_peer(Path(folder))
         ours = asyncio.run(ingest(Path(folder)))
         found: dict[str, object] = {"passages": len(texts), **ours.shown()}
         if python is not None:
             peer = measure_peer(python, texts)
-            found |= {"peer": "sentence-transformers (torch, fp32, embedding alone)", "peer_processes": cores()}
+            found |= {
+                "peer": "sentence-transformers (torch, fp32, embedding alone)",
+                "peer_processes": cores(),
+            }
             found |= peer.shown("peer_")
             found["ratio"] = round(ours.passages / ours.seconds / (peer.passages / peer.seconds), 2)
-            found["cpu_ratio"] = round(ours.cpu_seconds / ours.passages / (peer.cpu_seconds / peer.passages), 2)
+            found["cpu_ratio"] = round(
+                ours.cpu_seconds / ours.passages / (peer.cpu_seconds / peer.passages), 2
+            )
     print(json.dumps(found | machine()))
 
 
 async def ingest(folder: Path) -> Speed:
     """Measure the whole way, parsers' children included."""
-    flags = {"data": folder / "data", "vector_db_path": folder / "vectors", "queue": "sql", "llm_model": "extractive"}
+    flags = {
+        "data": folder / "data",
+        "vector_db_path": folder / "vectors",
+        "queue": "sql",
+        "llm_model": "extractive",
+    }
     before = os.times()
     async with Ragqueue(settings=flags) as ragqueue:
         assert ragqueue.runtime.embedder is not None
@@ -91,7 +103,9 @@ async def ingest(folder: Path) -> Speed:
         seconds = time.monotonic() - began
     after = os.times()
     own = after.user + after.system - loaded.user - loaded.system
-    children = after.children_user + after.children_system - before.children_user - before.children_system
+    children = (
+        after.children_user + after.children_system - before.children_user - before.children_system
+    )
     return Speed(done.chunks, seconds, own + children)
 
 
@@ -111,9 +125,16 @@ def make_peer(folder: Path) -> Path:
 
 def measure_peer(python: Path, texts: list[str]) -> Speed:
     """Measure the peer: the texts are dealt to one process a core, which begin together once all have loaded."""
-    env = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    env = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
     command = [str(python), "-c", _PEER_CODE]
-    started = [subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(cores())]
+    started = [
+        subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(cores())
+    ]
     for n, process in enumerate(started):
         assert process.stdin
         assert process.stdout

@@ -31,9 +31,23 @@ def main(argv: list[str]) -> None:
     engines = {}
     for engine in ("sql", "rq"):
         rate, start = measure(engine, options.jobs)
-        engines[engine] = {"jobs_s": round(rate, 1), "ratio": round(rate / base, 1), "idle_start_p50_ms": round(start, 2)}
+        engines[engine] = {
+            "jobs_s": round(rate, 1),
+            "ratio": round(rate / base, 1),
+            "idle_start_p50_ms": round(start, 2),
+        }
         print(engine, engines[engine], file=sys.stderr)
-    print(json.dumps({"rq_default_jobs_s": round(base, 3), "engines": engines, "jobs": options.jobs, "slots": SLOTS, **machine()}))
+    print(
+        json.dumps(
+            {
+                "rq_default_jobs_s": round(base, 3),
+                "engines": engines,
+                "jobs": options.jobs,
+                "slots": SLOTS,
+                **machine(),
+            }
+        )
+    )
 
 
 def rq_default() -> float:
@@ -48,7 +62,10 @@ def rq_default() -> float:
         rq = str(Path(sys.executable).with_name("rq"))
         began = time.monotonic()
         worker = subprocess.Popen(
-            [rq, "worker", "-u", server.url, "plain"], env=clean_environment(), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+            [rq, "worker", "-u", server.url, "plain"],
+            env=clean_environment(),
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
         )
         try:
             while queue.finished_job_registry.count < 1:
@@ -86,9 +103,14 @@ def ingest(house: Bench) -> None:
 
 def settings_of(house: Bench) -> dict[str, str]:
     return {
-        "data": house.env["RAGQUEUE_DATA"], "vector_db_path": house.env["VECTOR_DB_PATH"], "queue": house.env["RAGQUEUE_QUEUE"],
-        "llm_model": MODEL, "embedder": "none", "lane_bound": str(10**6), "tenant_bound": str(10**6),
-    }  # fmt: skip
+        "data": house.env["RAGQUEUE_DATA"],
+        "vector_db_path": house.env["VECTOR_DB_PATH"],
+        "queue": house.env["RAGQUEUE_QUEUE"],
+        "llm_model": MODEL,
+        "embedder": "none",
+        "lane_bound": str(10**6),
+        "tenant_bound": str(10**6),
+    }
 
 
 class Submitting(Ragqueue):
@@ -101,7 +123,12 @@ class Submitting(Ragqueue):
 async def fill(house: Bench, jobs: int) -> None:
     async with Submitting(settings=settings_of(house)) as ragqueue:
         submitter = ragqueue.runtime.submitter
-        await asyncio.gather(*(submitter.submit("default", "chat", {"question": QUESTION, "limit": 1}) for _ in range(jobs)))
+        await asyncio.gather(
+            *(
+                submitter.submit("default", "chat", {"question": QUESTION, "limit": 1})
+                for _ in range(jobs)
+            )
+        )
         await asyncio.sleep(0.5)
         await ragqueue.runtime.ringer.flush()
 
@@ -111,16 +138,28 @@ async def idle(house: Bench, count: int = 60) -> float:
         made = []
         for _ in range(count):
             await asyncio.sleep(0.12)
-            made.append((await ragqueue.runtime.submitter.submit("default", "chat", {"question": QUESTION})).id)
+            made.append(
+                (
+                    await ragqueue.runtime.submitter.submit(
+                        "default", "chat", {"question": QUESTION}
+                    )
+                ).id
+            )
         await asyncio.sleep(1)
-    rows = {job_id: started - created for job_id, created, started in read(house, "select id, created_at, started_at from jobs")}
+    rows = {
+        job_id: started - created
+        for job_id, created, started in read(house, "select id, created_at, started_at from jobs")
+    }
     return quantile([rows[job_id] * 1000 for job_id in made], 0.5)
 
 
 def wait_for(house: Bench, jobs: int) -> list[tuple[float, float, float]]:
     end = time.monotonic() + 300
     while time.monotonic() < end:
-        rows = read(house, "select created_at, started_at, ended_at from jobs where kind = 'chat' and state = 'succeeded'")
+        rows = read(
+            house,
+            "select created_at, started_at, ended_at from jobs where kind = 'chat' and state = 'succeeded'",
+        )
         if len(rows) >= jobs:
             return rows
         time.sleep(0.5)

@@ -39,28 +39,48 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--passages", type=int, default=PASSAGES)
     options = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory(prefix="ragqueue-bench-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix="ragqueue-bench-", ignore_cleanup_errors=True
+    ) as folder:
         print(json.dumps(asyncio.run(measure(Path(folder), options.passages)) | machine()))
 
 
 async def measure(folder: Path, count: int) -> dict[str, float]:
-    flags = {"data": folder / "data", "vector_db_path": folder / "vectors", "queue": "sql", "llm_model": "extractive"}
+    flags = {
+        "data": folder / "data",
+        "vector_db_path": folder / "vectors",
+        "queue": "sql",
+        "llm_model": "extractive",
+    }
     async with Ragqueue(settings=flags) as ragqueue:
         began = time.monotonic()
-        passages = [(parsed.title, passage) for parsed in map(read, sorted(SAMPLES.glob("*.md"))) for passage in chunk(parsed)]
-        vectors = await MiniLMEmbedder().embed([indexed_text(title, passage) for title, passage in passages])
+        passages = [
+            (parsed.title, passage)
+            for parsed in map(read, sorted(SAMPLES.glob("*.md")))
+            for passage in chunk(parsed)
+        ]
+        vectors = await MiniLMEmbedder().embed(
+            [indexed_text(title, passage) for title, passage in passages]
+        )
         await fill(ragqueue, [passage for _, passage in passages], vectors, count)
         index = ragqueue.runtime.index
         assert isinstance(index, FaissIndex)
         await index.compact(SPACE)
         print(f"{count} passages in {time.monotonic() - began:.0f} s", file=sys.stderr)
-        questions = [question_of(passage.text, seed) for seed, (_, passage) in zip(range(QUESTIONS), passages * 10, strict=False)]
+        questions = [
+            question_of(passage.text, seed)
+            for seed, (_, passage) in zip(range(QUESTIONS), passages * 10, strict=False)
+        ]
         hybrid, cpu = await timed(ragqueue, questions)
         raw = await raw_search(index, questions[:100])
     return {
-        "passages": count, "hybrid_p50_ms": round(quantile(hybrid, 0.5), 2), "hybrid_p99_ms": round(quantile(hybrid, 0.99), 2),
-        "hybrid_cpu_ms": round(cpu, 2), "raw_faiss_p50_ms": round(quantile(raw, 0.5), 2), "questions": len(questions),
-    }  # fmt: skip
+        "passages": count,
+        "hybrid_p50_ms": round(quantile(hybrid, 0.5), 2),
+        "hybrid_p99_ms": round(quantile(hybrid, 0.99), 2),
+        "hybrid_cpu_ms": round(cpu, 2),
+        "raw_faiss_p50_ms": round(quantile(raw, 0.5), 2),
+        "questions": len(questions),
+    }
 
 
 def read(path: Path) -> Parsed:
@@ -72,8 +92,15 @@ async def fill(ragqueue: Ragqueue, passages: Sequence[Passage], vectors: Any, co
     random_ = np.random.default_rng(1)
     for number in range(count // A_DOCUMENT):
         pairs = random_.integers(0, len(passages), (A_DOCUMENT, 2))
-        texts = [f"{half(passages[a].text, first=True)} {half(passages[b].text, first=False)}" for a, b in pairs]
-        mixed = vectors[pairs[:, 0]] + vectors[pairs[:, 1]] + random_.normal(0, NOISE, (A_DOCUMENT, vectors.shape[1]))
+        texts = [
+            f"{half(passages[a].text, first=True)} {half(passages[b].text, first=False)}"
+            for a, b in pairs
+        ]
+        mixed = (
+            vectors[pairs[:, 0]]
+            + vectors[pairs[:, 1]]
+            + random_.normal(0, NOISE, (A_DOCUMENT, vectors.shape[1]))
+        )
         mixed /= np.linalg.norm(mixed, axis=1, keepdims=True)
         await ragqueue.runtime.records.note(store, f"{number}.txt", texts, mixed.astype("<f2"))
 
@@ -84,11 +111,26 @@ def half(text: str, *, first: bool) -> str:
 
 
 def store(connection: Connection, source: str, texts: Sequence[str], vectors: Any) -> None:
-    upload = {"tenant": "default", "collection": "default", "source": source, "media_type": "text/plain", "data": b""}
-    documents.add_upload(connection, **upload, document_id=source, upload_id=source, generation=MiniLMEmbedder.name)
+    upload = {
+        "tenant": "default",
+        "collection": "default",
+        "source": source,
+        "media_type": "text/plain",
+        "data": b"",
+    }
+    documents.add_upload(
+        connection, **upload, document_id=source, upload_id=source, generation=MiniLMEmbedder.name
+    )
     document = documents.get(connection, "default", source)
     assert document is not None
-    about = {"title": source, "sha256": source, "language": "en", "chunks": len(texts), "media_type": "text/plain", "upload_id": source}
+    about = {
+        "title": source,
+        "sha256": source,
+        "language": "en",
+        "chunks": len(texts),
+        "media_type": "text/plain",
+        "upload_id": source,
+    }
     documents.add_version(connection, document, Parsed("\n\n".join(texts), []), **about)
     rows, at = [], 0
     for text, vector in zip(texts, vectors, strict=True):
@@ -99,7 +141,10 @@ def store(connection: Connection, source: str, texts: Sequence[str], vectors: An
 
 def question_of(text: str, seed: int) -> str:
     """Make a question of words of a passage."""
-    words = [word for word in text.split() if word.isalpha() and len(word) > 3] or ["query", "parameter"]
+    words = [word for word in text.split() if word.isalpha() and len(word) > 3] or [
+        "query",
+        "parameter",
+    ]
     chosen = random.Random(seed)
     return "How do I " + " ".join(chosen.choice(words) for _ in range(6)) + "?"
 

@@ -11,7 +11,18 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from campaigns.house import PAGES, QUESTION, Bench, bench, clean_environment, cpu_seconds, events, machine, quantile, request
+from campaigns.house import (
+    PAGES,
+    QUESTION,
+    Bench,
+    bench,
+    clean_environment,
+    cpu_seconds,
+    events,
+    machine,
+    quantile,
+    request,
+)
 from campaigns.services import RedisServer
 
 SECONDS = 20  # of streaming
@@ -23,7 +34,11 @@ _STAMP = re.compile(r"@(\d+\.\d{6})")
 RUNS = [
     (log, generator, streams, rate)
     for log in ("sql", "redis")
-    for generator, streams, rate in (("scripted", 200, 20), ("openai", 100, 20), ("scripted", 200, 50))
+    for generator, streams, rate in (
+        ("scripted", 200, 20),
+        ("openai", 100, 20),
+        ("scripted", 200, 50),
+    )
 ]
 
 
@@ -31,7 +46,9 @@ RUNS = [
 class Seen:
     """What the clients of one run saw."""
 
-    delays: list[float] = field(default_factory=list)  # ms, of tokens that were emitted once all streams had begun
+    delays: list[float] = field(
+        default_factory=list
+    )  # ms, of tokens that were emitted once all streams had begun
     posts: list[float] = field(default_factory=list)  # ms
     tokens: int = 0
     lost: int = 0
@@ -51,7 +68,9 @@ def main(argv: list[str]) -> None:
     print(json.dumps({"runs": runs, **machine()}))
 
 
-def measure_quietly(log: str, generator: str, streams: int, rate: int, seconds: int) -> dict[str, object]:
+def measure_quietly(
+    log: str, generator: str, streams: int, rate: int, seconds: int
+) -> dict[str, object]:
     """Measure; a run that began under load is repeated once, when the load has gone."""
     busy = os.getloadavg()[0] > QUIET_LOAD
     end = time.monotonic() + 60
@@ -80,19 +99,35 @@ def measure(log: str, generator: str, streams: int, rate: int, seconds: int) -> 
         before = cpu_seconds(api.pid), cpu_seconds(worker)
         load = round(os.getloadavg()[0], 2)
         seen = asyncio.run(watch(house, streams, tokens))
-        used = [now - then for now, then in zip((cpu_seconds(api.pid), cpu_seconds(worker)), before, strict=True)]
+        used = [
+            now - then
+            for now, then in zip((cpu_seconds(api.pid), cpu_seconds(worker)), before, strict=True)
+        ]
     return {
-        "log": log, "generator": generator, "streams": streams, "rate": rate, "tokens": seen.tokens, "lost": seen.lost,
-        "token_p50_ms": round(quantile(seen.delays, 0.5), 2), "token_p99_ms": round(quantile(seen.delays, 0.99), 2),
-        "post_p99_ms": round(quantile(seen.posts, 0.99), 2), "posts": len(seen.posts),
-        "worker_us_per_token": round(used[1] / max(1, seen.tokens) * 1e6, 1), "api_us_per_token": round(used[0] / max(1, seen.tokens) * 1e6, 1),
+        "log": log,
+        "generator": generator,
+        "streams": streams,
+        "rate": rate,
+        "tokens": seen.tokens,
+        "lost": seen.lost,
+        "token_p50_ms": round(quantile(seen.delays, 0.5), 2),
+        "token_p99_ms": round(quantile(seen.delays, 0.99), 2),
+        "post_p99_ms": round(quantile(seen.posts, 0.99), 2),
+        "posts": len(seen.posts),
+        "worker_us_per_token": round(used[1] / max(1, seen.tokens) * 1e6, 1),
+        "api_us_per_token": round(used[0] / max(1, seen.tokens) * 1e6, 1),
         "load_at_start": load,
-    }  # fmt: skip
+    }
 
 
 def simulator(stack: ExitStack, rate: int, tokens: int) -> str:
     """Start the OpenAI-compatible server and return its URL."""
-    words = [sys.executable, "-m", "ragqueue.testing.openai_server", f"rate={rate}&tokens={tokens}&stamp=1"]
+    words = [
+        sys.executable,
+        "-m",
+        "ragqueue.testing.openai_server",
+        f"rate={rate}&tokens={tokens}&stamp=1",
+    ]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=clean_environment())
     stack.callback(process.wait)
     stack.callback(process.terminate)
@@ -103,7 +138,10 @@ def simulator(stack: ExitStack, rate: int, tokens: int) -> str:
 async def watch(house: Bench, streams: int, tokens: int) -> Seen:
     seen = Seen()
     counted_from = time.time() + SPREAD + 1.0
-    readers = [asyncio.create_task(read_one(house, n * SPREAD / streams, tokens, counted_from, seen, n)) for n in range(streams)]
+    readers = [
+        asyncio.create_task(read_one(house, n * SPREAD / streams, tokens, counted_from, seen, n))
+        for n in range(streams)
+    ]
     await asyncio.sleep(SPREAD + 1.0)
     probes = asyncio.create_task(probe(house, seen))
     await asyncio.gather(*readers)
@@ -112,7 +150,9 @@ async def watch(house: Bench, streams: int, tokens: int) -> Seen:
     return seen
 
 
-async def read_one(house: Bench, wait: float, tokens: int, counted_from: float, seen: Seen, n: int) -> None:
+async def read_one(
+    house: Bench, wait: float, tokens: int, counted_from: float, seen: Seen, n: int
+) -> None:
     await asyncio.sleep(wait)
     body = {"question": f"{QUESTION} ({n})"}
     status, reader, writer = await request(house.port, "POST", "/chat", body, "text/event-stream")

@@ -23,9 +23,21 @@ from ragqueue.records.store import sqlite_module
 from ragqueue.types import ATTEMPT_SHIFT, ENDED
 
 GONE = "gone"
-STATUSES = {"completed": "succeeded", "incomplete": "succeeded", "failed": "failed", "cancelled": "cancelled"}
+STATUSES = {
+    "completed": "succeeded",
+    "incomplete": "succeeded",
+    "failed": "failed",
+    "cancelled": "cancelled",
+}
 TERMINAL = frozenset(f"response.{status}" for status in STATUSES)
-DAMAGE = ("lost", "doubled_answers", "stream_gaps", "stream_doubles", "zombie_writes", "wrongly_dead")
+DAMAGE = (
+    "lost",
+    "doubled_answers",
+    "stream_gaps",
+    "stream_doubles",
+    "zombie_writes",
+    "wrongly_dead",
+)
 
 
 class Finding(NamedTuple):
@@ -77,7 +89,9 @@ def read_store(path: Path) -> Store:
         query = "select id, state, attempt, deadline_at, ended_at, error_code from jobs where kind = 'chat'"
         rows = {job_id: Row(*values) for job_id, *values in connection.execute(query)}
         answers: dict[str, list[tuple[int, str]]] = defaultdict(list)
-        for job_id, attempt, body in connection.execute("select job_id, attempt, body from answers order by attempt"):
+        for job_id, attempt, body in connection.execute(
+            "select job_id, attempt, body from answers order by attempt"
+        ):
             answers[job_id].append((attempt, json.loads(body)["text"]))
     finally:
         connection.close()
@@ -85,7 +99,12 @@ def read_store(path: Path) -> Store:
 
 
 def audit(
-    store: Store, log: Iterable[Entry], transcript: Iterable[Mapping[str, Any]], *, moves: Iterable[Move] = (), may_restart: bool = True
+    store: Store,
+    log: Iterable[Entry],
+    transcript: Iterable[Mapping[str, Any]],
+    *,
+    moves: Iterable[Move] = (),
+    may_restart: bool = True,
 ) -> list[Finding]:
     """Return every broken promise; `moves` (the history of the rows, where it was kept) shows two finals that left one row.
 
@@ -119,7 +138,11 @@ def _audit_rows(store: Store, asked: Iterable[str]) -> Iterator[Finding]:
         elif row.state == "succeeded" and job_id not in store.answers:
             yield Finding("lost", job_id, "it succeeded without an answer")
         elif row.state != "succeeded" and (row.ended_at or 0.0) < row.deadline_at:
-            yield Finding("wrongly_dead", job_id, f"it ended {row.state} ({row.error_code}) before its deadline")
+            yield Finding(
+                "wrongly_dead",
+                job_id,
+                f"it ended {row.state} ({row.error_code}) before its deadline",
+            )
 
 
 def _audit_answers(store: Store) -> Iterator[Finding]:
@@ -129,7 +152,11 @@ def _audit_answers(store: Store) -> Iterator[Finding]:
             yield Finding("doubled_answers", job_id, f"answers of attempts {attempts} are stored")
         if row and row.state == "succeeded":  # a run that was buried keeps what it had
             for attempt in filter(row.attempt.__ne__, attempts):
-                yield Finding("zombie_writes", job_id, f"attempt {attempt} stored an answer, the job is in attempt {row.attempt}")
+                yield Finding(
+                    "zombie_writes",
+                    job_id,
+                    f"attempt {attempt} stored an answer, the job is in attempt {row.attempt}",
+                )
 
 
 def _audit_moves(moves: Iterable[Move]) -> Iterator[Finding]:
@@ -137,7 +164,9 @@ def _audit_moves(moves: Iterable[Move]) -> Iterator[Finding]:
     for move in moves:
         if move.job_id in ended:
             yield Finding(
-                "doubled_answers", move.job_id, f"it ended {ended[move.job_id]} and then became {move.state} (attempt {move.attempt})"
+                "doubled_answers",
+                move.job_id,
+                f"it ended {ended[move.job_id]} and then became {move.state} (attempt {move.attempt})",
             )
         if move.state in ENDED:
             ended[move.job_id] = move.state
@@ -153,11 +182,17 @@ def _audit_log(store: Store, log: Iterable[Entry]) -> Iterator[Finding]:
             closed.discard(job_id)
             continue
         if seq <= top:
-            yield Finding("zombie_writes", job_id, f"entry {show(seq)} was written after {show(top)}")
+            yield Finding(
+                "zombie_writes", job_id, f"entry {show(seq)} was written after {show(top)}"
+            )
         elif type_ != FENCE and job_id in closed:
-            yield Finding("zombie_writes", job_id, f"entry {show(seq)} ({type_}) was written after the end")
+            yield Finding(
+                "zombie_writes", job_id, f"entry {show(seq)} ({type_}) was written after the end"
+            )
         elif type_ != FENCE and row is not None and seq >> ATTEMPT_SHIFT > row.attempt:
-            yield Finding("zombie_writes", job_id, f"entry {show(seq)} is of an attempt that nobody claimed")
+            yield Finding(
+                "zombie_writes", job_id, f"entry {show(seq)} is of an attempt that nobody claimed"
+            )
         tops[job_id] = max(top, seq)
         if type_ == END:
             closed.add(job_id)
@@ -182,14 +217,21 @@ class Reader:
         if self.ended:
             yield "stream_doubles", f"{type_} {show(seq)} came after the terminal event"
         if type_ == RESTARTED:
-            self.text, self.last, self.attempt = "", -1, 0  # a lost log is told again from its start
+            self.text, self.last, self.attempt = (
+                "",
+                -1,
+                0,
+            )  # a lost log is told again from its start
             return
         if seq <= self.last:
             yield "stream_doubles", f"{type_} {show(seq)} came after {show(self.last)}"
         self.last, self.ended = max(self.last, seq), self.ended or type_ in TERMINAL
         if type_ == DELTA:
             if (attempt := seq >> ATTEMPT_SHIFT) < self.attempt:
-                yield "zombie_writes", f"text of attempt {attempt} came after text of attempt {self.attempt}"
+                yield (
+                    "zombie_writes",
+                    f"text of attempt {attempt} came after text of attempt {self.attempt}",
+                )
             self.attempt = max(attempt, self.attempt)
             self.text += delta
 
@@ -201,7 +243,9 @@ class Clients:
         self._may_restart = may_restart
         self.jobs: set[str] = set()  # acknowledged or followed
         self._readers: dict[tuple[str, str], Reader] = defaultdict(Reader)  # by (job, reader)
-        self._ends: dict[str, set[tuple[str, str | None]]] = defaultdict(set)  # job -> (status, text) wherever a client was told its end
+        self._ends: dict[str, set[tuple[str, str | None]]] = defaultdict(
+            set
+        )  # job -> (status, text) wherever a client was told its end
 
     def take(self, fact: Mapping[str, Any]) -> Iterator[Finding]:
         """Take a line of the transcript in; yield what is wrong with it."""
@@ -216,12 +260,21 @@ class Clients:
             reader = self._readers[job_id, fact["reader"]]
         if what == "frame":
             seq, type_, data = fact["seq"], fact["type"], fact["data"]
-            yield from (Finding(kind, job_id, detail) for kind, detail in reader.take(seq, type_, data.get("delta", "")))
+            yield from (
+                Finding(kind, job_id, detail)
+                for kind, detail in reader.take(seq, type_, data.get("delta", ""))
+            )
             if type_ == RESTARTED and not self._may_restart:
-                yield Finding("stream_gaps", job_id, f"a reader was told at {show(seq)} to drop what it had been shown")
+                yield Finding(
+                    "stream_gaps",
+                    job_id,
+                    f"a reader was told at {show(seq)} to drop what it had been shown",
+                )
             if type_ in TERMINAL:
                 answer = data["response"]["answer"]
-                self._ends[job_id].add((type_.removeprefix("response."), None if answer is None else answer["text"]))
+                self._ends[job_id].add(
+                    (type_.removeprefix("response."), None if answer is None else answer["text"])
+                )
 
     def audit(self, store: Store) -> Iterator[Finding]:
         """Yield what the clients were told that the store does not say."""
@@ -234,19 +287,31 @@ class Clients:
                 if missing:
                     yield Finding("stream_gaps", job_id, f"a reader missed {missing!r}")
                 if extra:
-                    yield Finding("stream_doubles", job_id, f"a reader was shown {extra!r} too much")
+                    yield Finding(
+                        "stream_doubles", job_id, f"a reader was shown {extra!r} too much"
+                    )
         for job_id in sorted(self.jobs):
             yield from self._audit_ends(job_id, store)
 
     def _audit_ends(self, job_id: str, store: Store) -> Iterator[Finding]:
-        ends, row, texts = self._ends[job_id], store.rows.get(job_id), {None, *(text for _, text in store.answers.get(job_id, ()))}
+        ends, row, texts = (
+            self._ends[job_id],
+            store.rows.get(job_id),
+            {None, *(text for _, text in store.answers.get(job_id, ()))},
+        )
         if not ends:
             yield Finding("lost", job_id, "no client was told its end")
         elif len(ends) > 1:
-            yield Finding("doubled_answers", job_id, f"clients were told {len(ends)} different ends")
+            yield Finding(
+                "doubled_answers", job_id, f"clients were told {len(ends)} different ends"
+            )
         for status, text in ends:
             if row and (STATUSES[status] != row.state or text not in texts):
-                yield Finding("doubled_answers", job_id, f"a client was told {status}, the store says {row.state}, or another text")
+                yield Finding(
+                    "doubled_answers",
+                    job_id,
+                    f"a client was told {status}, the store says {row.state}, or another text",
+                )
 
 
 def difference(wanted: str, got: str) -> tuple[str, str]:
@@ -257,4 +322,7 @@ def difference(wanted: str, got: str) -> tuple[str, str]:
 
 
 def _shared(one: str, other: str) -> int:
-    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return next(
+        (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
+        min(len(one), len(other)),
+    )

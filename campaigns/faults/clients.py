@@ -18,7 +18,9 @@ CUT = 0.25  # share of the connections that are cut
 CUT_WITHIN = 14  # frames
 POLLING, STREAMED_POST, SECOND_READER = 0.2, 0.25, 0.1  # shares of the clients
 POLL = 0.25  # seconds
-SILENCE = 40.0  # seconds without a byte (keep-alives come each 15) after which a connection is given up
+SILENCE = (
+    40.0  # seconds without a byte (keep-alives come each 15) after which a connection is given up
+)
 TROUBLE = (aiohttp.ClientError, TimeoutError, OSError, ValueError)
 
 
@@ -30,7 +32,13 @@ class Transcript:
 
     def write(self, what: str, job_id: str, **facts: Any) -> None:
         """Note a fact."""
-        self._file.write(json.dumps({"what": what, "job": job_id, "at": round(time.time(), 4), **facts}, ensure_ascii=False) + "\n")
+        self._file.write(
+            json.dumps(
+                {"what": what, "job": job_id, "at": round(time.time(), 4), **facts},
+                ensure_ascii=False,
+            )
+            + "\n"
+        )
 
     def close(self) -> None:
         """Put everything on the disk."""
@@ -52,22 +60,43 @@ class Clients:
     """Asks questions with bounded concurrency, each by a client of a random habit."""
 
     def __init__(
-        self, port: int, questions: Sequence[str], transcript: Transcript, rng: random.Random, *, at_once: int, patience: float
+        self,
+        port: int,
+        questions: Sequence[str],
+        transcript: Transcript,
+        rng: random.Random,
+        *,
+        at_once: int,
+        patience: float,
     ) -> None:
         """`patience`: seconds after which a client stops asking for its answer."""
-        self._url, self._questions, self._transcript, self._rng = f"http://127.0.0.1:{port}", questions, transcript, rng
+        self._url, self._questions, self._transcript, self._rng = (
+            f"http://127.0.0.1:{port}",
+            questions,
+            transcript,
+            rng,
+        )
         self._slots, self._patience = asyncio.Semaphore(at_once), patience
         self.counts = Counts()
 
     async def run(self, jobs: int, may_ask: Callable[[int], bool]) -> None:
         """Ask `jobs` questions, the n-th once `may_ask(n)`, and return when every client is done."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=SILENCE)
-        async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session, asyncio.TaskGroup() as group:
+        async with (
+            aiohttp.ClientSession(
+                timeout=timeout, connector=aiohttp.TCPConnector(limit=0)
+            ) as session,
+            asyncio.TaskGroup() as group,
+        ):
             for n in range(jobs):
                 await self._slots.acquire()
                 while not may_ask(n):
                     await asyncio.sleep(0.05)
-                group.create_task(self._live(Client(session, self, self._rng.random()), self._rng.choice(self._questions)))
+                group.create_task(
+                    self._live(
+                        Client(session, self, self._rng.random()), self._rng.choice(self._questions)
+                    )
+                )
 
     async def _live(self, client: "Client", question: str) -> None:
         try:
@@ -118,7 +147,9 @@ class Client:
     async def _ask(self, body: dict[str, str], headers: dict[str, str]) -> None:
         while not self._job_id:
             try:
-                async with self._session.post(f"{self._load.url}/chat", json=body, headers=headers) as response:
+                async with self._session.post(
+                    f"{self._load.url}/chat", json=body, headers=headers
+                ) as response:
                     if response.status == 202:
                         self._acked((await response.json())["id"])
             except TROUBLE:
@@ -131,7 +162,9 @@ class Client:
         while not self._job_id:
             accept = headers | {"Accept": "text/event-stream"}
             try:
-                async with self._session.post(f"{self._load.url}/chat", json=body, headers=accept) as response:
+                async with self._session.post(
+                    f"{self._load.url}/chat", json=body, headers=accept
+                ) as response:
                     if response.status == 200:
                         self._acked(response.headers["content-location"].rpartition("/")[2])
                         self._load.note("opened", self._job_id, reader=reader.name, last=None)
@@ -159,7 +192,9 @@ class Client:
             headers = {} if reader.last is None else {"Last-Event-ID": str(reader.last)}
             self._load.note("opened", self._job_id, reader=reader.name, last=reader.last)
             try:
-                async with self._session.get(f"{self._load.url}/chat/{self._job_id}/events", headers=headers) as response:
+                async with self._session.get(
+                    f"{self._load.url}/chat/{self._job_id}/events", headers=headers
+                ) as response:
                     if response.status == 200:
                         await self._read(response, reader)
                     else:
@@ -176,7 +211,14 @@ class Client:
         try:
             async for seq, type_, data in blocks(response):
                 reader.take(seq, type_)
-                self._load.note("frame", self._job_id, reader=reader.name, seq=seq, type=type_, data=slim(type_, data))
+                self._load.note(
+                    "frame",
+                    self._job_id,
+                    reader=reader.name,
+                    seq=seq,
+                    type=type_,
+                    data=slim(type_, data),
+                )
                 frames += 1
                 if reader.ended or frames == cut:
                     break
@@ -229,11 +271,17 @@ def slim(type_: str, data: dict[str, Any]) -> dict[str, Any]:
     return {"delta": data["delta"]} if "delta" in data else {}
 
 
-async def blocks(response: aiohttp.ClientResponse) -> AsyncIterator[tuple[int, str, dict[str, Any]]]:
+async def blocks(
+    response: aiohttp.ClientResponse,
+) -> AsyncIterator[tuple[int, str, dict[str, Any]]]:
     """Yield (id, type, data) of a stream's events; a block that was not finished is none."""
     pending = b""
     async for chunk in response.content.iter_any():
         *whole, pending = (pending + chunk).split(b"\n\n")
         for block in whole:
-            fields = dict(line.split(b": ", 1) for line in block.split(b"\n") if b": " in line and not line.startswith(b":"))
+            fields = dict(
+                line.split(b": ", 1)
+                for line in block.split(b"\n")
+                if b": " in line and not line.startswith(b":")
+            )
             yield int(fields[b"id"]), fields[b"event"].decode(), json.loads(fields[b"data"])

@@ -69,20 +69,33 @@ class Round:
 
     async def shown(self) -> bool:
         """Say whether the API shows a word of the document."""
-        pages = [f"/chat/{chat}" for chat in self.chats] + [f"/chat/{chat}/events" for chat in self.chats]
-        pages += [f"/search?q=turbine+{self.canary}", f"/jobs/{self.upload_id}", "/jobs?limit=100", "/documents?limit=500"]
+        pages = [f"/chat/{chat}" for chat in self.chats] + [
+            f"/chat/{chat}/events" for chat in self.chats
+        ]
+        pages += [
+            f"/search?q=turbine+{self.canary}",
+            f"/jobs/{self.upload_id}",
+            "/jobs?limit=100",
+            "/documents?limit=500",
+        ]
         for page in pages:
             async with self._session.get(self._url + page) as response:
                 text = await response.text()
-            if self.canary in (text.replace(f'"{self.canary}"', "") if page.startswith("/search") else text):
+            if self.canary in (
+                text.replace(f'"{self.canary}"', "") if page.startswith("/search") else text
+            ):
                 return True
         return False
 
     async def _upload(self) -> None:
-        lines = [f"The turbine {self.canary} is started with the red lever number {n}." for n in range(8)]
+        lines = [
+            f"The turbine {self.canary} is started with the red lever number {n}." for n in range(8)
+        ]
         form = aiohttp.FormData()
         text = f"# Manual {self.canary}\n\n" + "\n\n".join(lines)
-        form.add_field("file", text.encode(), filename=f"{self.canary}.md", content_type="text/markdown")
+        form.add_field(
+            "file", text.encode(), filename=f"{self.canary}.md", content_type="text/markdown"
+        )
         async with self._session.post(f"{self._url}/documents", data=form) as response:
             body = await response.json()
         self.document_id, self.upload_id = body["id"], body["job_id"]
@@ -107,7 +120,9 @@ class Round:
                 self.cancelled = response.status != 409
         end = time.monotonic() + LIMIT
         while self.erased_at is None and time.monotonic() < end:
-            async with self._session.get(f"{self._url}/documents/{self.document_id}/receipt") as response:
+            async with self._session.get(
+                f"{self._url}/documents/{self.document_id}/receipt"
+            ) as response:
                 if (await response.json())["erased_at"]:
                     self.erased_at = time.time()
             await asyncio.sleep(0.05)
@@ -124,7 +139,9 @@ class Round:
 class Campaign:
     """Rounds at once over one house."""
 
-    def __init__(self, house: Bench, folders: Sequence[Path], report: Report, rng: random.Random) -> None:
+    def __init__(
+        self, house: Bench, folders: Sequence[Path], report: Report, rng: random.Random
+    ) -> None:
         self._url = f"http://127.0.0.1:{house.port}"
         self._folders, self._report, self._rng = folders, report, rng
 
@@ -132,7 +149,9 @@ class Campaign:
         """Do so many rounds."""
         slots = asyncio.Semaphore(at_once)
         timeout = aiohttp.ClientTimeout(total=LIMIT + 60)
-        async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
+        async with aiohttp.ClientSession(
+            timeout=timeout, connector=aiohttp.TCPConnector(limit=0)
+        ) as session:
 
             async def one() -> None:
                 async with slots:
@@ -150,7 +169,9 @@ class Campaign:
             report.stuck += 1
             _say(f"document {one.document_id} is not erased after {LIMIT:.0f} s")
             return
-        late = [heard for heard in one.heard if heard > one.erased_at + 0.05]  # the receipt is polled
+        late = [
+            heard for heard in one.heard if heard > one.erased_at + 0.05
+        ]  # the receipt is polled
         report.streamed += bool(late)
         if await one.shown():
             report.shown += 1
@@ -180,13 +201,21 @@ def run(engine: str, rounds: int, *, at_once: int = 8, seed: int = 1) -> dict[st
     for model in MODELS:
         server = RedisServer(appendonly=True) if engine == "rq" else nullcontext()
         with server as redis:
-            settings = {"LLM_MODEL": model, "RAGQUEUE_EMBEDDER": "none", "RAGQUEUE_BACKGROUND_CONCURRENCY": "4"}
+            settings = {
+                "LLM_MODEL": model,
+                "RAGQUEUE_EMBEDDER": "none",
+                "RAGQUEUE_BACKGROUND_CONCURRENCY": "4",
+            }
             settings["RAGQUEUE_QUEUE"] = f"rq+{redis.url}" if redis else "sql"
             with bench(settings) as house:
                 house.serve()
                 house.work(50)
-                folders = [house.folder / "data", house.folder / "vectors"] + ([redis.folder] if redis else [])
-                asyncio.run(Campaign(house, folders, report, rng).run(rounds // len(MODELS), at_once))
+                folders = [house.folder / "data", house.folder / "vectors"] + (
+                    [redis.folder] if redis else []
+                )
+                asyncio.run(
+                    Campaign(house, folders, report, rng).run(rounds // len(MODELS), at_once)
+                )
     return asdict(report) | machine()
 
 
@@ -196,15 +225,23 @@ def _say(line: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what the command line says; status 1 when something was left."""
-    parser = argparse.ArgumentParser(prog="dev.py erasures", description="Races deletes against everything that reads.")
+    parser = argparse.ArgumentParser(
+        prog="dev.py erasures", description="Races deletes against everything that reads."
+    )
     parser.add_argument("--engine", choices=("sql", "rq"), default="sql")
     for name, default in (("rounds", 100), ("at-once", 8), ("seed", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(argv)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that everything that was started is ended
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # so that everything that was started is ended
     found = run(options.engine, options.rounds, at_once=options.at_once, seed=options.seed)
-    print(json.dumps(found) if options.json else "\n".join(f"{name:20} {value}" for name, value in found.items()))
+    print(
+        json.dumps(found)
+        if options.json
+        else "\n".join(f"{name:20} {value}" for name, value in found.items())
+    )
     return int(any(found[name] for name in ("stuck", "cancelled", "shown", "streamed", "left")))
 
 

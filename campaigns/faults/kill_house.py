@@ -31,7 +31,14 @@ class House:
     """Starts, kills, stops and ends real processes, and keeps the list of what it did to them."""
 
     def __init__(
-        self, folder: Path, engine: str, *, slots: int, settings: Mapping[str, str], mutation: str | None = None, disk: bool = False
+        self,
+        folder: Path,
+        engine: str,
+        *,
+        slots: int,
+        settings: Mapping[str, str],
+        mutation: str | None = None,
+        disk: bool = False,
     ) -> None:
         """`disk`: the data folder is a small disk of its own, which can be filled."""
         self.folder, self.slots, self._disk = folder, slots, disk
@@ -44,14 +51,21 @@ class House:
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._api = 0
         self._env = {
-            **clean_environment(), "RAGQUEUE_ENV_FILE": "", "RAGQUEUE_DATA": str(folder / "data"), "VECTOR_DB_PATH": str(folder / "vectors"),
-            "RAGQUEUE_QUEUE": f"rq+{self.redis.url}" if self.redis else "sql", "OMP_NUM_THREADS": "1", **settings,
-        }  # fmt: skip
+            **clean_environment(),
+            "RAGQUEUE_ENV_FILE": "",
+            "RAGQUEUE_DATA": str(folder / "data"),
+            "VECTOR_DB_PATH": str(folder / "vectors"),
+            "RAGQUEUE_QUEUE": f"rq+{self.redis.url}" if self.redis else "sql",
+            "OMP_NUM_THREADS": "1",
+            **settings,
+        }
 
     async def begin(self, workers: int) -> None:
         """Start everything, bring the samples in and wait until workers beat. Raises CampaignError."""
         if sys.platform != "linux":
-            raise CampaignError("real processes are killed on Linux only: their children are found in /proc")
+            raise CampaignError(
+                "real processes are killed on Linux only: their children are found in /proc"
+            )
         if self.redis:
             if shutil.which("redis-server") is None:
                 raise CampaignError("redis-server is not installed: apt-get install redis-server")
@@ -63,7 +77,14 @@ class House:
         for processes in filter(None, ((workers + 1) // 2, workers // 2)):
             self.start_supervisor(processes)
         ingest = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "ragqueue", "ingest", *map(str, PAGES), env=self._env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            sys.executable,
+            "-m",
+            "ragqueue",
+            "ingest",
+            *map(str, PAGES),
+            env=self._env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
         try:
             said, _ = await asyncio.wait_for(ingest.communicate(), READY_WITHIN)
@@ -123,12 +144,17 @@ class House:
 
     def end(self) -> None:
         """End everything that was started: in good order first, then at once."""
-        _signal([pid for pid, process in self._processes.items() if process.poll() is None], signal.SIGTERM)
+        _signal(
+            [pid for pid, process in self._processes.items() if process.poll() is None],
+            signal.SIGTERM,
+        )
         limit = time.monotonic() + 15
         for process in self._processes.values():
             with suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.1, limit - time.monotonic()))
-        _signal(_with_environment(str(self.folder)), signal.SIGKILL)  # orphans of what was killed, too
+        _signal(
+            _with_environment(str(self.folder)), signal.SIGKILL
+        )  # orphans of what was killed, too
         for process in self._processes.values():
             process.wait()
         if self.redis:
@@ -141,8 +167,12 @@ class House:
             self._disk = False
 
     def _start(self, *words: str) -> int:
-        with (self.folder / f"{len(list(self.folder.glob('*.log'))):03}-{words[0]}.log").open("wb") as log:
-            process = subprocess.Popen([sys.executable, "-m", *self._module, *words], env=self._env, stdout=log, stderr=log)
+        with (self.folder / f"{len(list(self.folder.glob('*.log'))):03}-{words[0]}.log").open(
+            "wb"
+        ) as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *self._module, *words], env=self._env, stdout=log, stderr=log
+            )
         self._processes[process.pid] = process
         return process.pid
 
@@ -150,7 +180,9 @@ class House:
         if (status := self._processes[self._api].poll()) is not None:
             raise CampaignError(f"the API ended with {status}: {self.last_words('serve')}")
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/livez", timeout=2) as response:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{self.port}/livez", timeout=2
+            ) as response:
                 return bool(response.status == 200)
         except OSError:
             return False
@@ -165,7 +197,9 @@ class House:
         command = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(self.folder / "data")]
         if subprocess.run(command, capture_output=True).returncode:
             self._disk = False
-            raise CampaignError("a disk that can be filled is a tmpfs, and only root may mount one here")
+            raise CampaignError(
+                "a disk that can be filled is a tmpfs, and only root may mount one here"
+            )
 
     async def fill_disk(self, seconds: float) -> None:
         """Leave no byte free under the data folder for a while."""
@@ -186,16 +220,23 @@ class House:
         for path in self.folder.glob("*.log"):
             text = path.read_text(errors="replace")
             noted.update({what: text.count(what) for what in (SURPRISE, WENT_ON)})
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=30) as response:
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{self.port}/metrics", timeout=30
+        ) as response:
             shown = response.read().decode()
         told = re.findall(r"^ragqueue_loop_failures_total\{.*\} (\S+)$", shown, re.MULTILINE)
-        return {"unseen_loop_deaths": noted[SURPRISE] - noted[WENT_ON], "loop_failures": int(sum(map(float, told)))}
+        return {
+            "unseen_loop_deaths": noted[SURPRISE] - noted[WENT_ON],
+            "loop_failures": int(sum(map(float, told))),
+        }
 
     async def _wait_until(self, holds: Callable[[], bool], otherwise: str) -> None:
         end = time.monotonic() + READY_WITHIN
         while not await asyncio.to_thread(holds):
             if time.monotonic() > end:
-                raise CampaignError(f"{otherwise} after {READY_WITHIN:.0f} s: {self.last_words('serve')}")
+                raise CampaignError(
+                    f"{otherwise} after {READY_WITHIN:.0f} s: {self.last_words('serve')}"
+                )
             await asyncio.sleep(0.1)
 
 

@@ -28,7 +28,18 @@ from campaigns.faults import powercut
 from campaigns.faults.auditor import Entry, Finding, audit, count, read_store
 from campaigns.faults.clients import Clients, Transcript
 from campaigns.faults.kill_house import CampaignError, House
-from campaigns.faults.kill_plan import BEAT, CUTS, FULL, LEASE, LOOPS, MUTATIONS, STOPPED, Plan, faults, questions
+from campaigns.faults.kill_plan import (
+    BEAT,
+    CUTS,
+    FULL,
+    LEASE,
+    LOOPS,
+    MUTATIONS,
+    STOPPED,
+    Plan,
+    faults,
+    questions,
+)
 from campaigns.faults.witness import Times
 from campaigns.house import quantile
 from campaigns.services import RedisServer
@@ -64,9 +75,15 @@ class Report:
 
     def take_times(self, times: Times) -> None:
         """Take the quantiles in."""
-        self.recovery_p50_s, self.recovery_p99_s = _quantile(times.recovery, 0.5), _quantile(times.recovery, 0.99)
+        self.recovery_p50_s, self.recovery_p99_s = (
+            _quantile(times.recovery, 0.5),
+            _quantile(times.recovery, 0.99),
+        )
         self.recovery_host_p99_s = _quantile(times.recovery_host, 0.99)
-        self.reclaim_p50_s, self.reclaim_p99_s = _quantile(times.reclaim, 0.5), _quantile(times.reclaim, 0.99)
+        self.reclaim_p50_s, self.reclaim_p99_s = (
+            _quantile(times.reclaim, 0.5),
+            _quantile(times.reclaim, 0.99),
+        )
 
 
 def _quantile(values: Sequence[float], share: float) -> float | None:
@@ -74,7 +91,14 @@ def _quantile(values: Sequence[float], share: float) -> float | None:
 
 
 def run(
-    engine: str, jobs: int, kills: int, workers: int, slots: int, seed: int, mutation: str | None = None, **options: Any
+    engine: str,
+    jobs: int,
+    kills: int,
+    workers: int,
+    slots: int,
+    seed: int,
+    mutation: str | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Run a campaign (with a mutation: its own small one) and return what `--json` prints. Raises CampaignError."""
     if mutation is not None:
@@ -82,12 +106,16 @@ def run(
     return asyncio.run(Campaign(Plan(engine, jobs, kills, workers, slots, seed, **options)).run())
 
 
-def run_mutation(engine: str, mutation: str, *, seed: int = 1, kept: bool = False, **options: Any) -> dict[str, Any]:
+def run_mutation(
+    engine: str, mutation: str, *, seed: int = 1, kept: bool = False, **options: Any
+) -> dict[str, Any]:
     """Run the campaign that a broken build must fail, or that a `kept` loop must survive. Raises CampaignError."""
     if mutation not in MUTATIONS:
         raise CampaignError(f"there is no mutation {mutation!r}: use one of {', '.join(MUTATIONS)}")
     if kept and not mutation.startswith("loop-"):
-        raise CampaignError(f"--kept is about loops: use it with one of {', '.join(f'loop-{loop}' for loop in LOOPS)}")
+        raise CampaignError(
+            f"--kept is about loops: use it with one of {', '.join(f'loop-{loop}' for loop in LOOPS)}"
+        )
     if kept:
         options["mutation"] = f"{mutation}-kept"
     if mutation != "full_commit":
@@ -117,10 +145,21 @@ class Campaign:
         folder = Path(tempfile.mkdtemp(prefix="ragqueue-faults-"))
         plan = self._plan
         settings = {
-            "LLM_MODEL": plan.model, "RAGQUEUE_LEASE": str(LEASE), "RAGQUEUE_BEAT": str(BEAT), "RAGQUEUE_DRAIN": "3",
-            "RAGQUEUE_KEEP_EVENTS": "86400", "RAGQUEUE_LOG_LEVEL": "WARNING",
-        }  # fmt: skip
-        house = House(folder, plan.engine, slots=plan.slots, settings=settings, mutation=plan.mutation, disk=plan.disk)
+            "LLM_MODEL": plan.model,
+            "RAGQUEUE_LEASE": str(LEASE),
+            "RAGQUEUE_BEAT": str(BEAT),
+            "RAGQUEUE_DRAIN": "3",
+            "RAGQUEUE_KEEP_EVENTS": "86400",
+            "RAGQUEUE_LOG_LEVEL": "WARNING",
+        }
+        house = House(
+            folder,
+            plan.engine,
+            slots=plan.slots,
+            settings=settings,
+            mutation=plan.mutation,
+            disk=plan.disk,
+        )
         try:
             with _told("start"):
                 await house.begin(plan.workers)
@@ -158,7 +197,9 @@ class Campaign:
         harming = asyncio.create_task(self._harm(house, clients))
         watching = asyncio.create_task(self._tell(clients))
         try:
-            done, _ = await asyncio.wait([asking, harming], timeout=plan.limit, return_when=asyncio.FIRST_EXCEPTION)
+            done, _ = await asyncio.wait(
+                [asking, harming], timeout=plan.limit, return_when=asyncio.FIRST_EXCEPTION
+            )
             for task in done:
                 task.result()
         finally:
@@ -188,11 +229,18 @@ class Campaign:
     def _busy(self, house: House) -> list[int]:
         """Return the living workers that run something."""
         loaded = house.witness.loaded()
-        return [pid for supervisor in house.supervisors for pid in house.workers(supervisor) if loaded.get(pid)]
+        return [
+            pid
+            for supervisor in house.supervisors
+            for pid in house.workers(supervisor)
+            if loaded.get(pid)
+        ]
 
     async def _kill(self, house: House) -> None:
         victims = self._busy(house) if self._rng.random() < 0.9 else []
-        victims = victims or [pid for supervisor in house.supervisors for pid in house.workers(supervisor)]
+        victims = victims or [
+            pid for supervisor in house.supervisors for pid in house.workers(supervisor)
+        ]
         if victims:
             house.kill_worker(self._rng.choice(victims))
             self._report.kills += 1
@@ -247,16 +295,26 @@ class Campaign:
             await asyncio.sleep(5)
             c, r = clients.counts, self._report
             done = f"asked {c.asked} accepted {c.acked} done {c.done} streaming {c.streaming} gave up {c.gave_up}"
-            _say(f"{time.monotonic() - began:4.0f} s  {done}; faults {self._faults_done}/{len(self._faults)}: kills {r.kills}")
+            _say(
+                f"{time.monotonic() - began:4.0f} s  {done}; faults {self._faults_done}/{len(self._faults)}: kills {r.kills}"
+            )
 
     def _audit(self, house: House, folder: Path, log: Sequence[Entry]) -> None:
         store = read_store(folder / "data" / "records.sqlite3")
         with (folder / "transcript.jsonl").open(encoding="utf-8") as lines:
             # The scripted model continues, so only Redis can lose what a reader was shown.
-            findings = audit(store, log, map(json.loads, lines), moves=house.witness.changes(), may_restart=house.redis is not None)
+            findings = audit(
+                store,
+                log,
+                map(json.loads, lines),
+                moves=house.witness.changes(),
+                may_restart=house.redis is not None,
+            )
         for kind, number in count(findings).items():
             setattr(self._report, kind, number)
-        self._report.ended = sum(row.state in ("succeeded", "failed", "cancelled") for row in store.rows.values())
+        self._report.ended = sum(
+            row.state in ("succeeded", "failed", "cancelled") for row in store.rows.values()
+        )
         self._report.take_times(house.witness.times(house.kills))
         self._tell_findings(findings, house)
 
@@ -264,7 +322,9 @@ class Campaign:
         for finding in findings[:20]:
             _say(f"{finding.kind}: job {finding.job_id}: {finding.detail[:300]}")
         deaths: dict[int, int] = {}
-        for deaths_of_job in {change.job_id: change.deaths for change in house.witness.changes()}.values():
+        for deaths_of_job in {
+            change.job_id: change.deaths for change in house.witness.changes()
+        }.values():
             deaths[deaths_of_job] = deaths.get(deaths_of_job, 0) + 1
         _say(f"jobs by deaths: {dict(sorted(deaths.items()))}")
 
@@ -276,7 +336,13 @@ def redis_log(server: RedisServer) -> list[Entry]:
         for key in client.scan_iter("ragqueue:log:*", 1000):
             for entry_id, fields in client.xrange(key):
                 attempt, _, n = entry_id.partition(b"-")
-                entries.append(Entry(key.decode().rpartition(":")[2], seq_of(int(attempt), int(n)), fields[b"type"].decode()))
+                entries.append(
+                    Entry(
+                        key.decode().rpartition(":")[2],
+                        seq_of(int(attempt), int(n)),
+                        fields[b"type"].decode(),
+                    )
+                )
     return entries
 
 
@@ -293,15 +359,28 @@ def _say(line: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what the command line says and print what was found."""
-    parser = argparse.ArgumentParser(prog="dev.py faults", description="Kills real processes under load and audits what is left.")
+    parser = argparse.ArgumentParser(
+        prog="dev.py faults", description="Kills real processes under load and audits what is left."
+    )
     parser.add_argument("--engine", choices=("sql", "rq"), default="sql")
     for name, default in (("jobs", 300), ("kills", 20), ("workers", 3), ("slots", 50), ("seed", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--full-disks", type=int, default=0, help="so often the disk is full for some seconds; nobody is killed")
+    parser.add_argument(
+        "--full-disks",
+        type=int,
+        default=0,
+        help="so often the disk is full for some seconds; nobody is killed",
+    )
     parser.add_argument("--mutation", help="a broken build, or `list`")
-    parser.add_argument("--kept", action="store_true", help="with a loop- mutation: the keeper is in, nothing may be lost")
+    parser.add_argument(
+        "--kept",
+        action="store_true",
+        help="with a loop- mutation: the keeper is in, nothing may be lost",
+    )
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--keep", action="store_true", help="keep the folder with database, logs and transcript")
+    parser.add_argument(
+        "--keep", action="store_true", help="keep the folder with database, logs and transcript"
+    )
     said = parser.parse_args(argv)
     if said.mutation == "list":
         print(*MUTATIONS, sep="\n")
@@ -312,13 +391,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     if said.full_disks:
         more["faults"] = ("full_disk",) * said.full_disks
     _say(f"seed {said.seed}")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that everything that was started is ended
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # so that everything that was started is ended
     try:
-        found = run(said.engine, said.jobs, said.kills, said.workers, said.slots, said.seed, said.mutation, keep=said.keep, **more)
+        found = run(
+            said.engine,
+            said.jobs,
+            said.kills,
+            said.workers,
+            said.slots,
+            said.seed,
+            said.mutation,
+            keep=said.keep,
+            **more,
+        )
     except (CampaignError, TimeoutError) as error:
         print(f"faults: {told(error)}", file=sys.stderr)
         return 2
-    print(json.dumps(found) if said.json else "\n".join(f"{name:20} {value}" for name, value in found.items()))
+    print(
+        json.dumps(found)
+        if said.json
+        else "\n".join(f"{name:20} {value}" for name, value in found.items())
+    )
     return 0
 
 

@@ -48,14 +48,27 @@ class Plan:
 # somebody works there, lost rings a flush while somebody waits.
 _LONG = "scripted:rate=10&tokens=40"
 MUTATIONS = {
-    "fence": Plan("", 60, 0, 2, 30, 1, "fence", faults=("stop_host",) * 3, model=_LONG, patience=60),
-    "reconcile": Plan("", 24, 0, 2, 5, 1, "reconcile", faults=("flush", "host"), model=_LONG, patience=20),
+    "fence": Plan(
+        "", 60, 0, 2, 30, 1, "fence", faults=("stop_host",) * 3, model=_LONG, patience=60
+    ),
+    "reconcile": Plan(
+        "", 24, 0, 2, 5, 1, "reconcile", faults=("flush", "host"), model=_LONG, patience=20
+    ),
     "full_commit": Plan("sql", CUTS, 0, 0, 0, 1, "full_commit"),
 }
-LOOPS = ("ringer", "batcher", "reconciler", "hub", "beat", "lanes")  # the background loops of a process
+LOOPS = (
+    "ringer",
+    "batcher",
+    "reconciler",
+    "hub",
+    "beat",
+    "lanes",
+)  # the background loops of a process
 for loop in LOOPS:  # leases are looked for where a host died
     harm = ("surprise", "host") if loop == "reconciler" else ("surprise",)
-    MUTATIONS[f"loop-{loop}"] = Plan("", 24, 0, 2, 5, 1, f"loop-{loop}", faults=harm, model=_LONG, patience=25)
+    MUTATIONS[f"loop-{loop}"] = Plan(
+        "", 24, 0, 2, 5, 1, f"loop-{loop}", faults=harm, model=_LONG, patience=25
+    )
 
 
 def faults(plan: Plan) -> list[str]:
@@ -66,7 +79,9 @@ def faults(plan: Plan) -> list[str]:
     order = ["kill"] * (plan.kills - hosts) + ["host"] * hosts
     random.Random(plan.seed).shuffle(order)
     for n in range(stops):
-        order.insert((2 * n + 1) * len(order) // (2 * stops), "stop_worker" if n % 2 else "stop_host")
+        order.insert(
+            (2 * n + 1) * len(order) // (2 * stops), "stop_worker" if n % 2 else "stop_host"
+        )
     if plan.engine == "rq":
         order.insert(len(order) * 2 // 5, "kill_redis")
         order.insert(len(order) * 3 // 5, "flush")
@@ -76,7 +91,14 @@ def faults(plan: Plan) -> list[str]:
 
 def questions() -> list[str]:
     """Return some dozens of questions about the samples, made from their headings."""
-    headings = {heading for path in PAGES for heading in re.findall(r"^#+ ([^{\n]+)", path.read_text(encoding="utf-8"), re.M)}
+    headings = {
+        heading
+        for path in PAGES
+        for heading in re.findall(r"^#+ ([^{\n]+)", path.read_text(encoding="utf-8"), re.M)
+    }
     if len(headings) < 24:
         raise CampaignError(f"the pages have only {len(headings)} headings")
-    return [f"What do the documents say about {heading.strip().lower()}?" for heading in sorted(headings)]
+    return [
+        f"What do the documents say about {heading.strip().lower()}?"
+        for heading in sorted(headings)
+    ]

@@ -15,20 +15,34 @@ from unittest.mock import AsyncMock
 from ragqueue.records.schema import jobs
 
 # The log in Redis takes everything; what its streams cannot hold is taken for written.
-ANY_END = ("if granted and", "granted = true if"), ("found = redis.call('XADD'", "found = ARGV[i] redis.pcall('XADD'")
+ANY_END = (
+    ("if granted and", "granted = true if"),
+    ("found = redis.call('XADD'", "found = ARGV[i] redis.pcall('XADD'"),
+)
 # name -> {what is broken -> from what is there to what takes its place}
 MUTANTS: dict[str, dict[str, Callable[[Any], Any]]] = {
     "fence": {  # every run of a job may write, not only the current one
-        "ragqueue.records.jobs.current": lambda current: lambda job_id, attempt: jobs.c.id == job_id,
+        "ragqueue.records.jobs.current": lambda current: (
+            lambda job_id, attempt: jobs.c.id == job_id
+        ),
         "ragqueue.events.sql.grants": lambda grants: lambda end, after, first: True,
-        "ragqueue.events.redis._APPEND": lambda script: script.replace(*ANY_END[0]).replace(*ANY_END[1]),
+        "ragqueue.events.redis._APPEND": lambda script: script.replace(*ANY_END[0]).replace(
+            *ANY_END[1]
+        ),
         # the beat's own fence: it would end nearly every zombie before it writes
         "ragqueue.working.worker.Worker._lost": lambda lost: lambda self, job_id, attempt: None,
     },
     # what is broken stays so
-    "reconcile": {f"ragqueue.jobs.reconcile.Reconciler.{step}": lambda step: AsyncMock(return_value=None) for step in ("leases", "rings")},
+    "reconcile": {
+        f"ragqueue.jobs.reconcile.Reconciler.{step}": lambda step: AsyncMock(return_value=None)
+        for step in ("leases", "rings")
+    },
     # everything is committed like token events, which a power cut may undo
-    "full_commit": {"ragqueue.records.store.begin": lambda begin: lambda connection, *, durable: begin(connection, durable=False)},
+    "full_commit": {
+        "ragqueue.records.store.begin": lambda begin: (
+            lambda connection, *, durable: begin(connection, durable=False)
+        )
+    },
 }
 # A loop meets one surprise in each process once the file `surprise` lies in the data folder; a kept one goes on.
 LOOPS = {
@@ -39,7 +53,10 @@ LOOPS = {
     "beat": "ragqueue.working.beat.Beat.step",
     "lanes": "ragqueue.queues.sql.SqlQueue.work",
 }
-SURPRISE, WENT_ON = "mutant.surprise", "mutant.went_on"  # what a process then writes to its standard error
+SURPRISE, WENT_ON = (
+    "mutant.surprise",
+    "mutant.went_on",
+)  # what a process then writes to its standard error
 LOOK = 0.1  # seconds between looks for the file, in a loop that waits for ever
 _met: dict[tuple[int, str], str] = {}  # (process, loop) -> the last that was written
 
@@ -107,10 +124,14 @@ for loop, step in LOOPS.items():
 def apply(name: str) -> None:
     """Break this process. Raises SystemExit for an unknown name."""
     if name not in MUTANTS:
-        raise SystemExit(f"there is no mutant {name!r}: use `python -m campaigns.faults.mutants {'|'.join(MUTANTS)} COMMAND ...`")
+        raise SystemExit(
+            f"there is no mutant {name!r}: use `python -m campaigns.faults.mutants {'|'.join(MUTANTS)} COMMAND ...`"
+        )
     for target, broken in MUTANTS[name].items():
         owner, _, attribute = target.rpartition(".")
-        setattr(resolve_name(owner), attribute, broken(resolve_name(target)))  # a name that is gone fails here
+        setattr(
+            resolve_name(owner), attribute, broken(resolve_name(target))
+        )  # a name that is gone fails here
 
 
 if __name__ == "__mp_main__":  # a spawned child

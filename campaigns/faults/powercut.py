@@ -18,7 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from campaigns.faults.powercut_disk import Disk, Kind, Record, parse
-from campaigns.faults.powercut_writer import CLAIMED, ERASED, ERASING, FINISHED, MUTATIONS, answer_of
+from campaigns.faults.powercut_writer import (
+    CLAIMED,
+    ERASED,
+    ERASING,
+    FINISHED,
+    MUTATIONS,
+    answer_of,
+)
 from ragqueue.records.store import sqlite_module
 
 CUTS_A_RUN = 250
@@ -52,19 +59,31 @@ def run(cuts: int, mutation: str | None = None, *, seed: int = 1) -> dict[str, A
             shutil.rmtree(folder)
             runs += 1
     keys = ("cuts", "acked", "lost", "corrupt", "syncs", "checkpoints")
-    return {key: total[key] for key in keys} | {"runs": runs, "seconds": round(time.monotonic() - began, 1), "seed": seed}
+    return {key: total[key] for key in keys} | {
+        "runs": runs,
+        "seconds": round(time.monotonic() - began, 1),
+        "seed": seed,
+    }
 
 
 def build(folder: Path) -> Path:
     """Compile the recorder. Raises PowercutError without a compiler, or outside Linux."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if sys.platform != "linux":
-        raise PowercutError("power cuts are simulated on Linux only: the recorder is loaded with LD_PRELOAD")
+        raise PowercutError(
+            "power cuts are simulated on Linux only: the recorder is loaded with LD_PRELOAD"
+        )
     if compiler is None:
-        raise PowercutError("no C compiler is found for the recorder: apt-get install gcc libc6-dev")
+        raise PowercutError(
+            "no C compiler is found for the recorder: apt-get install gcc libc6-dev"
+        )
     library = folder / "powercut.so"
     source = Path(__file__).with_suffix(".c")
-    done = subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", library, source, "-ldl"], capture_output=True, encoding="utf-8")
+    done = subprocess.run(
+        [compiler, "-O1", "-shared", "-fPIC", "-o", library, source, "-ldl"],
+        capture_output=True,
+        encoding="utf-8",
+    )
     if done.returncode:
         raise PowercutError(f"the recorder cannot be compiled: {done.stderr.strip()}")
     return library
@@ -76,13 +95,24 @@ def record(folder: Path, library: Path, rng: random.Random, mutation: str | None
     data.mkdir(parents=True)
     log = folder / "log"
     log.touch()
-    env = os.environ | {"LD_PRELOAD": str(library), "POWERCUT_FOLDER": str(data), "POWERCUT_LOG": str(log)}
+    env = os.environ | {
+        "LD_PRELOAD": str(library),
+        "POWERCUT_FOLDER": str(data),
+        "POWERCUT_LOG": str(log),
+    }
     close = ["--close"] if rng.random() < 0.5 else []
     mutated = ["--mutation", mutation] if mutation else []
     writers = []
     for n in range(PROCESSES):
         options = ["--jobs", str(JOBS), "--seed", str(rng.randrange(2**32)), *close, *mutated]
-        command = [sys.executable, "-m", "campaigns.faults.powercut_writer", str(data), f"w{n}", *options]
+        command = [
+            sys.executable,
+            "-m",
+            "campaigns.faults.powercut_writer",
+            str(data),
+            f"w{n}",
+            *options,
+        ]
         writers.append(subprocess.Popen(command, env=env, cwd=Path(__file__).parents[2]))
     try:
         statuses = [writer.wait(LIMIT) for writer in writers]
@@ -118,12 +148,17 @@ def examine(database: Path, promised: dict[str, int]) -> dict[str, int]:
     try:
         connection.execute("PRAGMA synchronous=OFF")
         healthy = connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        if connection.execute("select count(*) from sqlite_master where name = 'events'").fetchone() == (0,):  # before its first migration
+        if connection.execute(
+            "select count(*) from sqlite_master where name = 'events'"
+        ).fetchone() == (0,):  # before its first migration
             return {"lost": sum(promised.values()), "corrupt": not healthy}
         found = {job_id: (stage, body) for job_id, stage, body in connection.execute(_STAGES)}
         whole = connection.execute(_HALVES).fetchone() == (0,)
         return {
-            "lost": sum(_gone(job_id, stage, *found.get(job_id, (0, None))) for job_id, stage in promised.items()),
+            "lost": sum(
+                _gone(job_id, stage, *found.get(job_id, (0, None)))
+                for job_id, stage in promised.items()
+            ),
             "corrupt": not (healthy and whole),
         }
     except sqlite_module.DatabaseError:
@@ -157,13 +192,22 @@ def _count(act: Record, promised: dict[str, int], counted: Counter[str], disk: D
         return
     disk.follow(act)
     counted["syncs"] += act.kind == Kind.SYNC_END
-    counted["checkpoints"] += act.kind == Kind.SYNC_END and act.file == disk.inode("records.sqlite3")
+    counted["checkpoints"] += act.kind == Kind.SYNC_END and act.file == disk.inode(
+        "records.sqlite3"
+    )
 
 
 def _places(records: list[Record], rng: random.Random, cuts: int) -> list[int]:
     """Choose where to cut: anywhere, and as often right after a promise or inside a sync, where a mistake would show."""
-    sharp = [number for number, act in enumerate(records) if act.kind in (Kind.PROMISE, Kind.SYNC_BEGIN, Kind.SYNC_END)]
-    return [rng.choice(sharp) if rng.random() < 0.5 else rng.randrange(len(records)) for _ in range(cuts)]
+    sharp = [
+        number
+        for number, act in enumerate(records)
+        if act.kind in (Kind.PROMISE, Kind.SYNC_BEGIN, Kind.SYNC_END)
+    ]
+    return [
+        rng.choice(sharp) if rng.random() < 0.5 else rng.randrange(len(records))
+        for _ in range(cuts)
+    ]
 
 
 def _compare(data: Path, log: bytes) -> None:
@@ -172,10 +216,16 @@ def _compare(data: Path, log: bytes) -> None:
     for act in parse(log):
         if act.kind != Kind.PROMISE:
             disk.follow(act)
-    real = {path.name: path.read_bytes() for path in data.iterdir() if not path.name.endswith("-shm")}
+    real = {
+        path.name: path.read_bytes() for path in data.iterdir() if not path.name.endswith("-shm")
+    }
     recorded = disk.whole()
-    if different := sorted(name for name in real.keys() | recorded.keys() if real.get(name) != recorded.get(name)):
-        raise PowercutError(f"the recorder missed writes to {different}: this libc or SQLite writes in a way that powercut.c does not see")
+    if different := sorted(
+        name for name in real.keys() | recorded.keys() if real.get(name) != recorded.get(name)
+    ):
+        raise PowercutError(
+            f"the recorder missed writes to {different}: this libc or SQLite writes in a way that powercut.c does not see"
+        )
 
 
 def _memory() -> str | None:
@@ -184,7 +234,9 @@ def _memory() -> str | None:
 
 def main() -> int:
     """Run the campaign and print what it found."""
-    parser = argparse.ArgumentParser(prog="dev.py powercut", description="Cuts the power under the real writers.")
+    parser = argparse.ArgumentParser(
+        prog="dev.py powercut", description="Cuts the power under the real writers."
+    )
     parser.add_argument("--cuts", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--mutation", choices=MUTATIONS)
@@ -195,7 +247,11 @@ def main() -> int:
     except PowercutError as error:
         print(f"powercut: {error}", file=sys.stderr)
         return 2
-    print(json.dumps(found) if said.json else "\n".join(f"{name:12} {value}" for name, value in found.items()))
+    print(
+        json.dumps(found)
+        if said.json
+        else "\n".join(f"{name:12} {value}" for name, value in found.items())
+    )
     return 0 if said.mutation or not (found["lost"] or found["corrupt"]) else 1
 
 

@@ -91,7 +91,9 @@ class Disk:
             case Kind.OPEN:
                 self._open(record)
             case Kind.WRITE:
-                self._files[record.file].pending.append(Change(self._number, record.offset, record.data))
+                self._files[record.file].pending.append(
+                    Change(self._number, record.offset, record.data)
+                )
             case Kind.TRUNCATE:
                 self._files[record.file].pending.append(Change(self._number, record.offset, None))
             case Kind.SYNC_BEGIN:
@@ -112,16 +114,23 @@ class Disk:
 
     def inode(self, name: str) -> int:
         """Return the inode behind a name, 0 when there is none."""
-        return next((inode for inode, file in self._files.items() if file is self._live.get(name)), 0)
+        return next(
+            (inode for inode, file in self._files.items() if file is self._live.get(name)), 0
+        )
 
     def whole(self) -> dict[str, bytes]:
         """Return the folder as the processes saw it last."""
-        return {name: bytes(_applied(bytearray(file.durable), file.pending)) for name, file in self._live.items()}
+        return {
+            name: bytes(_applied(bytearray(file.durable), file.pending))
+            for name, file in self._live.items()
+        }
 
     def _open(self, record: Record) -> None:
         if not record.name:
             self._folder = record.file
-        elif record.name not in self._live or self._live[record.name] is not self._files[record.file]:
+        elif (
+            record.name not in self._live or self._live[record.name] is not self._files[record.file]
+        ):
             self._files[record.file] = File()  # the number of a removed file is used again
             self._move({record.name: self._files[record.file]})
 

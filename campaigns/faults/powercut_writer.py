@@ -20,7 +20,9 @@ from ragqueue.working.beat import Beat
 from ragqueue.working.loops import Watch
 
 TENANT = "acme"
-SUBMITTED, CLAIMED, FINISHED, ERASING, ERASED = range(1, 6)  # what a job was promised; ERASING promises nothing
+SUBMITTED, CLAIMED, FINISHED, ERASING, ERASED = range(
+    1, 6
+)  # what a job was promised; ERASING promises nothing
 MUTATIONS = ("full_commit",)
 AT_ONCE = 6  # jobs of a process that write at the same time, so that commits are grouped
 LEASE = 60.0
@@ -41,8 +43,14 @@ class Writer:
 
     def __init__(self, folder: Path, log_fd: int, name: str, rng: random.Random) -> None:
         self._records = Records(URL.create("sqlite", database=f"{folder}/records.sqlite3"))
-        pages = rng.choice((30, 100, 1000))  # a short write-ahead log is checkpointed and begun anew often
-        event.listen(self._records.engine, "connect", lambda connection, _: connection.execute(f"PRAGMA wal_autocheckpoint={pages}"))
+        pages = rng.choice(
+            (30, 100, 1000)
+        )  # a short write-ahead log is checkpointed and begun anew often
+        event.listen(
+            self._records.engine,
+            "connect",
+            lambda connection, _: connection.execute(f"PRAGMA wal_autocheckpoint={pages}"),
+        )
         migrate(self._records.engine)
         self._events = SqlEventLog(self._records)
         self._held: set[tuple[str, int]] = set()
@@ -95,7 +103,10 @@ class Writer:
         """Append events, which a power cut may take, and read now and then: a reader keeps a checkpoint from ending."""
         after, n = -1, 0
         for _ in range(self._rng.randint(1, 8)):
-            batch = [Event(seq_of(job.attempt, n + i), "delta", {"text": "word " * 20}) for i in range(self._rng.randint(1, 4))]
+            batch = [
+                Event(seq_of(job.attempt, n + i), "delta", {"text": "word " * 20})
+                for i in range(self._rng.randint(1, 4))
+            ]
             (after,) = await self._append(Append(job.id, after, batch))
             assert after == batch[-1].seq
             n += len(batch)

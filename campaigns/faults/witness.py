@@ -53,7 +53,9 @@ class Kill:
 class Times:
     """Seconds from deaths to what followed them."""
 
-    recovery: list[float] = field(default_factory=list)  # claimable again, a living supervisor saw the death
+    recovery: list[float] = field(
+        default_factory=list
+    )  # claimable again, a living supervisor saw the death
     recovery_host: list[float] = field(default_factory=list)
     reclaim: list[float] = field(default_factory=list)  # claimed again, for jobs with one death
 
@@ -71,11 +73,19 @@ class Witness:
 
     def log(self) -> list[Entry]:
         """Return the writes to the SQL log in order."""
-        return [Entry(*row) for row in self._rows("select job_id, seq, type from witness_log order by n")]
+        return [
+            Entry(*row)
+            for row in self._rows("select job_id, seq, type from witness_log order by n")
+        ]
 
     def changes(self) -> list[Change]:
         """Return the changes of the rows of chat jobs in order."""
-        return [Change(*row) for row in self._rows("select job_id, state, attempt, owner, deaths, at from witness_moves order by n")]
+        return [
+            Change(*row)
+            for row in self._rows(
+                "select job_id, state, attempt, owner, deaths, at from witness_moves order by n"
+            )
+        ]
 
     def loaded(self) -> dict[int, int]:
         """Return {pid: jobs that it runs now}; processes that died may be among them."""
@@ -98,12 +108,16 @@ class Witness:
         return times
 
     def _rows(self, query: str) -> list[Any]:
-        with self._open("rw") as connection:  # a read-only one cannot make the files of the write-ahead log anew
+        with self._open(
+            "rw"
+        ) as connection:  # a read-only one cannot make the files of the write-ahead log anew
             return list(connection.execute(query).fetchall())
 
     @contextmanager
     def _open(self, mode: str) -> Iterator[sqlite3.Connection]:
-        connection = sqlite_module.connect(f"{self._database.resolve().as_uri()}?mode={mode}", uri=True, timeout=60)
+        connection = sqlite_module.connect(
+            f"{self._database.resolve().as_uri()}?mode={mode}", uri=True, timeout=60
+        )
         try:
             yield connection
         finally:

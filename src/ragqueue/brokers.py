@@ -37,7 +37,9 @@ def usable(url: str) -> str:
         raise ValueError("a space, a control character or a % that is not %25")
     path = re.sub(r"^\w+://[^/?]*|[?#].*$", "", url)
     if "#" in url or not re.fullmatch(r"/.+" if url.startswith("unix:") else r"/?|/\d+/?", path):
-        raise ValueError("not a path, or not the number of a database, for which the client would take 0")
+        raise ValueError(
+            "not a path, or not the number of a database, for which the client would take 0"
+        )
     try:
         connection = ConnectionPool.from_url(url).make_connection()  # it only learns its options
     except (TypeError, RedisError) as error:
@@ -61,34 +63,48 @@ def judge(shown: str, commands: Sequence[Command], answers: Sequence[Any]) -> Ma
 def notes(shown: str, told: Mapping[str, Any]) -> list[str]:
     """Return what an operator should know of a Redis that works."""
     if "aof_enabled" not in told or "maxmemory_policy" not in told:
-        return [f"{shown} does not say (INFO) whether it keeps what it holds over a restart, and evicts nothing"]
+        return [
+            f"{shown} does not say (INFO) whether it keeps what it holds over a restart, and evicts nothing"
+        ]
     found = []
     if not told["aof_enabled"]:
         lost = "what it loses with a restart is healed, but questions wait longer and running streams begin anew"
-        found.append(f"{shown} has its append-only file off: {lost} (redis-server --appendonly yes)")
+        found.append(
+            f"{shown} has its append-only file off: {lost} (redis-server --appendonly yes)"
+        )
     if (policy := told["maxmemory_policy"]) != "noeviction":
-        found.append(f"{shown} may drop rings and logs when its memory is full: CONFIG SET maxmemory-policy noeviction (now {policy})")
+        found.append(
+            f"{shown} may drop rings and logs when its memory is full: CONFIG SET maxmemory-policy noeviction (now {policy})"
+        )
     return found
 
 
-def failure(shown: str, error: Exception, command: Command = ("",), version: object = None) -> RagqueueError:
+def failure(
+    shown: str, error: Exception, command: Command = ("",), version: object = None
+) -> RagqueueError:
     """Return a ConfigError for a Redis that answers but does not do its work, or else Unavailable."""
     said = reason(error)
     if unknown := re.match(r"unknown (?:sub)?command\W+(\w+)", said, re.IGNORECASE):
         run = f" ({version})" if version else ""
-        return ConfigError(f"Redis 6.2 or newer is needed: {unknown[1].upper()} is unknown to {shown}{run}")
+        return ConfigError(
+            f"Redis 6.2 or newer is needed: {unknown[1].upper()} is unknown to {shown}{run}"
+        )
     # A script that runs too long and a file that is being loaded come to an end by themselves.
     if not isinstance(error, ResponseError | AuthenticationError) or said.startswith("BUSY "):
         return Unavailable(f"{shown} failed: {said}")
     hints = [hint for kind, hint in _HINTS.items() if isinstance(error, kind)]
     hints += [hint for beginning, hint in _BEGINNINGS.items() if said.startswith(beginning)]
     asked = f" {command[0]!s}" if command[0] else ""
-    return ConfigError(f"{shown} refuses{asked or ' us'}: {said}" + (f": {hints[0]}" if hints else ""))
+    return ConfigError(
+        f"{shown} refuses{asked or ' us'}: {said}" + (f": {hints[0]}" if hints else "")
+    )
 
 
 def reason(error: Exception) -> str:
     """Return the first line of an error, without the arguments of the command, which may be a password."""
-    said = re.sub(r"^Command # \d+ \(.*?\) of pipeline caused error: ", "", str(error), flags=re.DOTALL)
+    said = re.sub(
+        r"^Command # \d+ \(.*?\) of pipeline caused error: ", "", str(error), flags=re.DOTALL
+    )
     code = getattr(error, "status_code", None)
     if code == "NOAUTH":  # its own words explain a command of the client
         return "NOAUTH a password is needed"
@@ -102,7 +118,9 @@ def address(options: Mapping[str, Any]) -> str:
     if path := options.get("path"):
         return f"unix://{path}?db={number}"
     host = options.get("host") or "localhost"
-    return f"redis://{'localhost' if host in _LOCAL else host}:{options.get('port') or 6379}/{number}"
+    return (
+        f"redis://{'localhost' if host in _LOCAL else host}:{options.get('port') or 6379}/{number}"
+    )
 
 
 def refuse_other(ours: Any, theirs: Any, shown: str) -> None:

@@ -41,14 +41,18 @@ class Ragqueue:
 
     runtime: Runtime  # the objects of this process, inside the block
 
-    def __init__(self, *, tenant: str = "default", settings: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, *, tenant: str = "default", settings: Mapping[str, Any] | None = None
+    ) -> None:
         """`settings` are names and values that go before the environment's, like `{"data": "/srv/rag"}`."""
         check_storable("tenant", tenant)
         self.tenant, self._flags, self._stack = tenant, settings, AsyncExitStack()
         self._gate = asyncio.Semaphore(64)  # documents that wait for their jobs at once
 
     async def __aenter__(self) -> Self:
-        os.environ.setdefault("OMP_NUM_THREADS", "1")  # before faiss is loaded; its own call covers one thread only
+        os.environ.setdefault(
+            "OMP_NUM_THREADS", "1"
+        )  # before faiss is loaded; its own call covers one thread only
         self.runtime = await self._stack.enter_async_context(open_runtime(load(self._flags)[0]))
         if self.runtime.settings.queue_url == "sql" and not await self.workers():
             await self._stack.enter_async_context(self.runtime.working())
@@ -62,7 +66,10 @@ class Ragqueue:
         return len(await self.runtime.records.read(workers.alive, self.runtime.settings.lease))
 
     async def ingest(
-        self, *paths: str | os.PathLike[str], collection: str = "default", progress: Callable[[Ingested, int], None] = lambda *_: None
+        self,
+        *paths: str | os.PathLike[str],
+        collection: str = "default",
+        progress: Callable[[Ingested, int], None] = lambda *_: None,
     ) -> Ingested:
         """Bring files and folders in, wait until their jobs have ended, tell what is done of how many. Raises NotFound for a wrong path."""
         files, done = find_files(paths), Ingested()
@@ -84,43 +91,73 @@ class Ragqueue:
         await asyncio.gather(*(one(source, path) for source, path in files.items()))
         return done
 
-    async def store(self, source: str, data: bytes | Path, *, collection: str = "default", media_type: str | None = None) -> Job | None:
+    async def store(
+        self,
+        source: str,
+        data: bytes | Path,
+        *,
+        collection: str = "default",
+        media_type: str | None = None,
+    ) -> Job | None:
         """Bring one file in and return its job once that has ended, or None when these bytes are known. Raises RagqueueError, OSError."""
         accept = self.runtime.ingester.accept
         async with self._gate:
             content = await asyncio.to_thread(data.read_bytes) if isinstance(data, Path) else data
             while True:
                 try:
-                    _, job = await accept(self.tenant, content, source=source, collection=collection, media_type=media_type)
+                    _, job = await accept(
+                        self.tenant,
+                        content,
+                        source=source,
+                        collection=collection,
+                        media_type=media_type,
+                    )
                     return job and await self.ended(job)
                 except QueueFull as error:
                     await asyncio.sleep(error.retry_after or 1.0)
 
-    async def ask(self, question: str, *, collection: str | None = None, limit: int | None = None) -> Answer:
+    async def ask(
+        self, question: str, *, collection: str | None = None, limit: int | None = None
+    ) -> Answer:
         """Return the answer to a question. Raises RagqueueError with the job's code when it fails."""
         async for event in self.stream(question, collection=collection, limit=limit):
             last = event
         view = dict(last.data["response"])
         if (written := view["answer"]) is None or view["status"] == "failed":
-            error = view["error"] or {"code": view["status"], "message": f"the question is {view['status']}"}
+            error = view["error"] or {
+                "code": view["status"],
+                "message": f"the question is {view['status']}",
+            }
             raise RagqueueError(f"{error['message']} ({error['code']})")
         view.pop("object")  # of the stream alone
-        return Answer(written["text"], [Citation(**citation) for citation in written["citations"]], view)
+        return Answer(
+            written["text"], [Citation(**citation) for citation in written["citations"]], view
+        )
 
-    async def stream(self, question: str, *, collection: str | None = None, limit: int | None = None) -> AsyncIterator[Event]:
+    async def stream(
+        self, question: str, *, collection: str | None = None, limit: int | None = None
+    ) -> AsyncIterator[Event]:
         """Yield the events of an answer as they are written. Raises InvalidRequest, NotFound, QueueFull."""
         await check_question(self.runtime, self.tenant, question, collection, limit=limit)
         payload = {"question": question, "collection": collection, "limit": limit}
-        job = await self.runtime.submitter.submit(self.tenant, "chat", {k: v for k, v in payload.items() if v is not None})
+        job = await self.runtime.submitter.submit(
+            self.tenant, "chat", {k: v for k, v in payload.items() if v is not None}
+        )
         async for batch in self.runtime.follower.follow(job):
             self.runtime.keeper.check()
             for event in batch:
                 yield event
 
-    async def search(self, question: str, *, collection: str | None = None, limit: int = 10) -> list[Hit]:
+    async def search(
+        self, question: str, *, collection: str | None = None, limit: int = 10
+    ) -> list[Hit]:
         """Return the passages nearest to a question, best first. Raises InvalidRequest, NotFound."""
-        await check_question(self.runtime, self.tenant, question, collection, limit=limit, largest=100)
-        return await self.runtime.retriever.retrieve(self.tenant, question, collections=[collection] if collection else None, limit=limit)
+        await check_question(
+            self.runtime, self.tenant, question, collection, limit=limit, largest=100
+        )
+        return await self.runtime.retriever.retrieve(
+            self.tenant, question, collections=[collection] if collection else None, limit=limit
+        )
 
     async def delete(self, document_id: str) -> documents.Receipt:
         """Delete a document and return its receipt once it is erased. Raises NotFound."""
@@ -140,7 +177,13 @@ class Ragqueue:
 
 
 async def check_question(
-    runtime: Runtime, tenant: str, question: str, collection: str | None, *, limit: int | None = None, largest: int = 50
+    runtime: Runtime,
+    tenant: str,
+    question: str,
+    collection: str | None,
+    *,
+    limit: int | None = None,
+    largest: int = 50,
 ) -> None:
     """Raise InvalidRequest for an empty or too long question or a wrong limit, NotFound for a collection that the tenant does not have."""
     if limit is not None and not 1 <= limit <= largest:
@@ -149,8 +192,13 @@ async def check_question(
         check_storable(name, text)
     most = runtime.settings.max_question
     if not question.strip() or len(question) > most:
-        raise InvalidRequest(f"question has {len(question):,} characters: 1 to {most:,} are allowed (RAGQUEUE_MAX_QUESTION)")
-    if collection is not None and await runtime.records.read(documents.generation, tenant, collection) is None:
+        raise InvalidRequest(
+            f"question has {len(question):,} characters: 1 to {most:,} are allowed (RAGQUEUE_MAX_QUESTION)"
+        )
+    if (
+        collection is not None
+        and await runtime.records.read(documents.generation, tenant, collection) is None
+    ):
         raise NotFound(f"there is no collection {collection!r}")
 
 
@@ -162,6 +210,14 @@ def find_files(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
             raise NotFound(f"there is no file or folder {str(given)!r}")
         inside = [given]
         if given.is_dir():
-            inside = sorted(path for path in given.rglob("*") if path.is_file() and path.suffix.lower() in EXTENSIONS)
-        found |= {path.as_posix(): path for path in inside if not any(part.startswith(".") for part in path.relative_to(given).parts)}
+            inside = sorted(
+                path
+                for path in given.rglob("*")
+                if path.is_file() and path.suffix.lower() in EXTENSIONS
+            )
+        found |= {
+            path.as_posix(): path
+            for path in inside
+            if not any(part.startswith(".") for part in path.relative_to(given).parts)
+        }
     return found

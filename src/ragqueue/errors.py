@@ -21,7 +21,9 @@ def without_password(url: object) -> str:
     user, at, place = rest.rpartition("@")
     place, _, query = place.partition("#")[0].partition("?")
     host, slash, path = place.partition("/")
-    if "?" in user or not _HOST.fullmatch(host):  # a secret that broke the URL may stand anywhere in it
+    if "?" in user or not _HOST.fullmatch(
+        host
+    ):  # a secret that broke the URL may stand anywhere in it
         return f"{scheme}://****"
     hidden = "&".join(f"{pair.partition('=')[0]}=****" for pair in query.split("&"))
     return f"{scheme}://{'****@' if at else ''}{host}{slash}{path}{f'?{hidden}' if query else ''}"
@@ -38,12 +40,27 @@ class RagqueueError(Exception):
     code, status, retryable = "internal_error", 500, False
 
     def __init_subclass__(cls, *, code: str = "", status: int = 0, retryable: bool = False) -> None:
-        cls.code, cls.status, cls.retryable = code or cls.code, status or cls.status, retryable or cls.retryable
+        cls.code, cls.status, cls.retryable = (
+            code or cls.code,
+            status or cls.status,
+            retryable or cls.retryable,
+        )
 
-    def __init__(self, message: str, *, code: str = "", retryable: bool | None = None, retry_after: float | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str = "",
+        retryable: bool | None = None,
+        retry_after: float | None = None,
+    ) -> None:
         message = message or f"{type(self).__name__}: {self.__doc__}"  # no error says nothing
         super().__init__(message)
-        self.message, self.code, self.retry_after = message, code or self.code, retry_after  # seconds
+        self.message, self.code, self.retry_after = (
+            message,
+            code or self.code,
+            retry_after,
+        )  # seconds
         self.retryable = self.retryable if retryable is None else retryable
 
 

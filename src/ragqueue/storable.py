@@ -20,10 +20,14 @@ def check_storable(what: str, value: object) -> None:
     if isinstance(value, str):
         if found := _NO_TEXT.search(value):
             kind = "a NUL" if found[0] == "\x00" else "half of a surrogate pair"
-            raise InvalidRequest(f"{what} holds {kind} at character {found.start()}, which is no text: leave it out")
+            raise InvalidRequest(
+                f"{what} holds {kind} at character {found.start()}, which is no text: leave it out"
+            )
     elif isinstance(value, int | float):
         if not math.isfinite(value) or not -MOST <= value <= MOST:
-            raise InvalidRequest(f"{what} is {value!r:.40}: it must be a number between -2^63 and 2^63")
+            raise InvalidRequest(
+                f"{what} is {value!r:.40}: it must be a number between -2^63 and 2^63"
+            )
     elif isinstance(value, Mapping):
         for key, inner in value.items():
             check_storable(f"a name in {what}", key)

@@ -9,7 +9,15 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client import (
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Metric,
+    generate_latest,
+)
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
@@ -17,17 +25,35 @@ _SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)
 _TO_FIRST = "From the submit of a question to its first text"
 
 WORK = CollectorRegistry()
-_taken: dict[tuple[str, str], float] = {}  # what was added to the records already: two workers of a process count once
+_taken: dict[
+    tuple[str, str], float
+] = {}  # what was added to the records already: two workers of a process count once
 _taking = threading.Lock()
 _taker = False  # whether a beat of this process brings its counts into the records
 JOBS = Counter("ragqueue_jobs_ended_total", "Jobs that ended", ["kind", "state"], registry=WORK)
-RETRIES = Counter("ragqueue_job_retries_total", "Tries of jobs that failed and are tried again", ["kind", "code"], registry=WORK)
-RUN_SECONDS = Histogram("ragqueue_run_seconds", "Time of one run of a job", ["kind"], buckets=_SECONDS, registry=WORK)
+RETRIES = Counter(
+    "ragqueue_job_retries_total",
+    "Tries of jobs that failed and are tried again",
+    ["kind", "code"],
+    registry=WORK,
+)
+RUN_SECONDS = Histogram(
+    "ragqueue_run_seconds", "Time of one run of a job", ["kind"], buckets=_SECONDS, registry=WORK
+)
 TOKENS = Counter("ragqueue_tokens_total", "Pieces of text that generators streamed", registry=WORK)
-FIRST_TOKEN = Histogram("ragqueue_time_to_first_token_seconds", _TO_FIRST, buckets=_SECONDS, registry=WORK)
-LOOP_FAILURES = Counter("ragqueue_loop_failures_total", "Surprises in background loops, which went on", ["loop"], registry=WORK)
+FIRST_TOKEN = Histogram(
+    "ragqueue_time_to_first_token_seconds", _TO_FIRST, buckets=_SECONDS, registry=WORK
+)
+LOOP_FAILURES = Counter(
+    "ragqueue_loop_failures_total",
+    "Surprises in background loops, which went on",
+    ["loop"],
+    registry=WORK,
+)
 STREAMS = Gauge("ragqueue_streams_active", "Event streams that this process serves")
-REFUSED = Counter("ragqueue_refused_total", "Requests that this process refused, by error code", ["code"])
+REFUSED = Counter(
+    "ragqueue_refused_total", "Requests that this process refused, by error code", ["code"]
+)
 GAUGES = {
     "ragqueue_queue_depth": "Jobs that wait, by lane",
     "ragqueue_queue_oldest_seconds": "How long the longest waiting job of a lane has waited",
@@ -82,13 +108,18 @@ class _Shared(Collector):
         self._samples = samples
 
     def collect(self) -> Iterator[Metric]:
-        for metric in (*WORK.collect(), *(Metric(name, text, "gauge") for name, text in GAUGES.items())):
+        for metric in (
+            *WORK.collect(),
+            *(Metric(name, text, "gauge") for name, text in GAUGES.items()),
+        ):
             names = {metric.name + ending for ending in ("", "_total", "_bucket", "_count", "_sum")}
             metric.samples = [sample for sample in self._samples if sample.name in names]
             yield metric
 
 
-def exposition(sums: Mapping[tuple[str, str], float], gauges: Iterable[tuple[str, dict[str, str], float]]) -> bytes:
+def exposition(
+    sums: Mapping[tuple[str, str], float], gauges: Iterable[tuple[str, dict[str, str], float]]
+) -> bytes:
     """Return the text of /metrics: this process's own, the sums of the workers, and gauges of the records."""
     whole = dict(sums)
     # Of a process that only serves, nobody takes them. Else the sums tell all: a total that is added up from two places
@@ -97,20 +128,35 @@ def exposition(sums: Mapping[tuple[str, str], float], gauges: Iterable[tuple[str
     for key, value in own.items():
         whole[key] = whole.get(key, 0.0) + value
     counted = ((name, json.loads(labels), value) for (name, labels), value in sorted(whole.items()))
-    return generate_latest(REGISTRY) + generate_latest(_Shared([Sample(*sample) for sample in (*counted, *gauges)]))
+    return generate_latest(REGISTRY) + generate_latest(
+        _Shared([Sample(*sample) for sample in (*counted, *gauges)])
+    )
 
 
 class _JsonFormatter(logging.Formatter):
     """Writes one JSON object a line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        said = {"ts": round(record.created, 3), "level": record.levelname.lower(), "logger": record.name, "event": record.getMessage()}
-        return json.dumps(said | ({"error": self.formatException(record.exc_info)} if record.exc_info else {}), ensure_ascii=False)
+        said = {
+            "ts": round(record.created, 3),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage(),
+        }
+        return json.dumps(
+            said | ({"error": self.formatException(record.exc_info)} if record.exc_info else {}),
+            ensure_ascii=False,
+        )
 
 
 def configure_logging(level: str, form: str) -> None:
     """Send logs to standard error, as text or as JSON."""
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S", force=True)
+    logging.basicConfig(
+        level=level,
+        format="%(asctime)s %(levelname)-7s %(message)s",
+        datefmt="%H:%M:%S",
+        force=True,
+    )
     if form == "json" or (form == "auto" and not sys.stderr.isatty()):
         logging.getLogger().handlers[0].setFormatter(_JsonFormatter())
     for noisy in ("alembic", "asyncio", "httpx2", "openai", "rq.worker"):

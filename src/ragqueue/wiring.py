@@ -44,28 +44,71 @@ class Runtime:
         self.keeper = Keeper()
         self.queue = _by_url(JobQueue, adapters.QUEUES, settings.queue_url, records)
         self.log = _by_url(EventLog, adapters.EVENTS, settings.events_url, records)
-        self.batcher, self.ringer = Batcher(self.log, partial(records.read, jobs.is_current)), Ringer(self.queue, database)
+        self.batcher, self.ringer = (
+            Batcher(self.log, partial(records.read, jobs.is_current)),
+            Ringer(self.queue, database),
+        )
         self.follower = Follower(records, self.log)
         deadlines = {"chat": settings.chat_deadline, "background": settings.other_deadline}
-        self.submitter = Submitter(records, self.ringer, bounds=(settings.lane_bound, settings.tenant_bound), deadlines=deadlines)
+        self.submitter = Submitter(
+            records,
+            self.ringer,
+            bounds=(settings.lane_bound, settings.tenant_bound),
+            deadlines=deadlines,
+        )
         self.reconciler = Reconciler(
-            records, self.queue, self.log, self.ringer, self.submitter,
-            keep_events=settings.keep_events, keep_jobs=settings.keep_jobs, lease=settings.lease,
-        )  # fmt: skip
-        self.embedder = None if settings.embedder == "none" else adapters.load(Embedder, adapters.EMBEDDERS, settings.embedder)()
+            records,
+            self.queue,
+            self.log,
+            self.ringer,
+            self.submitter,
+            keep_events=settings.keep_events,
+            keep_jobs=settings.keep_jobs,
+            lease=settings.lease,
+        )
+        self.embedder = (
+            None
+            if settings.embedder == "none"
+            else adapters.load(Embedder, adapters.EMBEDDERS, settings.embedder)()
+        )
         asking, self.index = None, None
         if self.embedder is not None:
             build = adapters.load(Index, adapters.INDEXES, settings.index)
             asking = RememberingEmbedder(self.embedder)
-            self.index = build(settings.vector_db_path, records) if settings.index == "faiss" else build()
-        self.retriever, self.generator = FusedRetriever(records, asking, self.index), _generator(settings, asking)
-        self.answerer = Answerer(
-            records, self.retriever, self.generator, asking, limit=settings.limit, system=settings.system_prompt, budget=settings.context
+            self.index = (
+                build(settings.vector_db_path, records) if settings.index == "faiss" else build()
+            )
+        self.retriever, self.generator = (
+            FusedRetriever(records, asking, self.index),
+            _generator(settings, asking),
         )
-        self.pool = ParserPool(processes=settings.background_concurrency, seconds=settings.parse_seconds, memory=settings.parse_memory)
-        self.ingester = Ingester(records, self.submitter, self.pool, self.embedder, self.index, max_upload=settings.max_upload)
+        self.answerer = Answerer(
+            records,
+            self.retriever,
+            self.generator,
+            asking,
+            limit=settings.limit,
+            system=settings.system_prompt,
+            budget=settings.context,
+        )
+        self.pool = ParserPool(
+            processes=settings.background_concurrency,
+            seconds=settings.parse_seconds,
+            memory=settings.parse_memory,
+        )
+        self.ingester = Ingester(
+            records,
+            self.submitter,
+            self.pool,
+            self.embedder,
+            self.index,
+            max_upload=settings.max_upload,
+        )
         self.eraser = Eraser(records, self.submitter, self.log, self.index)
-        self.lanes = {"chat": settings.concurrency, "background": settings.background_concurrency}  # jobs that a worker runs at once
+        self.lanes = {
+            "chat": settings.concurrency,
+            "background": settings.background_concurrency,
+        }  # jobs that a worker runs at once
 
     def keep_loops(self) -> None:
         """Begin the background work of the process."""
@@ -73,21 +116,38 @@ class Runtime:
         self.keeper.keep("batcher", self.batcher.step)
         self.keeper.keep("hub", self.follower.step)
         for look, seconds in self.reconciler.looks():  # with jitter: many processes look
-            self.keeper.keep("reconciler", look, every=partial(random.uniform, 0.8 * seconds, 1.2 * seconds))
+            self.keeper.keep(
+                "reconciler", look, every=partial(random.uniform, 0.8 * seconds, 1.2 * seconds)
+            )
 
     def worker(self, *, owner: str | None = None, lanes: Mapping[str, int] | None = None) -> Worker:
         """Return a worker that has not begun to beat."""
         ingest, erase = self.ingester, self.eraser
-        kinds = {"chat": self.answerer.run, "ingest": lambda run: ingest.run(run.job), "delete": lambda run: erase.run(run.job)}
+        kinds = {
+            "chat": self.answerer.run,
+            "ingest": lambda run: ingest.run(run.job),
+            "delete": lambda run: erase.run(run.job),
+        }
         return Worker(
-            self.records, self.batcher, self.ringer, kinds, keeper=self.keeper,
-            owner=owner or f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}", database=self.database,
-            lease=self.settings.lease, beat_every=self.settings.beat, lanes=",".join(lanes or self.lanes),
-        )  # fmt: skip
+            self.records,
+            self.batcher,
+            self.ringer,
+            kinds,
+            keeper=self.keeper,
+            owner=owner or f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}",
+            database=self.database,
+            lease=self.settings.lease,
+            beat_every=self.settings.beat,
+            lanes=",".join(lanes or self.lanes),
+        )
 
-    def working(self, worker: Worker | None = None) -> AbstractAsyncContextManager[asyncio.Task[None]]:
+    def working(
+        self, worker: Worker | None = None
+    ) -> AbstractAsyncContextManager[asyncio.Task[None]]:
         """Run a worker in this process for as long as the context lasts."""
-        return working(worker or self.worker(), self.queue, self.lanes, self.keeper, drain=self.settings.drain)
+        return working(
+            worker or self.worker(), self.queue, self.lanes, self.keeper, drain=self.settings.drain
+        )
 
 
 @asynccontextmanager
@@ -109,20 +169,33 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         yield runtime
 
 
-def _by_url(port: type[adapters.T], table: Mapping[str, tuple[str, str]], url: str, records: Records) -> adapters.T:
+def _by_url(
+    port: type[adapters.T], table: Mapping[str, tuple[str, str]], url: str, records: Records
+) -> adapters.T:
     """Return the queue engine or event log that a URL names by its scheme. Raises ConfigError."""
     return adapters.by_url(port, table, url, *([records] if re.match("sql([+:]|$)", url) else []))
 
 
 def _generator(settings: Settings, embedder: Embedder | None) -> Generator:
     kind, name = settings.model
-    build = adapters.load(Generator, adapters.GENERATORS, settings.llm_model if kind == "python" else kind)
+    build = adapters.load(
+        Generator, adapters.GENERATORS, settings.llm_model if kind == "python" else kind
+    )
     if kind == "extractive" and embedder is not None:
         return build(embedder.embed, languages=embedder.languages)
     if kind == "openai":
         key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else ""
-        url, most = settings.openai_base_url or "https://api.openai.com/v1", settings.concurrency + 10
-        return build(name, base_url=url, api_key=key, continues=settings.model_continues, max_connections=most)
+        url, most = (
+            settings.openai_base_url or "https://api.openai.com/v1",
+            settings.concurrency + 10,
+        )
+        return build(
+            name,
+            base_url=url,
+            api_key=key,
+            continues=settings.model_continues,
+            max_connections=most,
+        )
     return build(name) if kind == "scripted" else build()
 
 

@@ -11,7 +11,10 @@ from tests.api.conftest import Server, Start, events_of, start
 
 __all__ = ["start"]  # the fixture
 QUESTION = "How many seconds does a lease last?"
-LEASES = "\n\n".join(f"# Part {n}\n\n" + f"A lease of part {n} lasts ten seconds, and is renewed by its worker. " * 9 for n in range(30))
+LEASES = "\n\n".join(
+    f"# Part {n}\n\n" + f"A lease of part {n} lasts ten seconds, and is renewed by its worker. " * 9
+    for n in range(30)
+)
 
 
 class Model(Generator):
@@ -52,7 +55,9 @@ async def test_the_prompt_is_filled_and_the_log_holds_exactly_its_passages(serve
     assert 6 < len(sources) < 20
 
 
-async def test_a_smaller_context_holds_fewer_passages_in_the_prompt_and_in_the_log(start: Start) -> None:
+async def test_a_smaller_context_holds_fewer_passages_in_the_prompt_and_in_the_log(
+    start: Start,
+) -> None:
     server = await start(llm_model="python:tests.answering.test_answer:Model", context=700)
     await server.upload(LEASES)
 
@@ -70,7 +75,9 @@ async def test_the_callers_limit_is_a_hard_bound(server: Server) -> None:
 
 
 @pytest.mark.parametrize("model", ["extractive", "scripted:tokens=20"])
-async def test_a_generator_that_reads_no_prompt_gets_no_more_passages_than_it_uses(start: Start, model: str) -> None:
+async def test_a_generator_that_reads_no_prompt_gets_no_more_passages_than_it_uses(
+    start: Start, model: str
+) -> None:
     server = await start(llm_model=model)
     await server.upload(LEASES)
 
@@ -95,23 +102,37 @@ async def test_an_echo_of_the_fence_is_neither_shown_nor_stored_nor_taken_for_an
     assert "<source" not in answered["answer"]["text"] + log
 
 
-async def test_an_answer_of_nothing_but_echoes_has_failed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Model, "says", lambda prompt: ['<source-x n="1">', "\n", "</sour", "ce-x>", "\n<source-"])
+async def test_an_answer_of_nothing_but_echoes_has_failed(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        Model, "says", lambda prompt: ['<source-x n="1">', "\n", "</sour", "ce-x>", "\n<source-"]
+    )
     monkeypatch.setattr("ragqueue.working.worker.TRIES", 1)
     await server.upload()
 
     job = await server.ragqueue.runtime.submitter.submit(
         "default", "chat", {"question": "When does the ferry to Hven leave in the morning?"}
     )
-    events = [event async for batch in server.ragqueue.runtime.follower.follow(job) for event in batch]
+    events = [
+        event async for batch in server.ragqueue.runtime.follower.follow(job) for event in batch
+    ]
     last = events[-1]
 
     assert last.data["response"]["status"] == "failed"
     assert "empty answer" in last.data["response"]["error"]["message"]
 
 
-async def test_the_grounding_of_an_answer_is_settled_by_its_citations(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Model, "says", lambda prompt: ["The ferry to Hven leaves at nine in the morning [1]. Bananas are yellow [1]."])
+async def test_the_grounding_of_an_answer_is_settled_by_its_citations(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        Model,
+        "says",
+        lambda prompt: [
+            "The ferry to Hven leaves at nine in the morning [1]. Bananas are yellow [1]."
+        ],
+    )
     await server.upload()
 
     answered = await server.ask("When does the ferry to Hven leave in the morning?")

@@ -23,7 +23,9 @@ def cited(text: str, hits: list[Hit] = HITS) -> list[Citation]:
     return scan(text, hits).citations
 
 
-def flat(pieces: Iterable[tuple[str, Sequence[Citation]]]) -> tuple[str, list[tuple[int, Citation]]]:
+def flat(
+    pieces: Iterable[tuple[str, Sequence[Citation]]],
+) -> tuple[str, list[tuple[int, Citation]]]:
     """Return the text and each citation with its place in it."""
     text, found = "", []
     for shown, citations in pieces:
@@ -72,7 +74,9 @@ def test_markers_in_a_row_share_their_claim(markers: str) -> None:
     first, second = cited(f"When a worker falls silent, jobs go on {markers}.")
 
     assert (first.n, second.n) == (1, 2)
-    assert second.quote == "When its worker falls silent, another worker claims the job and goes on."
+    assert (
+        second.quote == "When its worker falls silent, another worker claims the job and goes on."
+    )
 
 
 def test_a_number_that_names_no_passage_stays_in_the_text_and_is_counted() -> None:
@@ -93,7 +97,10 @@ def test_a_claim_that_the_passage_does_not_carry_is_marked() -> None:
 
 
 def test_a_wrong_number_is_not_carried() -> None:
-    right, wrong = cited("A lease lasts 10 seconds [1]. A lease lasts 90 seconds [1].", make_hits("A lease lasts 10 seconds."))
+    right, wrong = cited(
+        "A lease lasts 10 seconds [1]. A lease lasts 90 seconds [1].",
+        make_hits("A lease lasts 10 seconds."),
+    )
 
     assert (right.supported, wrong.supported) == (True, False)
 
@@ -124,7 +131,15 @@ def test_an_index_in_code_is_no_citation() -> None:
 
 
 @pytest.mark.parametrize(
-    "code", ["```\nx = [2]\n[1]\n```", "~~~\nrows = [\n  [1], [2]]\n~~~", "````\n```\n[1]\n````", "`[1]`", "`x = [1]`", "`f([1], [2])`"]
+    "code",
+    [
+        "```\nx = [2]\n[1]\n```",
+        "~~~\nrows = [\n  [1], [2]]\n~~~",
+        "````\n```\n[1]\n````",
+        "`[1]`",
+        "`x = [1]`",
+        "`f([1], [2])`",
+    ],
 )
 def test_a_list_in_code_is_no_citation(code: str) -> None:
     scanner = scan(f"Rings may arrive twice:\n\n{code}\n\nA lost ring is found [1].")
@@ -138,9 +153,14 @@ def test_a_marker_after_a_lone_backtick_is_a_citation() -> None:
 
 
 def test_several_sentences_that_stand_in_the_passage_are_quoted_whole() -> None:
-    (citation,) = cited("A lost ring is found by the reconciler within two seconds. Rings may arrive twice. [1]")
+    (citation,) = cited(
+        "A lost ring is found by the reconciler within two seconds. Rings may arrive twice. [1]"
+    )
 
-    assert citation.quote == "A lost ring is found by the reconciler within two seconds. Rings may arrive twice."
+    assert (
+        citation.quote
+        == "A lost ring is found by the reconciler within two seconds. Rings may arrive twice."
+    )
 
 
 def test_a_marker_after_code_is_a_citation() -> None:
@@ -165,7 +185,10 @@ def test_a_passage_is_quoted_in_its_own_language() -> None:
 def test_only_what_may_become_a_marker_is_held_back() -> None:
     scanner = CitationScanner(HITS)
 
-    shown = ["".join(shown for shown, _ in scanner.feed(text)) for text in ("Jobs go on [", "1", "2", "x] [3", "]", " [")]
+    shown = [
+        "".join(shown for shown, _ in scanner.feed(text))
+        for text in ("Jobs go on [", "1", "2", "x] [3", "]", " [")
+    ]
     end = list(scanner.feed("", last=True))
 
     assert shown == ["Jobs go on ", "", "", "[12x] ", "[3]", " "]
@@ -183,7 +206,26 @@ def test_an_empty_passage_can_be_cited() -> None:
 
 
 FRAGMENTS = st.sampled_from(
-    ["[", "]", "1", "2", "[1]", "[1, 2]", "[3][1]", ",", " ", ". ", "\n", "`", "```\n", "\\", "a", "Rings arrive twice", "lease", "[99]"]
+    [
+        "[",
+        "]",
+        "1",
+        "2",
+        "[1]",
+        "[1, 2]",
+        "[3][1]",
+        ",",
+        " ",
+        ". ",
+        "\n",
+        "`",
+        "```\n",
+        "\\",
+        "a",
+        "Rings arrive twice",
+        "lease",
+        "[99]",
+    ]
 )
 
 
@@ -195,7 +237,11 @@ def test_where_the_text_is_split_makes_no_difference(text: str, data: st.DataObj
 
     found = flat(
         [
-            *(piece for low, high in zip([0, *cuts], [*cuts, len(text)], strict=True) for piece in split.feed(text[low:high])),
+            *(
+                piece
+                for low, high in zip([0, *cuts], [*cuts, len(text)], strict=True)
+                for piece in split.feed(text[low:high])
+            ),
             *split.feed("", last=True),
         ]
     )
@@ -209,4 +255,6 @@ def test_where_the_text_is_split_makes_no_difference(text: str, data: st.DataObj
 def test_every_quote_stands_in_its_passage(text: str) -> None:
     for citation in cited(text):
         chunk = HITS[citation.n - 1].chunk
-        assert chunk.text[citation.start - chunk.start : citation.end - chunk.start] == citation.quote
+        assert (
+            chunk.text[citation.start - chunk.start : citation.end - chunk.start] == citation.quote
+        )

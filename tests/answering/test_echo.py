@@ -9,8 +9,13 @@ from ragqueue.answering.prompt import build
 from ragqueue.testing.contracts.generators import TEXTS, make_hits
 
 FENCES = [
-    '<source-k3f9 n="1" title="Part 1 > Leases">', "</source-k3f9>", "< / SOURCE-1 >", "<Source-x n=1/>", "<source->", '<source-a title="b" n="2">',
-]  # fmt: skip
+    '<source-k3f9 n="1" title="Part 1 > Leases">',
+    "</source-k3f9>",
+    "< / SOURCE-1 >",
+    "<Source-x n=1/>",
+    "<source->",
+    '<source-a title="b" n="2">',
+]
 
 
 def shown(*pieces: str) -> str:
@@ -25,7 +30,16 @@ def test_a_tag_of_our_fence_is_not_shown(fence: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ['<source src="a.webm">', "<sources-x>", "a < b and <b>bold</b>", "</source>", "&lt;source-1>", "<< source", "no tag at all", "1 <\n2"],
+    [
+        '<source src="a.webm">',
+        "<sources-x>",
+        "a < b and <b>bold</b>",
+        "</source>",
+        "&lt;source-1>",
+        "<< source",
+        "no tag at all",
+        "1 <\n2",
+    ],
 )
 def test_other_text_is_left_alone(text: str) -> None:
     assert shown(f"{text} it is.") == f"{text} it is."
@@ -51,7 +65,9 @@ def test_a_tag_with_an_open_quote_takes_no_more_than_its_line_with_it() -> None:
 def test_what_may_become_a_tag_waits_and_everything_else_passes_at_once() -> None:
     echo = EchoFilter()
 
-    assert [echo.feed(piece) for piece in ("plain", " a <", " b", " <sou", "p> <source-a", ">", "end")] == [
+    assert [
+        echo.feed(piece) for piece in ("plain", " a <", " b", " <sou", "p> <source-a", ">", "end")
+    ] == [
         "plain",
         " a ",
         "< b",
@@ -63,7 +79,24 @@ def test_what_may_become_a_tag_waits_and_everything_else_passes_at_once() -> Non
 
 
 PIECES = st.sampled_from(
-    [*FENCES, "<", "/", " ", "source", "-", "src", ">", '"', "n=1", "\n", "a", "A lease lasts.", "[1]", "<b>", "SOURCE-"]
+    [
+        *FENCES,
+        "<",
+        "/",
+        " ",
+        "source",
+        "-",
+        "src",
+        ">",
+        '"',
+        "n=1",
+        "\n",
+        "a",
+        "A lease lasts.",
+        "[1]",
+        "<b>",
+        "SOURCE-",
+    ]
 )
 
 
@@ -75,6 +108,13 @@ def test_where_the_text_is_split_makes_no_difference(text: str, data: st.DataObj
     assert shown(*pieces) == shown(text) == shown(*text)
 
 
-@given(st.lists(st.sampled_from([*FENCES, "A lease lasts. ", "Rings may arrive twice [1]. ", "a > b, ", "`x = [2]`\n"]), max_size=12))
+@given(
+    st.lists(
+        st.sampled_from(
+            [*FENCES, "A lease lasts. ", "Rings may arrive twice [1]. ", "a > b, ", "`x = [2]`\n"]
+        ),
+        max_size=12,
+    )
+)
 def test_an_answer_between_tags_is_shown_whole(parts: list[str]) -> None:
     assert shown("".join(parts)) == "".join(part for part in parts if part not in FENCES)

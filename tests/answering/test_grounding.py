@@ -27,15 +27,30 @@ class FixedEmbedder(Embedder):
 
     async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         self.asked += texts
-        return np.array([(1, 0) if text == QUESTION else (0.6, 0.8) if "lease" in text else (0, 1) for text in texts], np.float32)
+        return np.array(
+            [
+                (1, 0) if text == QUESTION else (0.6, 0.8) if "lease" in text else (0, 1)
+                for text in texts
+            ],
+            np.float32,
+        )
 
 
-def hits_with(cosine: float | None, keyword: float = 0.0, text: str = "The lease lasts ten seconds. Rings may arrive twice.") -> list[Hit]:
+def hits_with(
+    cosine: float | None,
+    keyword: float = 0.0,
+    text: str = "The lease lasts ten seconds. Rings may arrive twice.",
+) -> list[Hit]:
     return [hit._replace(cosine=cosine, keyword=keyword) for hit in make_hits(text)]
 
 
-@pytest.mark.parametrize(("cosine", "grounding"), [(0.5, "grounded"), (0.4, "weak"), (0.05, "weak"), (-0.05, "abstained")])
-async def test_the_cosines_of_passage_and_best_sentence_decide(cosine: float, grounding: str) -> None:
+@pytest.mark.parametrize(
+    ("cosine", "grounding"),
+    [(0.5, "grounded"), (0.4, "weak"), (0.05, "weak"), (-0.05, "abstained")],
+)
+async def test_the_cosines_of_passage_and_best_sentence_decide(
+    cosine: float, grounding: str
+) -> None:
     assert await judge(QUESTION, hits_with(cosine), FixedEmbedder()) == grounding
 
 
@@ -46,7 +61,8 @@ async def test_the_best_of_the_first_passages_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("keyword", "grounding"), [(KEYWORD_WEAK, "grounded"), (KEYWORD_ABSTAIN, "weak"), (KEYWORD_ABSTAIN - 0.01, "abstained")]
+    ("keyword", "grounding"),
+    [(KEYWORD_WEAK, "grounded"), (KEYWORD_ABSTAIN, "weak"), (KEYWORD_ABSTAIN - 0.01, "abstained")],
 )
 async def test_keywords_decide_without_an_embedder(keyword: float, grounding: str) -> None:
     assert await judge(QUESTION, hits_with(None, keyword), None) == grounding
@@ -57,7 +73,9 @@ async def test_keywords_decide_in_a_language_that_the_embedder_does_not_speak() 
     embedder.languages = frozenset({"en"})
     german = "Der Mieter zahlt am Anfang eines jeden Monats die vereinbarte Miete an den Vermieter."
 
-    assert await judge("Wann zahlt der Mieter?", hits_with(0.0, 0.5, german), embedder) == "grounded"
+    assert (
+        await judge("Wann zahlt der Mieter?", hits_with(0.0, 0.5, german), embedder) == "grounded"
+    )
 
 
 @pytest.mark.parametrize(("keyword", "grounding"), [(0.5, "grounded"), (0.0, "abstained")])
@@ -138,5 +156,7 @@ YES, NO = (Citation(1, "d", 1, 0, 1, None, "x", supported=supported) for support
         ("abstained", [], [], "abstained"),
     ],
 )
-def test_the_citations_settle_the_grounding(found: str, citations: list[Citation], invalid: list[int], grounding: str) -> None:
+def test_the_citations_settle_the_grounding(
+    found: str, citations: list[Citation], invalid: list[int], grounding: str
+) -> None:
     assert settle(found, citations, invalid) == grounding

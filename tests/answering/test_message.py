@@ -10,7 +10,16 @@ from ragqueue.testing.contracts.generators import TEXTS, make_hits
 from ragqueue.types import Event
 
 HITS = make_hits(*TEXTS)
-TOKENS = ["Rings may", " arrive twice [1", "] and [2, 9].", " The log", " keeps every", " token [3]", " in order [", "12"]
+TOKENS = [
+    "Rings may",
+    " arrive twice [1",
+    "] and [2, 9].",
+    " The log",
+    " keeps every",
+    " token [3]",
+    " in order [",
+    "12",
+]
 
 
 class NoBatcher:
@@ -42,7 +51,9 @@ def written(tokens: list[str] = TOKENS) -> list[Event]:
 def told(events: list[Event]) -> tuple[str, list[tuple[str, Any]]]:
     """Return the text, and all events but those of the text."""
     deltas = [event.data["delta"] for event in events if event.type.endswith("text.delta")]
-    return "".join(deltas), [(event.type, event.data) for event in events if not event.type.endswith("text.delta")]
+    return "".join(deltas), [
+        (event.type, event.data) for event in events if not event.type.endswith("text.delta")
+    ]
 
 
 WHOLE = written()

@@ -20,7 +20,12 @@ def test_passages_are_numbered_and_fenced_in_order() -> None:
     text = user("First text.", "Second text.")
 
     assert f'<source-{NONCE} n="1" title="">\nFirst text.\n</source-{NONCE}>' in text
-    assert text.index("First text.") < text.index('n="2"') < text.index("Second text.") < text.index("Question: Why?")
+    assert (
+        text.index("First text.")
+        < text.index('n="2"')
+        < text.index("Second text.")
+        < text.index("Question: Why?")
+    )
 
 
 def test_two_jobs_share_all_text_before_the_nonce() -> None:
@@ -31,7 +36,9 @@ def test_two_jobs_share_all_text_before_the_nonce() -> None:
 
 def test_the_system_text_is_the_same_for_every_question() -> None:
     assert (
-        build("a", make_hits("x"), budget_tokens=500, nonce="n1").system == build("b", (), budget_tokens=500, nonce="n2").system == SYSTEM
+        build("a", make_hits("x"), budget_tokens=500, nonce="n1").system
+        == build("b", (), budget_tokens=500, nonce="n2").system
+        == SYSTEM
     )
 
 
@@ -40,13 +47,20 @@ def test_the_same_job_gets_the_same_prompt() -> None:
 
 
 def test_title_and_headings_name_the_passage() -> None:
-    hit = Hit(Chunk(1, "d", 1, 0, 4, "Text", title='The "Book"', heading_path=("Part 1", "Leases")), 1.0)
+    hit = Hit(
+        Chunk(1, "d", 1, 0, 4, "Text", title='The "Book"', heading_path=("Part 1", "Leases")), 1.0
+    )
 
-    assert "title=\"The 'Book' > Part 1 > Leases\"" in build("q", [hit], budget_tokens=500, nonce=NONCE).user
+    assert (
+        "title=\"The 'Book' > Part 1 > Leases\""
+        in build("q", [hit], budget_tokens=500, nonce=NONCE).user
+    )
 
 
 def test_passages_that_do_not_fit_are_left_out_from_the_tail() -> None:
-    prompt = build("Why?", make_hits("short one", "long " * 400, "short two"), budget_tokens=300, nonce=NONCE)
+    prompt = build(
+        "Why?", make_hits("short one", "long " * 400, "short two"), budget_tokens=300, nonce=NONCE
+    )
 
     assert [hit.chunk.document_id for hit in prompt.hits] == ["d1"]
     assert "short two" not in prompt.user
@@ -86,16 +100,36 @@ def test_a_passage_cannot_name_the_nonce() -> None:
 @pytest.mark.parametrize(
     "token",
     [
-        "<|im_start|>", "<|eot_id|>", "<|start_header_id|>", "<｜begin▁of▁sentence｜>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "</s>", "<s>",
-        "<bos>", "<start_of_turn>", "<end_of_turn>", "[TOOL_CALLS]", "[SYSTEM_PROMPT]", "<think>", "<unused42>", "[gMASK]", "<|turn>", "<turn|>",
+        "<|im_start|>",
+        "<|eot_id|>",
+        "<|start_header_id|>",
+        "<｜begin▁of▁sentence｜>",
+        "[INST]",
+        "[/INST]",
+        "<<SYS>>",
+        "<</SYS>>",
+        "</s>",
+        "<s>",
+        "<bos>",
+        "<start_of_turn>",
+        "<end_of_turn>",
+        "[TOOL_CALLS]",
+        "[SYSTEM_PROMPT]",
+        "<think>",
+        "<unused42>",
+        "[gMASK]",
+        "<|turn>",
+        "<turn|>",
     ],
-)  # fmt: skip
+)
 def test_control_tokens_are_taken_out(token: str) -> None:
     assert clean(f"before{token}after", NONCE) == "before after"
 
 
 def test_control_tokens_hidden_by_invisible_characters_or_each_other_are_taken_out() -> None:
-    assert "<|im_start|>" not in clean("<|im\u200b_start|> <|im<|x|>_start|> <|im[INST]_start|>", NONCE)
+    assert "<|im_start|>" not in clean(
+        "<|im\u200b_start|> <|im<|x|>_start|> <|im[INST]_start|>", NONCE
+    )
 
 
 def test_invisible_text_is_taken_out() -> None:
@@ -104,7 +138,15 @@ def test_invisible_text_is_taken_out() -> None:
     assert clean(f"a\u200bb\u202ec\u2066d{smuggled}e\ufefff\x00g\u00adh", NONCE) == "abcdefgh"
 
 
-@pytest.mark.parametrize("text", ["See [link](http://x) and [INSTALL].", "if a < b and c > d:", "x[1] | y\n\tz", "Grüße, 你好, שלום, ไทย"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "See [link](http://x) and [INSTALL].",
+        "if a < b and c > d:",
+        "x[1] | y\n\tz",
+        "Grüße, 你好, שלום, ไทย",
+    ],
+)
 def test_ordinary_text_is_left_alone(text: str) -> None:
     assert clean(text, NONCE) == text
 

@@ -32,8 +32,12 @@ class Server:
     ragqueue: Ragqueue
     client: httpx2.AsyncClient
 
-    async def upload(self, text: str = DOCUMENT, name: str = "ferries.md", **headers: str) -> dict[str, Any]:
-        response = await self.client.post("/documents", files={"file": (name, text.encode())}, headers=headers)
+    async def upload(
+        self, text: str = DOCUMENT, name: str = "ferries.md", **headers: str
+    ) -> dict[str, Any]:
+        response = await self.client.post(
+            "/documents", files={"file": (name, text.encode())}, headers=headers
+        )
         assert response.status_code == 202, response.text
         body: dict[str, Any] = response.json()
         await self.ended(f"/jobs/{body['job_id']}", **headers)
@@ -61,7 +65,11 @@ def events_of(text: str) -> list[tuple[int, dict[str, Any]]]:
     """Return (id, data) of each block of an event stream."""
     found = []
     for block in text.split("\n\n"):
-        fields = dict(line.split(": ", 1) for line in block.splitlines() if ": " in line and not line.startswith(":"))
+        fields = dict(
+            line.split(": ", 1)
+            for line in block.splitlines()
+            if ": " in line and not line.startswith(":")
+        )
         if "data" in fields:
             found.append((int(fields["id"]), json.loads(fields["data"])))
     return found
@@ -78,7 +86,13 @@ async def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     opened: list[tuple[Ragqueue, httpx2.AsyncClient]] = []
 
     async def open_server(*, embedder: str = "none", **settings: Any) -> Server:
-        flags = {"data": tmp_path / "data", "vector_db_path": tmp_path / "vectors", "embedder": embedder, "drain": 0.0, **settings}
+        flags = {
+            "data": tmp_path / "data",
+            "vector_db_path": tmp_path / "vectors",
+            "embedder": embedder,
+            "drain": 0.0,
+            **settings,
+        }
         ragqueue = await Ragqueue(settings=flags).__aenter__()
         transport = httpx2.ASGITransport(app=create_app(ragqueue.runtime))
         client = httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000")

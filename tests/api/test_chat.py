@@ -19,20 +19,29 @@ async def test_a_question_is_accepted_and_answered_with_exact_quotes(server: Ser
     await server.upload()
 
     accepted = await server.client.post("/chat", json={"question": QUESTION})
-    assert (accepted.status_code, accepted.headers["location"]) == (202, accepted.json()["links"]["self"])
+    assert (accepted.status_code, accepted.headers["location"]) == (
+        202,
+        accepted.json()["links"]["self"],
+    )
     answered = await server.ended(accepted.headers["location"])
 
     assert answered["status"] == "completed"
     assert "nine in the morning" in answered["answer"]["text"]
     for citation in answered["answer"]["citations"]:
-        text = (await server.client.get(f"/documents/{citation['document_id']}/text?version={citation['version']}")).text
+        text = (
+            await server.client.get(
+                f"/documents/{citation['document_id']}/text?version={citation['version']}"
+            )
+        ).text
         assert text[citation["start"] : citation["end"]] == citation["quote"]
 
 
 async def test_the_event_stream_adds_up_to_the_answer(server: Server) -> None:
     await server.upload()
 
-    response = await server.client.post("/chat", json={"question": QUESTION}, headers={"accept": "text/event-stream"})
+    response = await server.client.post(
+        "/chat", json={"question": QUESTION}, headers={"accept": "text/event-stream"}
+    )
     found = events_of(response.text)
 
     answered = await server.ended(response.headers["content-location"])
@@ -43,7 +52,9 @@ async def test_the_event_stream_adds_up_to_the_answer(server: Server) -> None:
     assert found[-1][1]["type"] == "response.completed"
     kinds = [data["type"] for _, data in found]
     assert (
-        kinds.index("ragqueue:sources") < kinds.index("response.output_text.delta") < kinds.index("response.output_text.annotation.added")
+        kinds.index("ragqueue:sources")
+        < kinds.index("response.output_text.delta")
+        < kinds.index("response.output_text.annotation.added")
     )
 
 
@@ -56,13 +67,17 @@ async def test_a_stream_resumes_after_each_of_its_events(server: Server) -> None
     for index, (seq, _) in enumerate(found[:-1]):
         rest = events_of((await server.client.get(path, headers={"last-event-id": str(seq)})).text)
         assert rest == found[index + 1 :]
-    assert (await server.client.get(path, headers={"last-event-id": str(found[-1][0])})).status_code == 204
+    assert (
+        await server.client.get(path, headers={"last-event-id": str(found[-1][0])})
+    ).status_code == 204
 
 
 async def test_prefer_wait_gives_the_answer_if_it_is_ready_in_time(server: Server) -> None:
     await server.upload()
 
-    response = await server.client.post("/chat", json={"question": QUESTION}, headers={"prefer": "wait=10"})
+    response = await server.client.post(
+        "/chat", json={"question": QUESTION}, headers={"prefer": "wait=10"}
+    )
 
     assert (response.status_code, response.headers["preference-applied"]) == (200, "wait")
     assert response.json()["answer"]["text"]
@@ -72,15 +87,21 @@ async def test_prefer_wait_gives_202_if_it_is_not(start: Start) -> None:
     server = await start(llm_model=SLOW)
     await server.upload()
 
-    response = await server.client.post("/chat", json={"question": QUESTION}, headers={"prefer": "wait=0"})
+    response = await server.client.post(
+        "/chat", json={"question": QUESTION}, headers={"prefer": "wait=0"}
+    )
 
     assert response.status_code == 202
 
 
-async def test_what_the_sources_do_not_hold_is_said_with_the_nearest_passages(server: Server) -> None:
+async def test_what_the_sources_do_not_hold_is_said_with_the_nearest_passages(
+    server: Server,
+) -> None:
     await server.upload()
 
-    answered = await server.ask("Which zebra won the chess championship of Lisbon, and what about the ferry?")
+    answered = await server.ask(
+        "Which zebra won the chess championship of Lisbon, and what about the ferry?"
+    )
 
     assert answered["answer"]["grounding"] == "abstained"
     assert answered["answer"]["citations"] == []
@@ -116,7 +137,12 @@ async def test_a_repeated_idempotency_key_gives_the_same_chat(server: Server) ->
     await server.upload()
     headers = {"idempotency-key": "k1"}
 
-    ids = {(await server.client.post("/chat", json={"question": QUESTION}, headers=headers)).json()["id"] for _ in range(5)}
+    ids = {
+        (await server.client.post("/chat", json={"question": QUESTION}, headers=headers)).json()[
+            "id"
+        ]
+        for _ in range(5)
+    }
     other = await server.client.post("/chat", json={"question": "Another?"}, headers=headers)
 
     assert len(ids) == 1
@@ -126,25 +152,47 @@ async def test_a_repeated_idempotency_key_gives_the_same_chat(server: Server) ->
 @pytest.mark.parametrize(
     "body",
     [
-        {}, {"question": ""}, {"question": "   "}, {"question": "x" * 1_000_000}, {"question": 7}, {"question": "?", "limit": 0},
-        {"question": "?", "limit": 51}, {"question": "?", "surprise": 1}, {"question": "?", "model": "gpt-none"},
-        {"question": "?", "metadata": {str(n): "v" for n in range(17)}}, {"question": "?", "metadata": {"n" * 65: "v"}},
-        {"question": "?", "metadata": {"n": "v" * 513}}, [], "?",
+        {},
+        {"question": ""},
+        {"question": "   "},
+        {"question": "x" * 1_000_000},
+        {"question": 7},
+        {"question": "?", "limit": 0},
+        {"question": "?", "limit": 51},
+        {"question": "?", "surprise": 1},
+        {"question": "?", "model": "gpt-none"},
+        {"question": "?", "metadata": {str(n): "v" for n in range(17)}},
+        {"question": "?", "metadata": {"n" * 65: "v"}},
+        {"question": "?", "metadata": {"n": "v" * 513}},
+        [],
+        "?",
     ],
-)  # fmt: skip
+)
 async def test_a_bad_body_is_a_clear_422_and_makes_no_job(server: Server, body: object) -> None:
     response = await server.client.post("/chat", json=body)
 
-    assert (response.status_code, response.headers["content-type"]) == (422, "application/problem+json")
+    assert (response.status_code, response.headers["content-type"]) == (
+        422,
+        "application/problem+json",
+    )
     assert response.json()["code"] == "invalid_request"
     assert (await server.client.get("/jobs")).json()["jobs"] == []
 
 
-@pytest.mark.parametrize("content", [b"{", b"", b'{"question": "\\ud800"}', b"\xff\xfe", b"[" * 100_000])
-async def test_a_body_that_is_no_json_or_no_text_is_a_clear_422(server: Server, content: bytes) -> None:
-    response = await server.client.post("/chat", content=content, headers={"content-type": "application/json"})
+@pytest.mark.parametrize(
+    "content", [b"{", b"", b'{"question": "\\ud800"}', b"\xff\xfe", b"[" * 100_000]
+)
+async def test_a_body_that_is_no_json_or_no_text_is_a_clear_422(
+    server: Server, content: bytes
+) -> None:
+    response = await server.client.post(
+        "/chat", content=content, headers={"content-type": "application/json"}
+    )
 
-    assert (response.status_code, response.json()["code"]) in ((422, "invalid_request"), (400, "bad_request"))
+    assert (response.status_code, response.json()["code"]) in (
+        (422, "invalid_request"),
+        (400, "bad_request"),
+    )
 
 
 @pytest.mark.parametrize("question", ["", " \n", "x" * 1_000_000])
@@ -165,7 +213,9 @@ async def test_an_id_that_cannot_be_one_is_refused(server: Server, last: str) ->
     await server.upload()
     answered = await server.ask()
 
-    response = await server.client.get(f"/chat/{answered['id']}/events", headers={"last-event-id": last})
+    response = await server.client.get(
+        f"/chat/{answered['id']}/events", headers={"last-event-id": last}
+    )
 
     assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
 
@@ -177,4 +227,7 @@ async def test_a_full_queue_is_429_with_the_time_to_come_back(start: Start) -> N
 
     refused = [response for response in responses if response.status_code == 429]
     assert refused
-    assert all(int(response.headers["retry-after"]) >= 1 and response.json()["code"] == "queue_full" for response in refused)
+    assert all(
+        int(response.headers["retry-after"]) >= 1 and response.json()["code"] == "queue_full"
+        for response in refused
+    )

@@ -12,13 +12,17 @@ from ragqueue.api.gate import PUBLIC
 from .conftest import QUESTION, Server
 
 OPERATIONS = [
-    (path, method, operation) for path, operations in bare_app().openapi()["paths"].items() for method, operation in operations.items()
+    (path, method, operation)
+    for path, operations in bare_app().openapi()["paths"].items()
+    for method, operation in operations.items()
 ]
 IDS = [f"{method} {path}" for path, method, _ in OPERATIONS]
 
 
 @pytest.mark.parametrize(("path", "method", "operation"), OPERATIONS, ids=IDS)
-def test_an_operation_names_its_bodies_errors_and_key(path: str, method: str, operation: dict[str, Any]) -> None:
+def test_an_operation_names_its_bodies_errors_and_key(
+    path: str, method: str, operation: dict[str, Any]
+) -> None:
     good = {status: answer for status, answer in operation["responses"].items() if status < "300"}
 
     for status, answer in good.items():
@@ -49,13 +53,19 @@ def test_every_reference_leads_somewhere() -> None:
 def test_a_file_is_described_as_generators_of_clients_know_it() -> None:
     upload = bare_app().openapi()["components"]["schemas"]["Body_upload"]
 
-    assert (upload["properties"]["file"]["type"], upload["properties"]["file"]["format"]) == ("string", "binary")
+    assert (upload["properties"]["file"]["type"], upload["properties"]["file"]["format"]) == (
+        "string",
+        "binary",
+    )
 
 
 def test_streams_are_named_as_such() -> None:
     by_name = {operation["operationId"]: operation for _, _, operation in OPERATIONS}
 
-    assert set(by_name["ask"]["responses"]["200"]["content"]) == {"application/json", "text/event-stream"}
+    assert set(by_name["ask"]["responses"]["200"]["content"]) == {
+        "application/json",
+        "text/event-stream",
+    }
     assert set(by_name["follow_chat"]["responses"]["200"]["content"]) == {"text/event-stream"}
     assert set(by_name["document_text"]["responses"]["200"]["content"]) == {"text/plain"}
 

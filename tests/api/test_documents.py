@@ -20,9 +20,15 @@ CANARY = "xylophonequagga"
 async def test_an_unchanged_document_is_not_read_again(server: Server) -> None:
     first = await server.upload()
 
-    again = await server.client.post("/documents", files={"file": ("ferries.md", DOCUMENT.encode())})
+    again = await server.client.post(
+        "/documents", files={"file": ("ferries.md", DOCUMENT.encode())}
+    )
 
-    assert (again.status_code, again.json()["id"], again.json()["job_id"]) == (200, first["id"], None)
+    assert (again.status_code, again.json()["id"], again.json()["job_id"]) == (
+        200,
+        first["id"],
+        None,
+    )
 
 
 async def test_a_changed_document_replaces_its_old_version(server: Server) -> None:
@@ -35,11 +41,15 @@ async def test_a_changed_document_replaces_its_old_version(server: Server) -> No
     assert {hit["version"] for hit in hits} == {2}
     assert "ten in the morning" in (await server.client.get(f"/documents/{first['id']}/text")).text
     for citation in old["answer"]["citations"]:
-        text = (await server.client.get(f"/documents/{first['id']}/text?version={citation['version']}")).text
+        text = (
+            await server.client.get(f"/documents/{first['id']}/text?version={citation['version']}")
+        ).text
         assert text[citation["start"] : citation["end"]] == citation["quote"]
 
 
-async def test_a_deleted_document_is_hidden_at_once_and_leaves_nothing(start: Start, tmp_path: Path) -> None:
+async def test_a_deleted_document_is_hidden_at_once_and_leaves_nothing(
+    start: Start, tmp_path: Path
+) -> None:
     server = await start(embedder="minilm")
     document = await server.upload(DOCUMENT.replace("nine", CANARY))
     answered = await server.ask("When does the ferry to Hven leave?")
@@ -64,7 +74,9 @@ async def test_a_deleted_document_is_hidden_at_once_and_leaves_nothing(start: St
             assert CANARY.encode() not in path.read_bytes(), path
 
 
-async def test_a_deleted_documents_words_are_gone_from_the_keyword_index(server: Server, tmp_path: Path) -> None:
+async def test_a_deleted_documents_words_are_gone_from_the_keyword_index(
+    server: Server, tmp_path: Path
+) -> None:
     document = await server.upload(DOCUMENT.replace("nine", CANARY))
     deleted = await server.client.delete(f"/documents/{document['id']}")
     await server.ended(deleted.json()["links"]["job"])
@@ -83,7 +95,9 @@ async def test_a_deleted_documents_words_are_gone_from_the_keyword_index(server:
         ("huge.txt", b"word " * 40_000, 413, "too_large"),
     ],
 )
-async def test_a_file_that_cannot_be_taken_is_refused_with_the_reason(start: Start, name: str, data: bytes, status: int, code: str) -> None:
+async def test_a_file_that_cannot_be_taken_is_refused_with_the_reason(
+    start: Start, name: str, data: bytes, status: int, code: str
+) -> None:
     server = await start(max_upload=100_000)
 
     response = await server.client.post("/documents", files={"file": (name, data)})
@@ -103,7 +117,9 @@ async def test_a_file_that_cannot_be_taken_is_refused_with_the_reason(start: Sta
         ("cut.pdf", b"%PDF-1.7\n1 0 obj\n<<"),
     ],
 )
-async def test_a_file_that_cannot_be_read_fails_with_the_reason(server: Server, name: str, data: bytes) -> None:
+async def test_a_file_that_cannot_be_read_fails_with_the_reason(
+    server: Server, name: str, data: bytes
+) -> None:
     response = await server.client.post("/documents", files={"file": (name, data)})
 
     if response.status_code == 202:
@@ -129,7 +145,9 @@ async def test_a_document_that_fails_keeps_its_older_version(server: Server) -> 
 
 
 async def test_documents_are_listed_page_by_page(server: Server) -> None:
-    await asyncio.gather(*(server.upload(f"# Page {n}\n\nSome words about number {n}.", f"{n}.md") for n in range(5)))
+    await asyncio.gather(
+        *(server.upload(f"# Page {n}\n\nSome words about number {n}.", f"{n}.md") for n in range(5))
+    )
 
     first = (await server.client.get("/documents?limit=3")).json()
     second = (await server.client.get(f"/documents?limit=3&after={first['next']}")).json()
@@ -139,19 +157,27 @@ async def test_documents_are_listed_page_by_page(server: Server) -> None:
 
 
 async def test_a_question_limited_to_a_collection_sees_only_that(server: Server) -> None:
-    await server.client.post("/documents", files={"file": ("a.md", DOCUMENT.encode())}, data={"collection": "a"})
+    await server.client.post(
+        "/documents", files={"file": ("a.md", DOCUMENT.encode())}, data={"collection": "a"}
+    )
     second = await server.client.post(
-        "/documents", files={"file": ("b.md", DOCUMENT.replace("nine", "ten").encode())}, data={"collection": "b"}
+        "/documents",
+        files={"file": ("b.md", DOCUMENT.replace("nine", "ten").encode())},
+        data={"collection": "b"},
     )
     await server.ended(f"/jobs/{second.json()['job_id']}")
 
-    hits = (await server.client.post("/search", json={"question": QUESTION, "collection": "b"})).json()["hits"]
+    hits = (
+        await server.client.post("/search", json={"question": QUESTION, "collection": "b"})
+    ).json()["hits"]
 
     assert hits
     assert all("nine" not in hit["text"] for hit in hits)
 
 
-@pytest.mark.parametrize("query", ["q=%00", "q=ferry&collection=%00", "q=ferry&limit=0", "q=%20", ""])
+@pytest.mark.parametrize(
+    "query", ["q=%00", "q=ferry&collection=%00", "q=ferry&limit=0", "q=%20", ""]
+)
 async def test_a_search_for_what_is_no_text_is_a_clear_422(server: Server, query: str) -> None:
     response = await server.client.get(f"/search?{query}")
 
@@ -162,7 +188,10 @@ async def test_health_and_metrics_tell_of_the_system(server: Server) -> None:
     await server.upload()
     await server.ask()
     async with asyncio.timeout(10):
-        while 'ragqueue_jobs_ended_total{kind="chat",state="succeeded"}' not in (await server.client.get("/metrics")).text:
+        while (
+            'ragqueue_jobs_ended_total{kind="chat",state="succeeded"}'
+            not in (await server.client.get("/metrics")).text
+        ):
             await asyncio.sleep(0.1)
 
     ready = (await server.client.get("/readyz")).json()
@@ -191,7 +220,9 @@ async def test_documents_of_another_embedder_are_refused_not_lost(start: Start) 
 
     assert (response.status_code, response.json()["code"]) == (409, "conflict")
     assert "RAGQUEUE_EMBEDDER" in response.json()["detail"]
-    apart = await other.client.post("/documents", files={"file": ("more.md", DOCUMENT.encode())}, data={"collection": "vectors"})
+    apart = await other.client.post(
+        "/documents", files={"file": ("more.md", DOCUMENT.encode())}, data={"collection": "vectors"}
+    )
     assert apart.status_code == 202
 
 
@@ -199,17 +230,26 @@ async def test_of_uploads_in_quick_succession_the_last_one_stands(server: Server
     first = await server.upload()
     jobs = []
     for hour in ("ten", "eleven", "twelve"):
-        response = await server.client.post("/documents", files={"file": ("ferries.md", DOCUMENT.replace("nine", hour).encode())})
+        response = await server.client.post(
+            "/documents", files={"file": ("ferries.md", DOCUMENT.replace("nine", hour).encode())}
+        )
         jobs.append(response.json()["job_id"])
     ended = [await server.ended(f"/jobs/{job_id}") for job_id in jobs]
 
     assert ended[-1]["status"] == "completed"
-    assert "twelve in the morning" in (await server.client.get(f"/documents/{first['id']}/text")).text
+    assert (
+        "twelve in the morning" in (await server.client.get(f"/documents/{first['id']}/text")).text
+    )
 
 
-async def test_a_new_source_that_comes_in_many_times_at_once_makes_one_document_and_no_orphan(server: Server) -> None:
+async def test_a_new_source_that_comes_in_many_times_at_once_makes_one_document_and_no_orphan(
+    server: Server,
+) -> None:
     responses = await asyncio.gather(
-        *(server.client.post("/documents", files={"file": ("ferries.md", DOCUMENT.encode())}) for _ in range(8))
+        *(
+            server.client.post("/documents", files={"file": ("ferries.md", DOCUMENT.encode())})
+            for _ in range(8)
+        )
     )
 
     accepted = [response.json() for response in responses if response.status_code in (200, 202)]
@@ -223,15 +263,24 @@ async def test_a_new_source_that_comes_in_many_times_at_once_makes_one_document_
     assert "nine" in (await server.ask())["answer"]["text"]
 
 
-async def test_a_text_that_is_too_long_fails_its_document_and_leaves_no_file(server: Server) -> None:
-    response = await server.client.post("/documents", files={"file": ("long.txt", b"word " * 2_000_001)})
+async def test_a_text_that_is_too_long_fails_its_document_and_leaves_no_file(
+    server: Server,
+) -> None:
+    response = await server.client.post(
+        "/documents", files={"file": ("long.txt", b"word " * 2_000_001)}
+    )
 
     job = await server.ended(response.json()["links"]["job"])
 
     assert (job["status"], job["error"]["code"]) == ("failed", "unreadable_document")
     document = (await server.client.get(response.headers["location"])).json()
     assert (document["status"], "10,000,005 characters" in document["error"]) == ("failed", True)
-    assert await server.ragqueue.runtime.records.read(lambda connection: connection.execute(uploads.select()).all()) == []
+    assert (
+        await server.ragqueue.runtime.records.read(
+            lambda connection: connection.execute(uploads.select()).all()
+        )
+        == []
+    )
 
 
 class Told(Index):
@@ -245,7 +294,9 @@ class Told(Index):
     async def delete(self, space: Space, numbers: Sequence[int]) -> None:
         self.held.difference_update(numbers)
 
-    async def search(self, space: Space, vector: Any, limit: int, *, allowed: Any = None) -> list[tuple[int, float]]:
+    async def search(
+        self, space: Space, vector: Any, limit: int, *, allowed: Any = None
+    ) -> list[tuple[int, float]]:
         return []
 
     async def count(self, space: Space) -> int:
@@ -261,5 +312,7 @@ async def test_an_index_of_ones_own_forgets_what_was_replaced_or_deleted(start: 
     assert Told.held
     assert not first & Told.held
 
-    await server.ended((await server.client.delete(f"/documents/{document['id']}")).json()["links"]["job"])
+    await server.ended(
+        (await server.client.delete(f"/documents/{document['id']}")).json()["links"]["job"]
+    )
     assert Told.held == set()

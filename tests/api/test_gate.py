@@ -26,7 +26,8 @@ FOREIGN: dict[str, dict[str, str]] = {
     "a page of another port": OWN | {"origin": "http://127.0.0.1:3000"},
     "a page of another name of this host": OWN | {"origin": "http://localhost:8000"},
     "a page without an origin": OWN | {"origin": "null"},
-    "a picture in a foreign page": OWN | {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"},
+    "a picture in a foreign page": OWN
+    | {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"},
     "a page of another port, without Origin": OWN | {"sec-fetch-site": "same-site"},
     "a proxy": OWN | {"x-forwarded-for": "203.0.113.7"},
     "a proxy of the new kind": OWN | {"forwarded": "for=203.0.113.7"},
@@ -36,7 +37,8 @@ KNOWN: dict[str, dict[str, str]] = {
     "a program that calls us by name": {"host": "localhost:8000"},
     "IPv6": {"host": "[::1]:8000"},
     "the own page": OWN | {"origin": "http://127.0.0.1:8000", "sec-fetch-site": "same-origin"},
-    "a person who types the address": OWN | {"sec-fetch-site": "none", "sec-fetch-mode": "navigate"},
+    "a person who types the address": OWN
+    | {"sec-fetch-site": "none", "sec-fetch-mode": "navigate"},
 }
 
 
@@ -60,26 +62,49 @@ def test_a_link_of_another_page_leads_to_ours_but_not_to_the_api() -> None:
 
 
 def test_a_name_that_the_operator_lists_is_let_in() -> None:
-    check_neighbour(Headers({"host": "rag.internal:8000"}), navigates=False, allowed={"rag.internal"})
+    check_neighbour(
+        Headers({"host": "rag.internal:8000"}), navigates=False, allowed={"rag.internal"}
+    )
     with pytest.raises(Forbidden):
-        check_neighbour(Headers({"host": "other.internal"}), navigates=False, allowed={"rag.internal"})
+        check_neighbour(
+            Headers({"host": "other.internal"}), navigates=False, allowed={"rag.internal"}
+        )
 
 
 @pytest.mark.parametrize(
-    ("host", "name"), [("a:1", "a"), ("A", "a"), ("[::1]:80", "::1"), ("::1", "::1"), ("", ""), ("127.0.0.1:80", "127.0.0.1")]
+    ("host", "name"),
+    [
+        ("a:1", "a"),
+        ("A", "a"),
+        ("[::1]:80", "::1"),
+        ("::1", "::1"),
+        ("", ""),
+        ("127.0.0.1:80", "127.0.0.1"),
+    ],
 )
 def test_the_name_of_a_host_is_told_from_its_port(host: str, name: str) -> None:
     assert host_name(host) == name
 
 
-@pytest.mark.parametrize(("name", "inside"), [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("0.0.0.0", False)])
+@pytest.mark.parametrize(
+    ("name", "inside"),
+    [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("0.0.0.0", False)],
+)
 def test_loopback_is_told_from_the_rest(name: str, inside: bool) -> None:
     assert is_loopback(name) is inside
 
 
 @pytest.mark.parametrize("headers", FOREIGN.values(), ids=FOREIGN)
-async def test_a_foreign_page_neither_reads_nor_writes(server: Server, headers: dict[str, str]) -> None:
-    asked = [("GET", "/documents"), ("GET", "/metrics"), ("GET", "/"), ("POST", "/jobs/0/cancel"), ("DELETE", "/documents/0")]
+async def test_a_foreign_page_neither_reads_nor_writes(
+    server: Server, headers: dict[str, str]
+) -> None:
+    asked = [
+        ("GET", "/documents"),
+        ("GET", "/metrics"),
+        ("GET", "/"),
+        ("POST", "/jobs/0/cancel"),
+        ("DELETE", "/documents/0"),
+    ]
 
     for method, path in asked:
         response = await server.client.request(method, path, headers=headers)
@@ -90,7 +115,9 @@ async def test_a_foreign_page_neither_reads_nor_writes(server: Server, headers: 
 async def test_with_keys_in_use_a_page_may_be_anywhere(server: Server) -> None:
     key = await server.key("acme")
 
-    response = await server.client.get("/documents", headers=key | {"host": "rag.example", "origin": "https://app.example"})
+    response = await server.client.get(
+        "/documents", headers=key | {"host": "rag.example", "origin": "https://app.example"}
+    )
 
     assert response.status_code == 200
 
@@ -104,7 +131,9 @@ async def test_the_end_of_the_last_key_opens_nothing(server: Server) -> None:
 
 
 async def test_a_key_that_nobody_asked_for_is_ignored(server: Server) -> None:
-    response = await server.client.get("/documents", headers={"authorization": "Bearer sk-any-openai-client-sends-one"})
+    response = await server.client.get(
+        "/documents", headers={"authorization": "Bearer sk-any-openai-client-sends-one"}
+    )
 
     assert response.status_code == 200
 
@@ -113,7 +142,11 @@ async def test_the_stream_of_a_revoked_key_ends(start: Start) -> None:
     server = await start(llm_model=SLOW)
     key = await server.key("acme")
     await server.upload(**key)
-    streaming = asyncio.create_task(server.client.post("/chat", json={"question": QUESTION}, headers=key | {"accept": "text/event-stream"}))
+    streaming = asyncio.create_task(
+        server.client.post(
+            "/chat", json={"question": QUESTION}, headers=key | {"accept": "text/event-stream"}
+        )
+    )
     while not (await server.client.get("/jobs?kind=chat", headers=key)).json()["jobs"]:
         await asyncio.sleep(0.02)
 
@@ -145,7 +178,9 @@ async def test_streams_of_one_caller_are_bounded_and_health_answers(start: Start
     await server.upload()
     asked = {"json": {"question": QUESTION}, "headers": {"accept": "text/event-stream"}}
     open_streams = [asyncio.create_task(server.client.post("/chat", **asked)) for _ in range(2)]
-    while (jobs := (await server.client.get("/jobs?kind=chat")).json()["jobs"]) is None or len(jobs) < 2:
+    while (jobs := (await server.client.get("/jobs?kind=chat")).json()["jobs"]) is None or len(
+        jobs
+    ) < 2:
         await asyncio.sleep(0.02)
 
     for headers in ({"accept": "text/event-stream"}, {"prefer": "wait=1"}):
@@ -158,7 +193,9 @@ async def test_streams_of_one_caller_are_bounded_and_health_answers(start: Start
     for job in jobs:
         await server.client.post(f"/chat/{job['id']}/cancel")
     await asyncio.gather(*open_streams)
-    accepted = await server.client.post("/chat", json={"question": QUESTION}, headers={"prefer": "wait=0"})
+    accepted = await server.client.post(
+        "/chat", json={"question": QUESTION}, headers={"prefer": "wait=0"}
+    )
     assert accepted.status_code == 202
 
 
@@ -178,7 +215,9 @@ async def test_a_bug_is_a_problem_document_that_tells_nothing_of_the_inside(
     assert "ValueError: secret detail" in caplog.text
 
 
-async def test_a_resume_while_the_log_is_away_is_503_with_retry_after(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_resume_while_the_log_is_away_is_503_with_retry_after(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await server.upload()
     answered = await server.ask()
     path = f"/chat/{answered['id']}/events"
@@ -217,6 +256,8 @@ async def test_a_file_name_that_is_no_text_is_refused(server: Server) -> None:
     )
     content_type = "multipart/form-data; boundary=B; charset=unicode_escape"
 
-    response = await server.client.post("/documents", content=body, headers={"content-type": content_type})
+    response = await server.client.post(
+        "/documents", content=body, headers={"content-type": content_type}
+    )
 
     assert (response.status_code, response.json()["code"]) == (422, "invalid_request")

@@ -8,13 +8,18 @@ from tests.needs import require_redis
 from .conftest import Start
 
 
-async def test_a_server_is_ready_on_a_redis_that_works(start: Start, redis_server: RedisServer) -> None:
+async def test_a_server_is_ready_on_a_redis_that_works(
+    start: Start, redis_server: RedisServer
+) -> None:
     redis_server.flush()
     server = await start(redis_url=redis_server.url)
 
     ready = await server.client.get("/readyz")
 
-    assert (ready.status_code, ready.json()["checks"]) == (200, {"records": "ok", "events": "ok", "queue": "ok"})
+    assert (ready.status_code, ready.json()["checks"]) == (
+        200,
+        {"records": "ok", "events": "ok", "queue": "ok"},
+    )
 
 
 async def test_a_redis_that_no_longer_takes_writes_is_not_ready_until_it_does(start: Start) -> None:

@@ -5,7 +5,20 @@ from typing import Any
 
 import pytest
 
-from campaigns.faults.auditor import DELTA, GONE, RESTARTED, Entry, Finding, Move, Row, Store, audit, count, difference, read_store
+from campaigns.faults.auditor import (
+    DELTA,
+    GONE,
+    RESTARTED,
+    Entry,
+    Finding,
+    Move,
+    Row,
+    Store,
+    audit,
+    count,
+    difference,
+    read_store,
+)
 from ragqueue.events.base import END, FENCE
 from ragqueue.records.schema import migrate, open_records
 from ragqueue.records.store import sqlite_module
@@ -17,7 +30,11 @@ TEXT = "one two three "
 
 
 def store(
-    *, state: str = "succeeded", attempt: int = 1, answers: Iterable[tuple[int, str]] = ((1, TEXT),), ended_at: float | None = 10.0
+    *,
+    state: str = "succeeded",
+    attempt: int = 1,
+    answers: Iterable[tuple[int, str]] = ((1, TEXT),),
+    ended_at: float | None = 10.0,
 ) -> Store:
     code = None if state == "succeeded" else "dead_letter"
     return Store({JOB: Row(state, attempt, DEADLINE, ended_at, code)}, {JOB: list(answers)})
@@ -39,7 +56,9 @@ def delta(attempt: int, n: int, text: str) -> dict[str, Any]:
     return frame(seq_of(attempt, n), DELTA, delta=text)
 
 
-def terminal(attempt: int = 1, status: str = "completed", text: str | None = TEXT) -> dict[str, Any]:
+def terminal(
+    attempt: int = 1, status: str = "completed", text: str | None = TEXT
+) -> dict[str, Any]:
     answer = None if text is None else {"text": text}
     return frame(seq_of(attempt, LAST_N), f"response.{status}", response={"answer": answer})
 
@@ -54,17 +73,36 @@ def cut() -> dict[str, Any]:
 
 def good() -> list[dict[str, Any]]:
     words = [delta(1, 3, "one "), delta(1, 4, "two "), delta(1, 5, "three ")]
-    return [acked(), opened(), frame(0, "response.created"), frame(1, "response.queued"), *words, terminal(), seen()]
+    return [
+        acked(),
+        opened(),
+        frame(0, "response.created"),
+        frame(1, "response.queued"),
+        *words,
+        terminal(),
+        seen(),
+    ]
 
 
 def entries(*written: tuple[int, int] | tuple[int, int, str]) -> list[Entry]:
-    return [Entry(JOB, seq_of(attempt, n), type_[0] if type_ else FENCE if n == 0 else DELTA) for attempt, n, *type_ in written]
+    return [
+        Entry(JOB, seq_of(attempt, n), type_[0] if type_ else FENCE if n == 0 else DELTA)
+        for attempt, n, *type_ in written
+    ]
 
 
 def found(
-    store_: Store, transcript: Iterable[Mapping[str, Any]] = (), *, log: Iterable[Entry] = (), moves: Iterable[Move] = ()
+    store_: Store,
+    transcript: Iterable[Mapping[str, Any]] = (),
+    *,
+    log: Iterable[Entry] = (),
+    moves: Iterable[Move] = (),
 ) -> dict[str, int]:
-    return {kind: number for kind, number in count(audit(store_, log, transcript, moves=moves)).items() if number}
+    return {
+        kind: number
+        for kind, number in count(audit(store_, log, transcript, moves=moves)).items()
+        if number
+    }
 
 
 class TestGoodHistories:
@@ -77,16 +115,36 @@ class TestGoodHistories:
     def test_a_stream_that_was_cut_and_resumed_is_clean(self) -> None:
         first = [acked(), opened(), frame(0, "response.created"), delta(1, 3, "one "), cut()]
 
-        assert found(store(), [*first, opened(seq_of(1, 3)), delta(1, 5, "two three "), terminal(), seen()]) == {}
+        assert (
+            found(
+                store(),
+                [*first, opened(seq_of(1, 3)), delta(1, 5, "two three "), terminal(), seen()],
+            )
+            == {}
+        )
 
     def test_a_takeover_that_continues_is_clean(self) -> None:
         log = entries((1, 0), (1, 1), (2, 0), (2, 1), (2, 2), (2, 3, END))
-        transcript = [acked(), opened(), delta(1, 1, "one "), delta(2, 1, "two "), delta(2, 2, "three "), terminal(2)]
+        transcript = [
+            acked(),
+            opened(),
+            delta(1, 1, "one "),
+            delta(2, 1, "two "),
+            delta(2, 2, "three "),
+            terminal(2),
+        ]
 
         assert found(store(attempt=2, answers=[(2, TEXT)]), transcript, log=log) == {}
 
     def test_a_takeover_that_restarts_is_clean(self) -> None:
-        transcript = [acked(), opened(), delta(1, 1, "uno "), frame(seq_of(2, 1), RESTARTED), delta(2, 2, TEXT), terminal(2)]
+        transcript = [
+            acked(),
+            opened(),
+            delta(1, 1, "uno "),
+            frame(seq_of(2, 1), RESTARTED),
+            delta(2, 2, TEXT),
+            terminal(2),
+        ]
 
         assert found(store(attempt=2, answers=[(2, TEXT)]), transcript) == {}
 
@@ -104,17 +162,36 @@ class TestGoodHistories:
         assert found(store(attempt=3, answers=[(3, TEXT)]), transcript) == {}
 
     def test_a_log_that_was_lost_and_written_again_is_clean(self) -> None:
-        log = [*entries((1, 0), (1, 1), (2, 0)), Entry(JOB, 0, GONE), *entries((1, 0), (1, 1), (2, 0), (2, 1), (2, 2, END))]
+        log = [
+            *entries((1, 0), (1, 1), (2, 0)),
+            Entry(JOB, 0, GONE),
+            *entries((1, 0), (1, 1), (2, 0), (2, 1), (2, 2, END)),
+        ]
 
         assert found(store(attempt=2, answers=[(2, TEXT)]), log=log) == {}
 
     def test_a_submit_repeated_after_a_restart_of_the_server_is_clean(self) -> None:
         assert (
-            found(store(), [acked(), acked(), opened(), {"what": "closed", "job": JOB, "reader": "r", "how": "refused"}, *good()[1:]]) == {}
+            found(
+                store(),
+                [
+                    acked(),
+                    acked(),
+                    opened(),
+                    {"what": "closed", "job": JOB, "reader": "r", "how": "refused"},
+                    *good()[1:],
+                ],
+            )
+            == {}
         )
 
     def test_a_client_that_only_looks_is_clean(self) -> None:
-        assert found(store(), [acked(), seen("queued", None), seen("in_progress", None), seen(), seen()]) == {}
+        assert (
+            found(
+                store(), [acked(), seen("queued", None), seen("in_progress", None), seen(), seen()]
+            )
+            == {}
+        )
 
     def test_a_job_that_its_deadline_ended_is_not_wrongly_dead(self) -> None:
         late = store(state="failed", attempt=2, answers=(), ended_at=DEADLINE + 1)
@@ -130,10 +207,14 @@ class TestLost:
         assert found(Store({}, {}), good()) == {"lost": 1}
 
     def test_a_job_that_never_ends(self) -> None:
-        assert found(store(state="running", answers=(), ended_at=None), [acked(), seen("in_progress", None)]) == {"lost": 1}
+        assert found(
+            store(state="running", answers=(), ended_at=None), [acked(), seen("in_progress", None)]
+        ) == {"lost": 1}
 
     def test_a_success_without_an_answer(self) -> None:
-        assert found(Store({JOB: Row("succeeded", 1, DEADLINE, 10.0)}, {}), [acked(), seen(text=None)]) == {"lost": 1}
+        assert found(
+            Store({JOB: Row("succeeded", 1, DEADLINE, 10.0)}, {}), [acked(), seen(text=None)]
+        ) == {"lost": 1}
 
     def test_a_reader_without_a_terminal_event(self) -> None:
         assert found(store(), [acked(), opened(), delta(1, 3, TEXT), seen()]) == {"lost": 1}
@@ -144,7 +225,9 @@ class TestLost:
 
 class TestDoubledAnswers:
     def test_two_stored_answers(self) -> None:
-        assert found(store(attempt=2, answers=[(1, TEXT), (2, TEXT)]), good())["doubled_answers"] == 1
+        assert (
+            found(store(attempt=2, answers=[(1, TEXT), (2, TEXT)]), good())["doubled_answers"] == 1
+        )
 
     def test_two_finals_that_left_one_row(self) -> None:
         moves = [Move(JOB, "running", 2), Move(JOB, "succeeded", 2), Move(JOB, "succeeded", 2)]
@@ -160,13 +243,17 @@ class TestDoubledAnswers:
         assert found(store(), [acked(), seen(), seen(text="another")]) == {"doubled_answers": 1}
 
     def test_a_client_that_saw_an_end_and_then_a_running_job(self) -> None:
-        assert found(store(), [acked(), seen(), seen("in_progress", None)]) == {"doubled_answers": 1}
+        assert found(store(), [acked(), seen(), seen("in_progress", None)]) == {
+            "doubled_answers": 1
+        }
 
     def test_a_client_that_was_told_another_end_than_the_store_holds(self) -> None:
         assert found(store(), [acked(), seen("failed", None)]) == {"doubled_answers": 1}
 
     def test_a_terminal_event_with_another_text_than_the_store_holds(self) -> None:
-        assert found(store(), [acked(), opened(), delta(1, 1, TEXT), terminal(text="another")]) == {"doubled_answers": 1}
+        assert found(store(), [acked(), opened(), delta(1, 1, TEXT), terminal(text="another")]) == {
+            "doubled_answers": 1
+        }
 
 
 class TestStreams:
@@ -177,7 +264,15 @@ class TestStreams:
         assert found(store(), transcript) == {"stream_gaps": 1}
 
     def test_a_repeated_piece_is_a_double(self) -> None:
-        transcript = [acked(), opened(), delta(1, 3, "one "), cut(), opened(), delta(1, 4, "one two three "), terminal()]
+        transcript = [
+            acked(),
+            opened(),
+            delta(1, 3, "one "),
+            cut(),
+            opened(),
+            delta(1, 4, "one two three "),
+            terminal(),
+        ]
 
         assert found(store(), transcript) == {"stream_doubles": 1}
 
@@ -206,7 +301,14 @@ class TestStreams:
         assert found(store(), transcript) == {"stream_gaps": 1, "stream_doubles": 1}
 
     def test_a_restart_is_a_gap_where_nothing_asks_for_it(self) -> None:
-        transcript = [acked(), opened(), delta(1, 1, "one "), frame(seq_of(2, 1), RESTARTED), delta(2, 2, TEXT), terminal(2)]
+        transcript = [
+            acked(),
+            opened(),
+            delta(1, 1, "one "),
+            frame(seq_of(2, 1), RESTARTED),
+            delta(2, 2, TEXT),
+            terminal(2),
+        ]
         findings = audit(store(attempt=2, answers=[(2, TEXT)]), [], transcript, may_restart=False)
 
         assert [finding.kind for finding in findings] == ["stream_gaps"]
@@ -228,30 +330,49 @@ class TestZombieWrites:
         assert found(store(attempt=2, answers=[(2, TEXT)]), log=log) == {"zombie_writes": 1}
 
     def test_an_entry_after_the_end(self) -> None:
-        assert found(store(), log=entries((1, 0), (1, 1), (1, 2, END), (1, 3))) == {"zombie_writes": 1}
+        assert found(store(), log=entries((1, 0), (1, 1), (1, 2, END), (1, 3))) == {
+            "zombie_writes": 1
+        }
 
     def test_an_entry_of_an_attempt_that_nobody_claimed(self) -> None:
-        assert found(store(state="cancelled", answers=()), log=entries((1, 0), (2, 0), (2, 1))) == {"zombie_writes": 1}
+        assert found(store(state="cancelled", answers=()), log=entries((1, 0), (2, 0), (2, 1))) == {
+            "zombie_writes": 1
+        }
 
     def test_an_answer_of_an_older_attempt(self) -> None:
         assert found(store(attempt=2, answers=[(1, TEXT)])) == {"zombie_writes": 1}
 
     def test_a_reader_that_is_shown_text_of_an_older_attempt(self) -> None:
-        transcript = [acked(), opened(), delta(2, 1, "one "), delta(1, 9, "two "), delta(2, 2, "three "), terminal(2)]
+        transcript = [
+            acked(),
+            opened(),
+            delta(2, 1, "one "),
+            delta(1, 9, "two "),
+            delta(2, 2, "three "),
+            terminal(2),
+        ]
 
-        assert found(store(attempt=2, answers=[(2, TEXT)]), transcript) == {"zombie_writes": 1, "stream_doubles": 1}
+        assert found(store(attempt=2, answers=[(2, TEXT)]), transcript) == {
+            "zombie_writes": 1,
+            "stream_doubles": 1,
+        }
 
 
 class TestWronglyDead:
     @pytest.mark.parametrize("state", ["failed", "cancelled"])
     def test_a_job_that_only_deaths_happened_to(self, state: str) -> None:
-        assert found(store(state=state, answers=()), [acked(), seen(state, None)]) == {"wrongly_dead": 1}
+        assert found(store(state=state, answers=()), [acked(), seen(state, None)]) == {
+            "wrongly_dead": 1
+        }
 
 
 def test_a_difference_names_what_is_missing_and_what_is_too_much() -> None:
     assert difference("abc", "abc") == ("", "")
     assert difference("hello world", "hello hello world") == ("", "hello ")
-    assert difference("one two three", "one three") == ("wo t", "")  # where it begins is a matter of taste
+    assert difference("one two three", "one three") == (
+        "wo t",
+        "",
+    )  # where it begins is a matter of taste
     assert difference("one", "") == ("one", "")
 
 
@@ -272,7 +393,11 @@ def test_the_store_is_read_from_the_file_of_the_records(tmp_path: Path) -> None:
                 " created_at, ended_at) values ('default', ?, ?, 'chat', 'succeeded', '{}', 2, 0, 0, 0, 0, 1000, 0, 0, 10)",
                 (job_id, kind),
             )
-        connection.execute("insert into answers values ('default', ?, 2, ?, 0)", (JOB, json.dumps({"text": TEXT})))
+        connection.execute(
+            "insert into answers values ('default', ?, 2, ?, 0)", (JOB, json.dumps({"text": TEXT}))
+        )
     connection.close()
 
-    assert read_store(tmp_path / "records.sqlite3") == Store({JOB: Row("succeeded", 2, DEADLINE, 10.0)}, {JOB: [(2, TEXT)]})
+    assert read_store(tmp_path / "records.sqlite3") == Store(
+        {JOB: Row("succeeded", 2, DEADLINE, 10.0)}, {JOB: [(2, TEXT)]}
+    )

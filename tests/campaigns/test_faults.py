@@ -61,7 +61,9 @@ def test_a_full_disk_is_waited_for_and_costs_nothing() -> None:
     if os.geteuid() != 0:
         missing("only root may mount a disk that can be filled")
 
-    found = kill_loop.run("sql", jobs=60, kills=0, workers=2, slots=20, seed=7, faults=("full_disk",) * 2)
+    found = kill_loop.run(
+        "sql", jobs=60, kills=0, workers=2, slots=20, seed=7, faults=("full_disk",) * 2
+    )
 
     assert damage(found) == {}
     assert (found["ended"], found["full_disks"]) == (60, 2)

@@ -38,21 +38,31 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("name", CHECKS)
 def test_a_mutant_breaks_what_it_names(name: str) -> None:
     intact = python(CHECKS[name])
-    broken = python(f"from campaigns.faults import mutants\nmutants.apply({name!r})\n{CHECKS[name]}")
+    broken = python(
+        f"from campaigns.faults import mutants\nmutants.apply({name!r})\n{CHECKS[name]}"
+    )
 
     assert intact.returncode != 0
     assert broken.returncode == 0, broken.stderr
 
 
 def test_a_mutant_runs_the_command_line() -> None:
-    done = subprocess.run([sys.executable, "-m", "campaigns.faults.mutants", "fence", "--version"], capture_output=True, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "campaigns.faults.mutants", "fence", "--version"],
+        capture_output=True,
+        encoding="utf-8",
+    )
 
     assert done.returncode == 0
     assert "ragqueue" in done.stdout
 
 
 def test_an_unknown_mutant_is_refused() -> None:
-    done = subprocess.run([sys.executable, "-m", "campaigns.faults.mutants", "nothing", "serve"], capture_output=True, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "campaigns.faults.mutants", "nothing", "serve"],
+        capture_output=True,
+        encoding="utf-8",
+    )
 
     assert done.returncode != 0
     assert "there is no mutant 'nothing'" in done.stderr

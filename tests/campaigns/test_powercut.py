@@ -46,14 +46,20 @@ def test_promises_committed_like_events_are_lost() -> None:
 
 @pytest.mark.campaign
 def test_a_disk_that_ignores_syncs_of_the_database_corrupts_it(log: bytes, tmp_path: Path) -> None:
-    assert powercut.replay(_without_syncs_of_checkpoints(log), tmp_path / "cut", random.Random(5), CUTS)["corrupt"] > 0
+    assert (
+        powercut.replay(
+            _without_syncs_of_checkpoints(log), tmp_path / "cut", random.Random(5), CUTS
+        )["corrupt"]
+        > 0
+    )
 
 
 def test_an_answer_that_is_torn_or_another_ones_is_a_promise_gone() -> None:
     whole = json.dumps(answer_of("w0-1"))
 
     found = [
-        powercut._gone("w0-1", FINISHED, FINISHED, body) for body in (whole, whole[:-9] + "\0" * 9, json.dumps(answer_of("w0-2")), None)
+        powercut._gone("w0-1", FINISHED, FINISHED, body)
+        for body in (whole, whole[:-9] + "\0" * 9, json.dumps(answer_of("w0-2")), None)
     ]
 
     assert found == [0, 1, 1, 1]
@@ -61,15 +67,33 @@ def test_an_answer_that_is_torn_or_another_ones_is_a_promise_gone() -> None:
 
 def _without_syncs_of_checkpoints(log: bytes) -> bytes:
     """Drop the syncs of the main file, so that a checkpoint may be torn after its write-ahead log was begun anew."""
-    main = next(act.file for act in parse(log) if act.kind == Kind.OPEN and act.name == "records.sqlite3")
-    return b"".join(_pack(act) for act in parse(log) if act.file != main or act.kind not in (Kind.SYNC_BEGIN, Kind.SYNC_END))
+    main = next(
+        act.file for act in parse(log) if act.kind == Kind.OPEN and act.name == "records.sqlite3"
+    )
+    return b"".join(
+        _pack(act)
+        for act in parse(log)
+        if act.file != main or act.kind not in (Kind.SYNC_BEGIN, Kind.SYNC_END)
+    )
 
 
 def _pack(act: Record) -> bytes:
-    return HEADER.pack(act.kind, len(act.name), act.file, act.thread, act.offset, len(act.data)) + act.name.encode() + act.data
+    return (
+        HEADER.pack(act.kind, len(act.name), act.file, act.thread, act.offset, len(act.data))
+        + act.name.encode()
+        + act.data
+    )
 
 
-def _act(kind: Kind, name: str = "", *, file: int = 7, thread: int = 1, offset: int = 0, data: bytes = b"") -> Record:
+def _act(
+    kind: Kind,
+    name: str = "",
+    *,
+    file: int = 7,
+    thread: int = 1,
+    offset: int = 0,
+    data: bytes = b"",
+) -> Record:
     return Record(kind, name, file, thread, offset, memoryview(data))
 
 
@@ -104,21 +128,35 @@ def test_an_unsynced_write_is_kept_dropped_or_torn() -> None:
 def test_a_tear_runs_along_sectors() -> None:
     synced = [_act(Kind.WRITE, data=b"x" * 2048), _act(Kind.SYNC_BEGIN), _act(Kind.SYNC_END)]
 
-    lefts = [left["a"] for left in _after(*NAMED, *synced, _act(Kind.WRITE, offset=100, data=b"y" * 1436))]
+    lefts = [
+        left["a"]
+        for left in _after(*NAMED, *synced, _act(Kind.WRITE, offset=100, data=b"y" * 1436))
+    ]
 
-    sectors = [[set(left[start:end]) for start, end in ((100, 512), (512, 1024), (1024, 1536))] for left in lefts]
+    sectors = [
+        [set(left[start:end]) for start, end in ((100, 512), (512, 1024), (1024, 1536))]
+        for left in lefts
+    ]
     assert all(len(values) == 1 for left in sectors for values in left)
     assert any(left[0] != left[1] for left in sectors)
 
 
 def test_a_write_during_a_sync_is_not_safe() -> None:
-    acts = [*NAMED, _act(Kind.SYNC_BEGIN), _act(Kind.WRITE, thread=2, data=b"x"), _act(Kind.SYNC_END)]
+    acts = [
+        *NAMED,
+        _act(Kind.SYNC_BEGIN),
+        _act(Kind.WRITE, thread=2, data=b"x"),
+        _act(Kind.SYNC_END),
+    ]
 
     assert any(left["a"] == b"" for left in _after(*acts))
 
 
 def test_a_sync_that_has_not_ended_keeps_nothing() -> None:
-    assert any(left["a"] == b"" for left in _after(*NAMED, _act(Kind.WRITE, data=b"x"), _act(Kind.SYNC_BEGIN)))
+    assert any(
+        left["a"] == b""
+        for left in _after(*NAMED, _act(Kind.WRITE, data=b"x"), _act(Kind.SYNC_BEGIN))
+    )
 
 
 def test_a_new_name_may_be_gone_until_its_folder_is_synced() -> None:
@@ -150,7 +188,9 @@ def test_a_recorder_that_missed_a_write_is_noticed(tmp_path: Path) -> None:
         powercut._compare(tmp_path, b"")
 
 
-def test_a_machine_without_a_compiler_is_told_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_a_compiler_is_told_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("shutil.which", lambda _: None)
 
     with pytest.raises(powercut.PowercutError, match="apt-get install gcc"):

@@ -21,12 +21,16 @@ def embedder() -> MiniLMEmbedder:
 
 class TestMiniLMEmbedder(EmbedderContract):
     @pytest.fixture
-    async def embedder(self, embedder: MiniLMEmbedder) -> Embedder:  # the module's: one model for all tests
+    async def embedder(
+        self, embedder: MiniLMEmbedder
+    ) -> Embedder:  # the module's: one model for all tests
         return embedder
 
 
 async def test_texts_of_like_meaning_are_near(embedder: MiniLMEmbedder) -> None:
-    question, like, unlike = await embedder.embed(["How do I cook rice?", "Boil the grains in water.", "The stock market fell."])
+    question, like, unlike = await embedder.embed(
+        ["How do I cook rice?", "Boil the grains in water.", "The stock market fell."]
+    )
 
     assert question @ like > question @ unlike + 0.2
 
@@ -60,7 +64,9 @@ async def test_a_special_piece_in_a_text_is_mere_text(embedder: MiniLMEmbedder) 
     assert np.allclose(marked, plain, atol=1e-5)
 
 
-async def test_no_run_holds_more_than_its_tokens(embedder: MiniLMEmbedder, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_run_holds_more_than_its_tokens(
+    embedder: MiniLMEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runs: list[list[str]] = []
     run = embedder._run
     monkeypatch.setattr(embedder, "_run", lambda texts: runs.append(texts) or run(texts))
@@ -68,10 +74,16 @@ async def test_no_run_holds_more_than_its_tokens(embedder: MiniLMEmbedder, monke
     await embedder.embed(texts := ["word " * n for n in (300, 1, 100, 300, 2, 50) * 5])
 
     assert sorted(text for run in runs for text in run) == sorted(texts)
-    assert all(len(run) * min(minilm.LONGEST, max(text.count("word") for text in run) + 2) <= minilm.TOKENS_A_RUN for run in runs)
+    assert all(
+        len(run) * min(minilm.LONGEST, max(text.count("word") for text in run) + 2)
+        <= minilm.TOKENS_A_RUN
+        for run in runs
+    )
 
 
-async def test_a_question_does_not_wait_for_the_passages_of_an_ingest(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_question_does_not_wait_for_the_passages_of_an_ingest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     embedder, go_on = MiniLMEmbedder(), threading.Event()
     run = embedder._run
 
@@ -96,8 +108,12 @@ async def test_no_text_gives_no_vector(embedder: MiniLMEmbedder) -> None:
     assert (await embedder.embed([])).shape == (0, 384)
 
 
-@pytest.mark.parametrize(("name", "value"), [("SHA256", "0" * 64), ("PACKAGE", "no_such_package_of_weights")])
-async def test_weights_that_are_missing_or_were_not_verified_are_refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"), [("SHA256", "0" * 64), ("PACKAGE", "no_such_package_of_weights")]
+)
+async def test_weights_that_are_missing_or_were_not_verified_are_refused(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(minilm, name, value)
 
     with pytest.raises(ConfigError, match="missing, or not those that were verified: pip install"):

@@ -14,7 +14,9 @@ from tests.needs import require_redis
 
 
 @pytest.fixture(params=[2, 3], ids=["RESP2", "RESP3"])
-async def log(redis_server: RedisServer, request: pytest.FixtureRequest) -> AsyncIterator[RedisEventLog]:
+async def log(
+    redis_server: RedisServer, request: pytest.FixtureRequest
+) -> AsyncIterator[RedisEventLog]:
     log = RedisEventLog(f"{redis_server.url}?protocol={request.param}")
     yield log
     await log.close()
@@ -23,7 +25,9 @@ async def log(redis_server: RedisServer, request: pytest.FixtureRequest) -> Asyn
 class TestRedisEventLog(EventLogContract):
     async def damage(self, log: RedisEventLog, job_id: str, seq: int) -> None:  # type: ignore[override]
         entry_id = f"{seq >> ATTEMPT_SHIFT}-{seq & LAST_N}"
-        await log._redis.xadd(f"ragqueue:log:{job_id}", {"type": "delta", "colour": "red"}, entry_id)
+        await log._redis.xadd(
+            f"ragqueue:log:{job_id}", {"type": "delta", "colour": "red"}, entry_id
+        )
 
 
 @pytest.mark.parametrize("snapshots", [False, True])
@@ -54,7 +58,9 @@ async def test_a_redis_that_does_not_let_its_files_be_written_is_counted_as_such
     require_redis()
     with RedisServer(appendonly=True) as server:
         log = RedisEventLog(server.url)
-        await log._redis.execute_command("ACL", "SETUSER", "default", "-bgrewriteaof", "-bgsave", "-config")
+        await log._redis.execute_command(
+            "ACL", "SETUSER", "default", "-bgrewriteaof", "-bgsave", "-config"
+        )
 
         assert await log.purge() == {"log_files": 0, "log_files_left": 2}
         await log.close()
@@ -81,7 +87,9 @@ async def test_a_log_that_nobody_drops_goes_by_itself(redis_server: RedisServer)
 
     with redis.Redis.from_url(redis_server.url) as client:
         assert 86_000 < client.ttl(f"ragqueue:log:{job}") <= 86_400
-        assert client.xrange(f"ragqueue:log:{job}") == [(b"1-0", {b"type": b"delta", b"data": b'{"n":0}', b"at": b"1000.5"})]
+        assert client.xrange(f"ragqueue:log:{job}") == [
+            (b"1-0", {b"type": b"delta", b"data": b'{"n":0}', b"at": b"1000.5"})
+        ]
 
 
 async def test_a_redis_that_went_away_is_unavailable_and_usable_when_it_is_back() -> None:

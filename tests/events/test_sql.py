@@ -24,4 +24,6 @@ class TestSqlEventLog(EventLogContract):
     async def damage(self, log: EventLog, job_id: str, seq: int) -> None:
         assert isinstance(log, SqlEventLog)
         statement = "insert into events (job_id, seq, type, data, at) values (?, ?, 'x', '{bad', 0)"
-        await log._records.note(lambda connection: connection.exec_driver_sql(statement, (job_id, seq)))
+        await log._records.note(
+            lambda connection: connection.exec_driver_sql(statement, (job_id, seq))
+        )

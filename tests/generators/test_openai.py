@@ -89,9 +89,17 @@ async def test_one_call_makes_one_request(server: OpenAISimulator) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"), [("400", "RAGQUEUE_CONTEXT"), ("401", "OPENAI_API_KEY"), ("404", "LLM_MODEL"), ("429-quota", "billing")]
+    ("fault", "told"),
+    [
+        ("400", "RAGQUEUE_CONTEXT"),
+        ("401", "OPENAI_API_KEY"),
+        ("404", "LLM_MODEL"),
+        ("429-quota", "billing"),
+    ],
 )
-async def test_what_a_retry_cannot_help_says_what_to_check(server: OpenAISimulator, fault: str, told: str) -> None:
+async def test_what_a_retry_cannot_help_says_what_to_check(
+    server: OpenAISimulator, fault: str, told: str
+) -> None:
     error, _ = await failure(server, fault)
 
     assert not error.retryable
@@ -99,7 +107,9 @@ async def test_what_a_retry_cannot_help_says_what_to_check(server: OpenAISimulat
 
 
 @pytest.mark.parametrize("fault", ["silent", "hang-first"])
-async def test_a_model_that_says_nothing_is_given_up(server: OpenAISimulator, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_model_that_says_nothing_is_given_up(
+    server: OpenAISimulator, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(openai, "FIRST", 0.1)
     error, _ = await failure(server, fault)
 
@@ -107,7 +117,9 @@ async def test_a_model_that_says_nothing_is_given_up(server: OpenAISimulator, fa
     assert "nothing for 0.1 s" in error.message
 
 
-async def test_a_model_that_falls_silent_is_given_up(server: OpenAISimulator, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_model_that_falls_silent_is_given_up(
+    server: OpenAISimulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(openai, "GAP", 0.1)
     error, said = await failure(server, "hang")
 
@@ -117,7 +129,9 @@ async def test_a_model_that_falls_silent_is_given_up(server: OpenAISimulator, mo
 
 
 @pytest.mark.parametrize(("fault", "told"), [("cut", "broke"), ("malformed", "no chunk")])
-async def test_an_answer_that_breaks_off_is_a_failure_after_the_text_so_far(server: OpenAISimulator, fault: str, told: str) -> None:
+async def test_an_answer_that_breaks_off_is_a_failure_after_the_text_so_far(
+    server: OpenAISimulator, fault: str, told: str
+) -> None:
     error, said = await failure(server, fault)
 
     assert error.retryable
@@ -139,7 +153,9 @@ async def test_an_empty_continuation_is_none(server: OpenAISimulator) -> None:
     assert [delta.finish for delta in deltas] == ["stop"]
 
 
-async def test_an_empty_answer_of_a_model_that_begins_anew_is_a_failure(server: OpenAISimulator) -> None:
+async def test_an_empty_answer_of_a_model_that_begins_anew_is_a_failure(
+    server: OpenAISimulator,
+) -> None:
     async with client(server) as generator:
         with pytest.raises(GenerationFailed, match="empty"):
             await collect(generator, make_prompt("FAULT:empty", prefix="Half an ans"))
@@ -205,7 +221,10 @@ async def test_a_finished_connection_is_used_again(server: OpenAISimulator) -> N
 
 
 async def test_more_streams_than_the_default_pool_run_at_once() -> None:
-    async with OpenAISimulator("rate=2&tokens=100000") as server, client(server, max_connections=130) as generator:
+    async with (
+        OpenAISimulator("rate=2&tokens=100000") as server,
+        client(server, max_connections=130) as generator,
+    ):
         streams = [generator.stream(make_prompt()) for _ in range(120)]
         async with asyncio.timeout(30):
             await asyncio.gather(*(anext(stream) for stream in streams))
@@ -230,13 +249,19 @@ async def test_a_server_that_speaks_no_http_is_unavailable() -> None:
 
     listener = await asyncio.start_server(babble, "127.0.0.1", 0)
     async with listener:
-        generator = OpenAIGenerator("sim", base_url=f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/v1", api_key=None)
+        generator = OpenAIGenerator(
+            "sim",
+            base_url=f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/v1",
+            api_key=None,
+        )
         with pytest.raises(Unavailable):
             await collect(generator, make_prompt())
         await generator.close()
 
 
-async def test_a_model_that_continues_is_sent_the_prefix_as_the_last_message(server: OpenAISimulator) -> None:
+async def test_a_model_that_continues_is_sent_the_prefix_as_the_last_message(
+    server: OpenAISimulator,
+) -> None:
     async with client(server) as generator:
         prefix = (await text_of(generator, make_prompt()))[:30]
     async with client(server, continues=True) as generator:
@@ -267,7 +292,10 @@ async def test_the_key_is_sent_and_a_missing_one_is_no_error(server: OpenAISimul
 
 @pytest.mark.parametrize("fault", ["", "401", "cut", "hang"])
 async def test_neither_prompt_nor_key_is_logged_or_told(
-    server: OpenAISimulator, fault: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    server: OpenAISimulator,
+    fault: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     caplog.set_level(logging.DEBUG)
     monkeypatch.setattr(openai, "GAP", 0.1)
@@ -290,12 +318,29 @@ def test_a_url_without_a_scheme_is_refused() -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 def test_events_are_found_however_the_bytes_arrive(size: int, newline: str) -> None:
-    one, two = '{"choices":[{"delta":{"content":"one"}}]}', ['{"choices":[{"delta":{"content":', '" two"}}]}']
-    lines = [": ping", f"data: {one}", "", "event: x", "id: 3", f"data:{two[0]}", f"data: {two[1]}", "", "", "data: [DONE]"]
+    one, two = (
+        '{"choices":[{"delta":{"content":"one"}}]}',
+        ['{"choices":[{"delta":{"content":', '" two"}}]}'],
+    )
+    lines = [
+        ": ping",
+        f"data: {one}",
+        "",
+        "event: x",
+        "id: 3",
+        f"data:{two[0]}",
+        f"data: {two[1]}",
+        "",
+        "",
+        "data: [DONE]",
+    ]
     raw = newline.join(lines).encode()
     answer = _Answer()
 
-    said = [answer.take(piece) for piece in [*(raw[at : at + size] for at in range(0, len(raw), size)), b"\n\n"]]
+    said = [
+        answer.take(piece)
+        for piece in [*(raw[at : at + size] for at in range(0, len(raw), size)), b"\n\n"]
+    ]
 
     assert ("".join(said), answer.error) == ("one two", "")
 
@@ -309,12 +354,18 @@ async def answering(
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(
-            f"HTTP/1.1 {status}\r\nContent-Type: {media_type}\r\nContent-Length: {len(body) + missing}\r\n\r\n{body}".encode("latin-1")
+            f"HTTP/1.1 {status}\r\nContent-Type: {media_type}\r\nContent-Length: {len(body) + missing}\r\n\r\n{body}".encode(
+                "latin-1"
+            )
         )
         writer.close()
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as listener:
-        generator = OpenAIGenerator("sim", base_url=f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/v1", api_key=None)
+        generator = OpenAIGenerator(
+            "sim",
+            base_url=f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/v1",
+            api_key=None,
+        )
         yield generator
         await generator.close()
 
@@ -328,8 +379,12 @@ async def test_a_page_instead_of_a_stream_names_the_setting(media_type: str) -> 
     assert not caught.value.retryable
 
 
-@pytest.mark.parametrize(("header", "seconds"), [("7", 7), ("", None), ("soon", None), ("999999", None)])
-async def test_a_retry_after_is_a_sensible_number_of_seconds(header: str, seconds: float | None) -> None:
+@pytest.mark.parametrize(
+    ("header", "seconds"), [("7", 7), ("", None), ("soon", None), ("999999", None)]
+)
+async def test_a_retry_after_is_a_sensible_number_of_seconds(
+    header: str, seconds: float | None
+) -> None:
     async with answering("", status=f"503 X\r\nRetry-After: {header}") as generator:
         with pytest.raises(GenerationFailed) as caught:
             await collect(generator, make_prompt())
@@ -337,7 +392,9 @@ async def test_a_retry_after_is_a_sensible_number_of_seconds(header: str, second
     assert caught.value.retry_after == seconds
 
 
-@pytest.mark.parametrize("event", ["{not json", "[1]", '{"choices":"x"}', '{"choices":[{"delta":{"content":"\xff"}}]}'])
+@pytest.mark.parametrize(
+    "event", ["{not json", "[1]", '{"choices":"x"}', '{"choices":[{"delta":{"content":"\xff"}}]}']
+)
 async def test_an_event_that_is_no_chunk_is_a_failure(event: str) -> None:
     async with answering(f"data: {event}\n\n") as generator:
         with pytest.raises(GenerationFailed, match="no chunk"):
@@ -352,8 +409,12 @@ async def test_an_event_that_is_no_chunk_is_a_failure(event: str) -> None:
         ('data: {"choices":[{"finish_reason":"content_filter"}]}\n\n', "content filter", False),
     ],
 )
-async def test_an_answer_that_its_server_ends_early_is_a_failure_after_the_text_so_far(end: str, told: str, retryable: bool) -> None:
-    async with answering(f'data: {{"choices":[{{"delta":{{"content":"ok"}}}}]}}\n\n{end}') as generator:
+async def test_an_answer_that_its_server_ends_early_is_a_failure_after_the_text_so_far(
+    end: str, told: str, retryable: bool
+) -> None:
+    async with answering(
+        f'data: {{"choices":[{{"delta":{{"content":"ok"}}}}]}}\n\n{end}'
+    ) as generator:
         error, said = await broken(generator, "q")
 
     assert told in error.message
@@ -364,7 +425,9 @@ async def test_an_answer_that_its_server_ends_early_is_a_failure_after_the_text_
 WHOLE = 'data: {"choices":[{"delta":{"content":"ok"},"finish_reason":"stop"}]}'
 
 
-@pytest.mark.parametrize(("body", "missing"), [(WHOLE, 0), (f"{WHOLE}\n\n", 100)], ids=["last line open", "cut after it"])
+@pytest.mark.parametrize(
+    ("body", "missing"), [(WHOLE, 0), (f"{WHOLE}\n\n", 100)], ids=["last line open", "cut after it"]
+)
 async def test_what_comes_after_the_finish_reason_may_be_missing(body: str, missing: int) -> None:
     async with answering(body, missing=missing) as generator:
         deltas = await collect(generator, make_prompt())
@@ -374,7 +437,9 @@ async def test_what_comes_after_the_finish_reason_may_be_missing(body: str, miss
 
 DIALECTS = {
     "finish with the last token": (
-        ['{"choices":[{"index":0,"delta":{"content":"ok"},"finish_reason":"stop"}],"usage":{"completion_tokens":1}}'],
+        [
+            '{"choices":[{"index":0,"delta":{"content":"ok"},"finish_reason":"stop"}],"usage":{"completion_tokens":1}}'
+        ],
         "stop",
     ),
     "no index, null delta": (
@@ -418,7 +483,15 @@ async def test_a_url_with_user_and_password_asks_with_them(key: str | None) -> N
         await generator.close()
 
 
-@pytest.mark.parametrize("url", ["http://u:SECRET@127.0.0.1:x/v1", "u:SECRET@127.0.0.1:1", "ftp://u:SECRET@h/v1", "http://[u:SECRET@h"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://u:SECRET@127.0.0.1:x/v1",
+        "u:SECRET@127.0.0.1:1",
+        "ftp://u:SECRET@h/v1",
+        "http://[u:SECRET@h",
+    ],
+)
 def test_a_url_that_cannot_work_is_refused_without_its_password(url: str) -> None:
     with pytest.raises(ConfigError, match="OPENAI_BASE_URL") as refused:
         OpenAIGenerator("m", base_url=url, api_key=None)

@@ -11,9 +11,15 @@ from ragqueue.testing.openai_server import OpenAISimulator
 
 
 async def test_the_official_client_reads_its_stream() -> None:
-    async with OpenAISimulator("tokens=10") as server, openai.AsyncOpenAI(base_url=server.url, api_key="x") as client:
+    async with (
+        OpenAISimulator("tokens=10") as server,
+        openai.AsyncOpenAI(base_url=server.url, api_key="x") as client,
+    ):
         stream = await client.chat.completions.create(
-            model="sim", messages=[{"role": "user", "content": "How long?"}], stream=True, stream_options={"include_usage": True}
+            model="sim",
+            messages=[{"role": "user", "content": "How long?"}],
+            stream=True,
+            stream_options={"include_usage": True},
         )
         chunks = [chunk async for chunk in stream]
 

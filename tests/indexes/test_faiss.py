@@ -29,7 +29,13 @@ class MemoryFeed:
         self.gone: list[tuple[int, int]] = []
 
     def put(self, first: int, count: int, seed: int = 0) -> None:
-        self.vectors |= dict(zip(range(first, first + count), vectors(count, seed=seed).astype(np.float16), strict=True))
+        self.vectors |= dict(
+            zip(
+                range(first, first + count),
+                vectors(count, seed=seed).astype(np.float16),
+                strict=True,
+            )
+        )
 
     def drop(self, number: int) -> None:
         del self.vectors[number]
@@ -39,8 +45,16 @@ class MemoryFeed:
         return await getattr(self, look.__name__)(*args)
 
     async def news(self, space: Sequence[str], after: int, removal: int, limit: int) -> News:
-        numbers = sorted(number for number in self.vectors if number > after)[:limit] if space == HERE else []
-        found = np.stack([self.vectors[number] for number in numbers]) if numbers else np.empty((0, DIMENSIONS), np.float16)
+        numbers = (
+            sorted(number for number in self.vectors if number > after)[:limit]
+            if space == HERE
+            else []
+        )
+        found = (
+            np.stack([self.vectors[number] for number in numbers])
+            if numbers
+            else np.empty((0, DIMENSIONS), np.float16)
+        )
         gone = [number for seq, number in self.gone if seq > removal]
         return News(np.array(numbers, np.int64), found, np.array(gone, np.int64), len(self.gone))
 
@@ -108,7 +122,9 @@ class TestFaissIndexThatFollows(IndexContract):
     """The same where the space is in memory before anything is written."""
 
     @pytest.fixture
-    async def index(self, tmp_path: Path, feed: MemoryFeed, monkeypatch: pytest.MonkeyPatch) -> Index:
+    async def index(
+        self, tmp_path: Path, feed: MemoryFeed, monkeypatch: pytest.MonkeyPatch
+    ) -> Index:
         index = Recorded(tmp_path, feed)
         monkeypatch.setattr(faiss, "LOOK_EVERY", 3600)  # only what the port was told can show
         await index.count(HERE)
@@ -121,7 +137,9 @@ async def test_a_replica_is_filled_from_the_records(tmp_path: Path, feed: Memory
     assert await nearest(FaissIndex(tmp_path, feed), feed, 123) == 123
 
 
-async def test_another_process_begins_from_the_snapshot_and_follows(tmp_path: Path, feed: MemoryFeed) -> None:
+async def test_another_process_begins_from_the_snapshot_and_follows(
+    tmp_path: Path, feed: MemoryFeed
+) -> None:
     feed.put(1, 300)
     await FaissIndex(tmp_path, feed).compact(HERE)
     feed.put(301, 20, seed=1)
@@ -135,7 +153,9 @@ async def test_another_process_begins_from_the_snapshot_and_follows(tmp_path: Pa
     assert 7 not in [number for number, _ in await index.search(HERE, gone.astype(np.float32), 319)]
 
 
-async def test_every_flipped_bit_cut_and_added_byte_of_a_snapshot_is_noticed(tmp_path: Path, feed: MemoryFeed) -> None:
+async def test_every_flipped_bit_cut_and_added_byte_of_a_snapshot_is_noticed(
+    tmp_path: Path, feed: MemoryFeed
+) -> None:
     feed.put(1, 50)
     await FaissIndex(tmp_path, feed).compact(HERE)
     path = snapshots_in(tmp_path)[0]
@@ -152,7 +172,9 @@ async def test_every_flipped_bit_cut_and_added_byte_of_a_snapshot_is_noticed(tmp
         assert not path.exists()
 
 
-async def test_a_crash_at_any_byte_of_the_writing_leaves_the_old_snapshot(tmp_path: Path, feed: MemoryFeed) -> None:
+async def test_a_crash_at_any_byte_of_the_writing_leaves_the_old_snapshot(
+    tmp_path: Path, feed: MemoryFeed
+) -> None:
     feed.put(1, 50)
     await FaissIndex(tmp_path, feed).compact(HERE)
     path = snapshots_in(tmp_path)[0]
@@ -168,7 +190,9 @@ async def test_a_crash_at_any_byte_of_the_writing_leaves_the_old_snapshot(tmp_pa
     assert path.read_bytes() == good
 
 
-async def test_an_erasing_compaction_takes_removed_vectors_off_the_disk(tmp_path: Path, feed: MemoryFeed) -> None:
+async def test_an_erasing_compaction_takes_removed_vectors_off_the_disk(
+    tmp_path: Path, feed: MemoryFeed
+) -> None:
     feed.put(1, 50)
     index = FaissIndex(tmp_path, feed)
     await index.compact(HERE)
@@ -194,7 +218,9 @@ async def test_erasing_the_last_vector_leaves_no_snapshot(tmp_path: Path, feed: 
     assert await index.count(HERE) == 0
 
 
-async def test_the_snapshot_of_another_database_is_not_believed(tmp_path: Path, feed: MemoryFeed) -> None:
+async def test_the_snapshot_of_another_database_is_not_believed(
+    tmp_path: Path, feed: MemoryFeed
+) -> None:
     feed.put(1, 300)
     await FaissIndex(tmp_path, feed).compact(HERE)
     other = MemoryFeed()
@@ -208,7 +234,9 @@ async def test_the_snapshot_of_another_database_is_not_believed(tmp_path: Path, 
     assert snapshots_in(tmp_path) == []
 
 
-async def test_numbers_that_a_restored_backup_gave_again_are_read_again(tmp_path: Path, feed: MemoryFeed) -> None:
+async def test_numbers_that_a_restored_backup_gave_again_are_read_again(
+    tmp_path: Path, feed: MemoryFeed
+) -> None:
     feed.put(1, 100)
     await FaissIndex(tmp_path, feed).compact(HERE)
     for number in range(81, 101):
@@ -217,10 +245,17 @@ async def test_numbers_that_a_restored_backup_gave_again_are_read_again(tmp_path
 
     index = FaissIndex(tmp_path, feed)
 
-    assert [await nearest(index, feed, number) for number in (80, 81, 100, 110)] == [80, 81, 100, 110]
+    assert [await nearest(index, feed, number) for number in (80, 81, 100, 110)] == [
+        80,
+        81,
+        100,
+        110,
+    ]
 
 
-async def test_a_search_does_not_wait_for_a_compaction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_search_does_not_wait_for_a_compaction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(faiss, "LOOK_EVERY", 0)
     feed = SlowFeed()
     feed.put(1, 50)
@@ -241,7 +276,9 @@ async def test_a_search_does_not_wait_for_a_compaction(tmp_path: Path, monkeypat
     assert await index.count(HERE) == 50
 
 
-async def test_a_compaction_that_began_before_an_erasure_leaves_no_removed_vector(tmp_path: Path) -> None:
+async def test_a_compaction_that_began_before_an_erasure_leaves_no_removed_vector(
+    tmp_path: Path,
+) -> None:
     feed = SlowFeed()
     feed.put(1, 50)
     secret = feed.vectors[30].tobytes()
@@ -259,7 +296,9 @@ async def test_a_compaction_that_began_before_an_erasure_leaves_no_removed_vecto
     assert not is_anywhere(tmp_path, secret)
 
 
-async def test_what_a_crash_left_half_written_goes_with_the_next_compaction(tmp_path: Path, feed: MemoryFeed) -> None:
+async def test_what_a_crash_left_half_written_goes_with_the_next_compaction(
+    tmp_path: Path, feed: MemoryFeed
+) -> None:
     feed.put(1, 50)
     index = FaissIndex(tmp_path, feed)
     await index.compact(HERE)
@@ -281,7 +320,9 @@ async def test_only_the_last_snapshot_is_kept(tmp_path: Path, feed: MemoryFeed) 
     assert [int(path.name.split("-")[1]) for path in snapshots_in(tmp_path)] == [30]
 
 
-async def test_of_many_equal_vectors_the_lowest_numbers_are_found(tmp_path: Path, feed: MemoryFeed) -> None:
+async def test_of_many_equal_vectors_the_lowest_numbers_are_found(
+    tmp_path: Path, feed: MemoryFeed
+) -> None:
     same = vectors(1)[0]
     feed.vectors = {number: same.astype(np.float16) for number in range(1, 200)}
 
@@ -327,20 +368,35 @@ async def test_inverted_lists_find_nearly_all_and_all_of_a_selective_filter(
     every, questions = np.stack(list(feed.vectors.values())).astype(np.float32), vectors(50, seed=7)
     truth = np.argsort(-(questions @ every.T), axis=1)[:, :10] + 1
 
-    found = [[number for number, _ in await index.search(HERE, question, 10)] for question in questions]
-    few = [[number for number, _ in await index.search(HERE, q, 5, allowed=[9, 1000, 2000, 4000, 5999])] for q in questions]
+    found = [
+        [number for number, _ in await index.search(HERE, question, 10)] for question in questions
+    ]
+    few = [
+        [
+            number
+            for number, _ in await index.search(HERE, q, 5, allowed=[9, 1000, 2000, 4000, 5999])
+        ]
+        for q in questions
+    ]
 
-    assert np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, truth.tolist(), strict=True)]) > 0.8
+    assert (
+        np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, truth.tolist(), strict=True)])
+        > 0.8
+    )
     assert all(set(numbers) == {9, 1000, 2000, 4000, 5999} for numbers in few)
 
 
 async def test_the_records_feed_a_replica(tmp_path: Path) -> None:
     records = open_records(tmp_path)
     made = dict(zip("abcdef", vectors(6), strict=True))
-    numbers = await records.write(lambda c: add(c, "d", "a\nb\nc", generation="g1", embed=made.__getitem__))
+    numbers = await records.write(
+        lambda c: add(c, "d", "a\nb\nc", generation="g1", embed=made.__getitem__)
+    )
     index = FaissIndex(tmp_path, records)
     await index.compact(HERE)
-    more = await records.write(lambda c: add(c, "e", "d\ne\nf", generation="g1", embed=made.__getitem__))
+    more = await records.write(
+        lambda c: add(c, "e", "d\ne\nf", generation="g1", embed=made.__getitem__)
+    )
     await records.write(lambda c: chunks.remove(c, "acme", "d"))
 
     again = FaissIndex(tmp_path, records)

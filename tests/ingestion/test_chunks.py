@@ -12,7 +12,9 @@ from ragqueue.parsers.markdown import MarkdownParser
 from ragqueue.parsers.text import TextParser
 from ragqueue.types import Block, Parsed
 
-UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine fails no test
+UNTIMED = settings(
+    deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)  # a busy machine fails no test
 
 CASES = Path(__file__).parents[1] / "cases" / "chunking"
 PARSERS: dict[str, type[Parser]] = {".md": MarkdownParser, ".txt": TextParser, ".html": HtmlParser}
@@ -23,13 +25,17 @@ def parse(source: str, suffix: str = ".md") -> Parsed:
     return PARSERS[suffix]().parse(source.encode(), f"a{suffix}")
 
 
-@pytest.mark.parametrize("case", sorted(path.name for path in CASES.iterdir() if path.suffix in PARSERS))
+@pytest.mark.parametrize(
+    "case", sorted(path.name for path in CASES.iterdir() if path.suffix in PARSERS)
+)
 def test_passages_are_those_of_the_case(case: str) -> None:
     source = CASES / case
 
     passages = chunk(parse(source.read_text(encoding="utf-8"), source.suffix), **SMALL)
 
-    shown = "".join(f"@ {' > '.join(p.heading_path)} ({count(p.text)})\n{p.text}\n" for p in passages)
+    shown = "".join(
+        f"@ {' > '.join(p.heading_path)} ({count(p.text)})\n{p.text}\n" for p in passages
+    )
     assert shown == (CASES / f"{case}.expected").read_text(encoding="utf-8")
 
 
@@ -43,16 +49,24 @@ def test_a_table_of_many_rows_is_cut_at_its_rows() -> None:
 
 
 def test_a_table_that_fits_is_whole_although_it_is_above_the_target() -> None:
-    table = "\n".join(["| n | name |", "|---|---|", *(f"| {n} | row number {n} |" for n in range(30))])
+    table = "\n".join(
+        ["| n | name |", "|---|---|", *(f"| {n} | row number {n} |" for n in range(30))]
+    )
 
-    passages = chunk(parse(f"# Rows\n\n{'Some words before it. ' * 20}\n\n{table}\n\n{'Some words after it. ' * 20}"))
+    passages = chunk(
+        parse(
+            f"# Rows\n\n{'Some words before it. ' * 20}\n\n{table}\n\n{'Some words after it. ' * 20}"
+        )
+    )
 
     assert 200 < count(table) <= 256
     assert table in [passage.text for passage in passages]
 
 
 def test_a_heading_stays_with_what_it_heads() -> None:
-    table = "\n".join(["| n | name |", "|---|---|", *(f"| {n} | row number {n} |" for n in range(24))])
+    table = "\n".join(
+        ["| n | name |", "|---|---|", *(f"| {n} | row number {n} |" for n in range(24))]
+    )
 
     passages = chunk(parse(f"# Rows\n\n{table}"))
 
@@ -66,14 +80,18 @@ def test_top_headings_are_never_crossed() -> None:
 
 
 def test_the_title_is_not_repeated_in_the_heading_path() -> None:
-    passages = chunk(parse("# Guide\n\n" + "Some words. " * 60 + "\n\n## Install\n\n" + "Other words. " * 60))
+    passages = chunk(
+        parse("# Guide\n\n" + "Some words. " * 60 + "\n\n## Install\n\n" + "Other words. " * 60)
+    )
 
     assert [passage.heading_path for passage in passages] == [(), ("Install",)]
 
 
 def test_a_passage_carries_the_page_where_it_begins() -> None:
     text = "One.\n\nTwo."
-    parsed = Parsed(text, [Block("paragraph", 0, 4, page=3), Block("paragraph", 6, 10, page=4)], pages=4)
+    parsed = Parsed(
+        text, [Block("paragraph", 0, 4, page=3), Block("paragraph", 6, 10, page=4)], pages=4
+    )
 
     assert [passage.page for passage in chunk(parsed)] == [3]
 
@@ -97,7 +115,9 @@ def test_passages_of_long_prose_are_of_about_the_same_size() -> None:
 def test_a_passage_never_ends_with_an_announcement_of_code_that_fits(words: int) -> None:
     code = "```python\n" + "print(lease)\n" * 30 + "```"
 
-    passages = chunk(parse(f"# Lease\n\n{'word ' * words}.\n\nSet it like this:\n\n{code}\n\n{'word ' * 60}"))
+    passages = chunk(
+        parse(f"# Lease\n\n{'word ' * words}.\n\nSet it like this:\n\n{code}\n\n{'word ' * 60}")
+    )
 
     assert [passage.text[-20:] for passage in passages if passage.text.endswith(":")] == []
 
@@ -111,14 +131,39 @@ def test_chinese_counts_a_token_a_character() -> None:
 
 
 WORDS = st.sampled_from(
-    ["# Top", "## Sub", "### Deep", "#### Deeper", "words in a row. And more of them!", "- item one", "  - item two", "1. first", "> quoted", "```",
-     "| a | b |", "|---|---|", "<!-- unseen -->", "<div>", "---", "日本語の文章。" * 9, "x" * 300, "word " * 70, "", "", "Text\u2028more.", "\x1c", "\u3000"]
-)  # fmt: skip
+    [
+        "# Top",
+        "## Sub",
+        "### Deep",
+        "#### Deeper",
+        "words in a row. And more of them!",
+        "- item one",
+        "  - item two",
+        "1. first",
+        "> quoted",
+        "```",
+        "| a | b |",
+        "|---|---|",
+        "<!-- unseen -->",
+        "<div>",
+        "---",
+        "日本語の文章。" * 9,
+        "x" * 300,
+        "word " * 70,
+        "",
+        "",
+        "Text\u2028more.",
+        "\x1c",
+        "\u3000",
+    ]
+)
 
 
 @UNTIMED
 @given(st.lists(WORDS, max_size=40).map("\n".join), st.sampled_from([SMALL, {}]))
-def test_passages_of_any_markdown_are_slices_in_order_that_hold_all_of_its_blocks(source: str, options: dict[str, int]) -> None:
+def test_passages_of_any_markdown_are_slices_in_order_that_hold_all_of_its_blocks(
+    source: str, options: dict[str, int]
+) -> None:
     try:
         parsed = parse(source)
     except UnreadableDocument:
@@ -135,10 +180,16 @@ def test_passages_of_any_markdown_are_slices_in_order_that_hold_all_of_its_block
         assert count(passage.text) <= options.get("largest", 256) or len(passage.text.split()) == 1
         covered[passage.start : passage.end] = b"\x01" * len(passage.text)
         end = passage.end
-    assert all(covered[at] or parsed.text[at].isspace() for block in parsed.blocks for at in range(block.start, block.end))
+    assert all(
+        covered[at] or parsed.text[at].isspace()
+        for block in parsed.blocks
+        for at in range(block.start, block.end)
+    )
     for block in parsed.blocks:
         covered[block.start : block.end] = b"\x02" * (block.end - block.start)
-    between = "".join(character for character, by in zip(parsed.text, covered, strict=True) if by == 1)
+    between = "".join(
+        character for character, by in zip(parsed.text, covered, strict=True) if by == 1
+    )
     assert "unseen" not in between
 
 

@@ -31,7 +31,13 @@ MANY_JOBS = """
 
 
 def settings_of(folder: Path) -> dict[str, Any]:
-    return {"data": folder / "data", "vector_db_path": folder / "vectors", "embedder": "none", "queue": "sql", "drain": 0.0}
+    return {
+        "data": folder / "data",
+        "vector_db_path": folder / "vectors",
+        "embedder": "none",
+        "queue": "sql",
+        "drain": 0.0,
+    }
 
 
 async def running(records: Records, kind: str, payload: dict[str, str]) -> Job:
@@ -51,7 +57,9 @@ async def begin(records: Records, index: Any = None) -> tuple[Eraser, Job, Job]:
     return eraser, await running(records, "delete", {"document_id": "d"}), question
 
 
-async def test_an_erasure_cancels_the_question_that_is_answered_from_the_document_and_waits_for_its_end(tmp_path: Path) -> None:
+async def test_an_erasure_cancels_the_question_that_is_answered_from_the_document_and_waits_for_its_end(
+    tmp_path: Path,
+) -> None:
     records = open_records(tmp_path)
     eraser, job, question = await begin(records)
     erasing = asyncio.create_task(eraser.run(job))
@@ -72,7 +80,9 @@ async def asked(records: Records, question: Job) -> bool:
     return row is not None and row.cancel_requested
 
 
-async def test_an_erasure_is_tried_again_while_a_question_does_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_erasure_is_tried_again_while_a_question_does_not_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(erase, "LOOKS", 2)
     records = open_records(tmp_path)
     eraser, job, _ = await begin(records)
@@ -92,7 +102,12 @@ async def test_an_index_of_ones_own_is_told_what_an_erasure_took(tmp_path: Path)
 
     records = open_records(tmp_path)
     eraser, job, question = await begin(records, index=Foreign())
-    numbers = [chunk.number for chunk in await records.read(lambda connection: connection.execute(chunks.select()).all())]
+    numbers = [
+        chunk.number
+        for chunk in await records.read(
+            lambda connection: connection.execute(chunks.select()).all()
+        )
+    ]
     await records.write(jobs.finish, question, Outcome("cancelled"))
 
     await eraser.run(job)
@@ -101,7 +116,9 @@ async def test_an_index_of_ones_own_is_told_what_an_erasure_took(tmp_path: Path)
     records.close()
 
 
-async def test_a_question_is_not_shown_a_document_that_was_deleted_after_it_was_found(tmp_path: Path) -> None:
+async def test_a_question_is_not_shown_a_document_that_was_deleted_after_it_was_found(
+    tmp_path: Path,
+) -> None:
     records = open_records(tmp_path)
     await records.write(add, "d", "a\nb")
     question = await running(records, "chat", {"question": "?"})
@@ -112,7 +129,9 @@ async def test_a_question_is_not_shown_a_document_that_was_deleted_after_it_was_
     records.close()
 
 
-async def cancelled_while_writing(records: Records, question: Job) -> tuple[SqlEventLog, Batcher, Pen]:
+async def cancelled_while_writing(
+    records: Records, question: Job
+) -> tuple[SqlEventLog, Batcher, Pen]:
     """Write the sources of an answer, end its job, and return what its run would write on with."""
     log = SqlEventLog(records)
     batcher = Batcher(log, partial(records.read, jobs.is_current))
@@ -151,11 +170,19 @@ async def test_a_log_that_was_dropped_after_the_end_is_not_written_again(tmp_pat
     records.close()
 
 
-async def test_an_erasure_ends_the_reading_of_the_document_and_forgets_its_name(tmp_path: Path) -> None:
+async def test_an_erasure_ends_the_reading_of_the_document_and_forgets_its_name(
+    tmp_path: Path,
+) -> None:
     records = open_records(tmp_path)
     eraser, job, question = await begin(records)
     await records.write(jobs.finish, question, Outcome("cancelled"))
-    payload = {"document_id": "d", "upload_id": "u", "source": "Canary.pdf", "sha256": "feed", "media_type": "x"}
+    payload = {
+        "document_id": "d",
+        "upload_id": "u",
+        "source": "Canary.pdf",
+        "sha256": "feed",
+        "media_type": "x",
+    }
     reading = await running(records, "ingest", payload)
     erasing = asyncio.create_task(eraser.run(job))
     async with asyncio.timeout(5):
@@ -168,7 +195,11 @@ async def test_an_erasure_ends_the_reading_of_the_document_and_forgets_its_name(
     outcome = await asyncio.wait_for(erasing, 5)
     row = await records.read(jobs.get, TENANT, reading.id)
     assert row is not None
-    assert (row.payload["source"], row.payload["sha256"], row.error_message) == ("", "", "the document was deleted")
+    assert (row.payload["source"], row.payload["sha256"], row.error_message) == (
+        "",
+        "",
+        "the document was deleted",
+    )
     assert (outcome.result or {})["counts"]["jobs"] == 1
     records.close()
 
@@ -187,7 +218,9 @@ async def test_a_hidden_document_is_erased_even_if_its_job_came_to_nothing(
         def hide_in_vain(connection: Connection) -> None:
             documents.hide(connection, "vain", tenant="default", document_id=document_id)
             if end != "lost":
-                job = jobs.insert_job(connection, "default", "vain", "delete", {"document_id": document_id}, 600.0)
+                job = jobs.insert_job(
+                    connection, "default", "vain", "delete", {"document_id": document_id}, 600.0
+                )
                 jobs.bury(connection, job, Outcome(cast(Any, end), None, "x", "x"))
 
         await runtime.records.write(hide_in_vain)
@@ -221,7 +254,9 @@ async def test_a_document_that_very_many_answers_quote_is_erased(tmp_path: Path)
 
     def quote(connection: Connection) -> None:
         connection.exec_driver_sql(MANY_JOBS, (MANY, TENANT))
-        connection.exec_driver_sql("insert into quotes select tenant, 'd', id from jobs where id like 'many%'")
+        connection.exec_driver_sql(
+            "insert into quotes select tenant, 'd', id from jobs where id like 'many%'"
+        )
 
     await records.write(quote)
 

@@ -38,11 +38,23 @@ class House:
         self.database = migrate(self.records.engine)
         self.queue, self.log = SqlQueue(self.records), SqlEventLog(self.records)
         self.ringer = Ringer(self.queue, self.database)
-        self.submitter = Submitter(self.records, self.ringer, bounds=(20_000, 5_000), deadlines={"chat": 600.0, "background": 3600.0})
+        self.submitter = Submitter(
+            self.records,
+            self.ringer,
+            bounds=(20_000, 5_000),
+            deadlines={"chat": 600.0, "background": 3600.0},
+        )
         self.follower = Follower(self.records, self.log)
         self.batcher = Batcher(self.log, partial(self.records.read, jobs.is_current))
         self.reconciler = Reconciler(
-            self.records, self.queue, self.log, self.ringer, self.submitter, keep_events=600, keep_jobs=MONTH, lease=5.0
+            self.records,
+            self.queue,
+            self.log,
+            self.ringer,
+            self.submitter,
+            keep_events=600,
+            keep_jobs=MONTH,
+            lease=5.0,
         )
         self.keeper = Keeper()
 
@@ -85,12 +97,22 @@ class House:
 
     def worker(self, kinds: Mapping[str, Kind], *, lease: float = 10.0) -> Worker:
         return Worker(
-            self.records, self.batcher, self.ringer, kinds, keeper=self.keeper, owner="worker", database=self.database, lease=lease,
-            beat_every=lease / 3, lanes="chat",
-        )  # fmt: skip
+            self.records,
+            self.batcher,
+            self.ringer,
+            kinds,
+            keeper=self.keeper,
+            owner="worker",
+            database=self.database,
+            lease=lease,
+            beat_every=lease / 3,
+            lanes="chat",
+        )
 
     @asynccontextmanager
-    async def working(self, kinds: Mapping[str, Kind], *, lease: float = 10.0) -> AsyncIterator[Worker]:
+    async def working(
+        self, kinds: Mapping[str, Kind], *, lease: float = 10.0
+    ) -> AsyncIterator[Worker]:
         worker = self.worker(kinds, lease=lease)
         worker.start()
         task = asyncio.create_task(work(worker, self.queue, {"chat": 10}, self.keeper))

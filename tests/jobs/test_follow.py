@@ -46,7 +46,11 @@ async def answered(house: House, *words: str) -> Job:
 async def test_a_stream_begins_with_the_row_and_ends_with_it(house: House) -> None:
     events = await house.events(await answered(house, "a", "b"))
 
-    assert [event.type for event in (events[0], events[1], events[-1])] == ["response.created", "response.queued", "response.completed"]
+    assert [event.type for event in (events[0], events[1], events[-1])] == [
+        "response.created",
+        "response.queued",
+        "response.completed",
+    ]
     assert text_of(events) == "ab"
 
 
@@ -69,7 +73,11 @@ async def test_a_live_reader_and_a_late_one_see_the_same(house: House) -> None:
     for word in "abcdefgh":
         say(pen, word)
         await pen.flush()
-    await house.records.write(jobs.finish, held, Outcome("succeeded", result={"text": "abcdefgh", "citations": [], "log_end": pen.end}))
+    await house.records.write(
+        jobs.finish,
+        held,
+        Outcome("succeeded", result={"text": "abcdefgh", "citations": [], "log_end": pen.end}),
+    )
     pen.write("end", {})
 
     assert text_of(await live) == text_of(await house.events(await house.job(job.id))) == "abcdefgh"
@@ -85,7 +93,11 @@ async def test_a_lost_log_is_written_again_by_its_pen_unnoticed(house: House) ->
     await house.log.drop([job.id])
     say(pen, "c")
     await pen.flush()
-    await house.records.write(jobs.finish, held, Outcome("succeeded", result={"text": "abc", "citations": [], "log_end": pen.end}))
+    await house.records.write(
+        jobs.finish,
+        held,
+        Outcome("succeeded", result={"text": "abc", "citations": [], "log_end": pen.end}),
+    )
 
     assert text_of(await live) == "abc"
     assert text_of(await house.events(await house.job(job.id))) == "abc"
@@ -115,7 +127,11 @@ async def test_a_log_that_is_lost_with_its_worker_restarts_the_reader(house: Hou
     pen = await house.batcher.open(held)
     say(pen, "new")
     await pen.flush()
-    await house.records.write(jobs.finish, held, Outcome("succeeded", result={"text": "new", "citations": [], "log_end": pen.end}))
+    await house.records.write(
+        jobs.finish,
+        held,
+        Outcome("succeeded", result={"text": "new", "citations": [], "log_end": pen.end}),
+    )
 
     await live
     restart = [event.type for event in events].index("ragqueue:restarted")
@@ -131,7 +147,9 @@ async def test_an_id_that_is_not_in_the_log_restarts_the_reader(house: House) ->
     assert text_of(events) == "a"
 
 
-async def test_an_ended_job_whose_log_is_past_its_time_is_retold_from_its_answer(house: House) -> None:
+async def test_an_ended_job_whose_log_is_past_its_time_is_retold_from_its_answer(
+    house: House,
+) -> None:
     job = await answered(house, "a", "b")
     await house.log.drop([job.id])
 
@@ -180,7 +198,9 @@ async def test_another_tenants_job_is_not_there(house: House) -> None:
 async def damage(house: House, job: Job, seq: int) -> None:
     """Put an entry that is no JSON into a job's log."""
     statement = "insert into events (job_id, seq, type, data, at) values (?, ?, 'x', '{bad', 0)"
-    await house.records.note(lambda connection: connection.exec_driver_sql(statement, (job.id, seq)))
+    await house.records.note(
+        lambda connection: connection.exec_driver_sql(statement, (job.id, seq))
+    )
 
 
 async def test_a_damaged_entry_ends_no_other_stream(house: House) -> None:
@@ -226,7 +246,9 @@ async def test_an_attempt_that_finds_a_damaged_log_begins_anew(house: House) -> 
     assert text_of((await house.log.read({job.id: 0}))[job.id]) == "b"
 
 
-async def test_a_resume_while_the_log_is_away_is_refused_and_a_running_stream_waits(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_resume_while_the_log_is_away_is_refused_and_a_running_stream_waits(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = await house.submit()
     held = await house.claim(job.id)
     pen = await house.batcher.open(held)
@@ -256,7 +278,9 @@ async def test_a_resume_while_the_log_is_away_is_refused_and_a_running_stream_wa
 async def test_a_reader_who_is_no_longer_welcome_is_sent_away(house: House) -> None:
     job = await house.submit()
     welcome = [True]
-    reading = asyncio.create_task(collected(await house.follower.open(job, welcome=lambda: bool(welcome))))
+    reading = asyncio.create_task(
+        collected(await house.follower.open(job, welcome=lambda: bool(welcome)))
+    )
     await house.claim(job.id)
     welcome.clear()
 
@@ -279,7 +303,9 @@ async def test_a_reader_that_goes_away_is_forgotten_at_once(house: House) -> Non
     assert not house.follower._readers
 
 
-async def test_many_readers_of_one_job_are_one_look_at_its_row(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_readers_of_one_job_are_one_look_at_its_row(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     looked: list[list[str]] = []
     states = jobs.states
 

@@ -12,7 +12,14 @@ from unittest.mock import Mock
 import pytest
 from sqlalchemy import Connection
 
-from ragqueue.errors import Conflict, GenerationFailed, IdempotencyConflict, QueueFull, StoreFull, Unavailable
+from ragqueue.errors import (
+    Conflict,
+    GenerationFailed,
+    IdempotencyConflict,
+    QueueFull,
+    StoreFull,
+    Unavailable,
+)
 from ragqueue.events.sql import SqlEventLog
 from ragqueue.jobs.control import cancel, end_unheld, erase_jobs
 from ragqueue.jobs.reconcile import Reconciler
@@ -39,7 +46,9 @@ async def test_a_submitted_job_is_on_the_disk_when_submit_returns(house: House) 
 async def test_only_one_of_many_claims_wins(house: House) -> None:
     job = await house.submit()
 
-    claims = await asyncio.gather(*(house.records.write(jobs.claim, job.id, f"w{i}", 1.0, 10.0) for i in range(20)))
+    claims = await asyncio.gather(
+        *(house.records.write(jobs.claim, job.id, f"w{i}", 1.0, 10.0) for i in range(20))
+    )
 
     assert [claim.attempt for claim in claims if claim] == [1]
 
@@ -73,7 +82,9 @@ async def test_from_the_second_death_on_a_job_waits_longer_each_time(house: Hous
         await house.records.write(jobs.release, "dead")
         waits.append(
             await house.records.read(
-                lambda c: c.exec_driver_sql("select round(run_at - (julianday('now') - 2440587.5) * 86400) from jobs").scalar()
+                lambda c: c.exec_driver_sql(
+                    "select round(run_at - (julianday('now') - 2440587.5) * 86400) from jobs"
+                ).scalar()
             )
         )
 
@@ -98,18 +109,24 @@ async def test_a_live_lease_is_not_released(house: House) -> None:
     assert (await house.job(job.id)).state == "running"
 
 
-async def test_a_lost_ring_is_rung_again_only_when_it_is_old_and_the_queue_is_empty(house: House) -> None:
+async def test_a_lost_ring_is_rung_again_only_when_it_is_old_and_the_queue_is_empty(
+    house: House,
+) -> None:
     await house.submit()
 
     def lost(age: float, empty: bool) -> object:
-        return house.records.write(lambda c: jobs.ring_lost(c, "chat", empty, age, time.monotonic()))
+        return house.records.write(
+            lambda c: jobs.ring_lost(c, "chat", empty, age, time.monotonic())
+        )
 
     assert await lost(2.0, True) == []
     assert await lost(-1.0, False) == []
     assert len(await lost(-1.0, True)) == 1
 
 
-async def test_a_look_at_an_empty_queue_says_nothing_of_rings_that_came_after_it(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_look_at_an_empty_queue_says_nothing_of_rings_that_came_after_it(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("ragqueue.jobs.reconcile.RING_AGE", 0.05)
     rung: list[Ring] = []
     monkeypatch.setattr(house.ringer, "ring", rung.extend)
@@ -126,7 +143,9 @@ async def test_a_look_at_an_empty_queue_says_nothing_of_rings_that_came_after_it
     assert [ring.front for ring in rung] == [False]
 
 
-async def test_rings_on_their_way_are_not_lost(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_rings_on_their_way_are_not_lost(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("ragqueue.jobs.reconcile.RING_AGE", -1.0)
     monkeypatch.setattr(house.queue, "depth", _nothing)
     sent = asyncio.Event()
@@ -156,10 +175,14 @@ async def test_twenty_overtakings_prove_a_lost_ring_and_nineteen_do_not(house: H
     later = [await house.submit() for _ in range(20)]
 
     async def claim_with_stamp(job_id: str) -> None:
-        await house.records.write(jobs.claim, job_id, "w", (await house.job(job_id)).created_at, 10.0)
+        await house.records.write(
+            jobs.claim, job_id, "w", (await house.job(job_id)).created_at, 10.0
+        )
 
     def lost() -> object:
-        return house.records.write(lambda c: jobs.ring_lost(c, "chat", False, -1.0, time.monotonic()))
+        return house.records.write(
+            lambda c: jobs.ring_lost(c, "chat", False, -1.0, time.monotonic())
+        )
 
     for job in later[:19]:
         await claim_with_stamp(job.id)
@@ -173,7 +196,9 @@ async def test_rings_at_the_front_overtake_nobody(house: House) -> None:
     for job in [await house.submit() for _ in range(30)]:
         await house.records.write(jobs.claim, job.id, "w", 0.0, 10.0)
 
-    found = await house.records.write(lambda c: jobs.ring_lost(c, "chat", False, -1.0, time.monotonic()))
+    found = await house.records.write(
+        lambda c: jobs.ring_lost(c, "chat", False, -1.0, time.monotonic())
+    )
 
     assert found == []
 
@@ -188,7 +213,9 @@ async def test_a_job_past_its_deadline_fails_with_the_reason(house: House) -> No
     assert (ended.state, ended.error_code) == ("failed", "deadline_exceeded")
 
 
-async def test_a_job_that_saw_deaths_ends_as_a_dead_letter_at_its_deadline_and_not_before(house: House) -> None:
+async def test_a_job_that_saw_deaths_ends_as_a_dead_letter_at_its_deadline_and_not_before(
+    house: House,
+) -> None:
     job = await house.submit()
     for _ in range(5):
         await house.records.write(lambda c: c.exec_driver_sql("update jobs set run_at = 0"))
@@ -279,13 +306,20 @@ async def test_the_same_idempotency_key_gives_the_same_job(house: House) -> None
 async def test_concurrent_posts_of_one_key_make_one_job(house: House) -> None:
     key = "caller k1"
 
-    made = await asyncio.gather(*(house.submitter.submit(TENANT, "chat", {"question": "?"}, idempotency=key) for _ in range(20)))
+    made = await asyncio.gather(
+        *(
+            house.submitter.submit(TENANT, "chat", {"question": "?"}, idempotency=key)
+            for _ in range(20)
+        )
+    )
 
     assert len({job.id for job in made}) == 1
     assert len(await house.records.read(lambda connection: jobs.due(connection, "chat", 9))) == 1
 
 
-async def test_an_error_that_a_retry_helps_is_tried_three_times(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_error_that_a_retry_helps_is_tried_three_times(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("ragqueue.working.worker.FIRST_DELAY", 0.0)
     runs = []
 
@@ -298,10 +332,17 @@ async def test_an_error_that_a_retry_helps_is_tried_three_times(house: House, mo
         house.heal()
         ended = await house.ended(job.id)
 
-    assert (runs, ended.error_code, ended.tries, ended.deaths) == ([1, 2, 3], "generation_failed", 2, 0)
+    assert (runs, ended.error_code, ended.tries, ended.deaths) == (
+        [1, 2, 3],
+        "generation_failed",
+        2,
+        0,
+    )
 
 
-async def test_a_log_that_is_away_costs_no_try(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_log_that_is_away_costs_no_try(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     append, away = house.log.append, ["once", "twice", "thrice", "and again"]
 
     async def flaky(appends: Sequence[Append]) -> list[int]:
@@ -380,7 +421,9 @@ async def test_draining_hands_back_what_did_not_end_without_counting_a_death(hou
     assert (handed_back.state, handed_back.deaths, handed_back.attempt) == ("queued", 0, 1)
 
 
-async def test_a_bug_in_a_kind_does_not_leave_the_job_running(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_bug_in_a_kind_does_not_leave_the_job_running(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("ragqueue.working.worker.TRIES", 1)
 
     async def breaks(run: Run) -> Outcome:
@@ -398,7 +441,9 @@ async def test_the_deadline_ends_a_run_and_keeps_its_partial_text(house: House) 
 
     async def slow(run: Run) -> Outcome:
         pen = run.pen = await run.batcher.open(run.job)
-        run.partial = lambda: Outcome("succeeded", result={"text": "half", "citations": [], "log_end": pen.end})
+        run.partial = lambda: Outcome(
+            "succeeded", result={"text": "half", "citations": [], "log_end": pen.end}
+        )
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -422,21 +467,46 @@ async def test_erasing_a_job_leaves_nothing_of_it(house: House) -> None:
     await erase_jobs(house.records, house.log, [(TENANT, job.id)])
 
     for table in ("jobs", "answers", "events"):
-        assert await house.records.read(lambda c, t=table: c.exec_driver_sql(f"select count(*) from {t}").scalar()) == 0
+        assert (
+            await house.records.read(
+                lambda c, t=table: c.exec_driver_sql(f"select count(*) from {t}").scalar()
+            )
+            == 0
+        )
 
 
-async def test_retention_drops_replaced_texts_and_removals_with_the_answers_that_quoted_them(house: House) -> None:
+async def test_retention_drops_replaced_texts_and_removals_with_the_answers_that_quoted_them(
+    house: House,
+) -> None:
     def fill(connection: Connection) -> None:
         for document, version, age in (("a", 1, 3), ("a", 2, 2), ("a", 3, 0.5), ("b", 1, 3)):
-            row = {"tenant": TENANT, "document_id": document, "version": version, "text": "", "blocks": "[]", "sha256": ""}
-            connection.execute(schema.versions.insert().values(row | {"created_at": NOW - age * MONTH}))
-        for collection, number, age in (("one", 1, 3), ("one", 2, 0.5), ("one", 3, 0.4), ("other", 4, 2)):
+            row = {
+                "tenant": TENANT,
+                "document_id": document,
+                "version": version,
+                "text": "",
+                "blocks": "[]",
+                "sha256": "",
+            }
+            connection.execute(
+                schema.versions.insert().values(row | {"created_at": NOW - age * MONTH})
+            )
+        for collection, number, age in (
+            ("one", 1, 3),
+            ("one", 2, 0.5),
+            ("one", 3, 0.4),
+            ("other", 4, 2),
+        ):
             row = {"tenant": TENANT, "collection": collection, "generation": "g", "number": number}
             connection.execute(schema.removals.insert().values(row | {"at": NOW - age * MONTH}))
 
     def left(connection: Connection) -> tuple[list[str], list[int]]:
-        texts = connection.exec_driver_sql("select document_id || version from versions order by 1").scalars()
-        return list(texts), list(connection.exec_driver_sql("select number from removals order by 1").scalars())
+        texts = connection.exec_driver_sql(
+            "select document_id || version from versions order by 1"
+        ).scalars()
+        return list(texts), list(
+            connection.exec_driver_sql("select number from removals order by 1").scalars()
+        )
 
     await house.records.write(fill)
 
@@ -448,7 +518,11 @@ async def test_retention_drops_replaced_texts_and_removals_with_the_answers_that
 async def test_workers_that_died_are_forgotten_and_living_ones_are_not(house: House) -> None:
     for owner in ("dead", "alive"):
         await house.records.note(workers.beat, owner, "chat", 0, {})
-    await house.records.note(lambda c: c.exec_driver_sql("update workers set beat_at = beat_at - 4000 where owner = 'dead'"))
+    await house.records.note(
+        lambda c: c.exec_driver_sql(
+            "update workers set beat_at = beat_at - 4000 where owner = 'dead'"
+        )
+    )
 
     await house.reconciler.tidy()
 
@@ -462,7 +536,9 @@ async def test_retention_drops_logs_then_jobs(house: House) -> None:
     pen.write("response.output_text.delta", {"delta": "text"})
     await pen.flush()
     await house.records.write(jobs.finish, held, DONE)
-    await house.records.write(lambda c: c.exec_driver_sql("update jobs set ended_at = ended_at - 700"))
+    await house.records.write(
+        lambda c: c.exec_driver_sql("update jobs set ended_at = ended_at - 700")
+    )
 
     await house.reconciler.retention()
 
@@ -492,7 +568,9 @@ async def test_a_lane_goes_on_after_a_surprise(house: House) -> None:
         assert (await house.ended(job.id)).state == "succeeded"
 
 
-async def test_a_beat_goes_on_after_a_surprise_and_no_lease_is_lost(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_beat_goes_on_after_a_surprise_and_no_lease_is_lost(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     beat, failing = workers.beat, [ValueError("a surprise"), None, None]  # the third beat meets it
 
     def surprised(*given: Any) -> None:
@@ -519,7 +597,9 @@ async def test_a_beat_goes_on_after_a_surprise_and_no_lease_is_lost(house: House
     assert (ended.state, ended.attempt, ended.deaths) == ("succeeded", 1, 0)
 
 
-async def test_a_process_without_a_heart_claims_nothing(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_process_without_a_heart_claims_nothing(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     looked = asyncio.Event()
 
     async def look(seconds: float) -> None:
@@ -537,7 +617,9 @@ async def test_a_process_without_a_heart_claims_nothing(house: House, monkeypatc
     handling.cancel()
 
 
-async def test_a_full_disk_costs_no_try_and_no_answer(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_disk_costs_no_try_and_no_answer(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     append, finish, full = house.log.append, jobs.finish, {"append": 3, "finish": 3}
 
     def meet(what: str) -> None:
@@ -567,14 +649,19 @@ async def test_a_full_disk_costs_no_try_and_no_answer(house: House, monkeypatch:
     assert (ended.state, ended.tries, full) == ("succeeded", 0, {"append": 0, "finish": 0})
 
 
-async def test_events_that_cannot_be_written_fail_their_own_run_alone(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_events_that_cannot_be_written_fail_their_own_run_alone(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("ragqueue.working.loops.FIRST_PAUSE", 0.0)
     monkeypatch.setattr("ragqueue.working.worker.TRIES", 1)
 
     async def answers(run: Run) -> Outcome:
         run.pen = await run.batcher.open(run.job)
         for _ in range(5):
-            run.pen.write("response.output_text.delta", {"delta": object() if run.job.payload["question"] == "bad" else "yes"})
+            run.pen.write(
+                "response.output_text.delta",
+                {"delta": object() if run.job.payload["question"] == "bad" else "yes"},
+            )
             await run.pen.flush()
         return DONE
 
@@ -589,11 +676,22 @@ async def test_events_that_cannot_be_written_fail_their_own_run_alone(house: Hou
     assert (ended.state, ended.error_code) == ("failed", "internal_error")
 
 
-async def test_the_log_of_an_ended_job_is_dropped_wherever_it_is_kept(house: House, tmp_path: Path) -> None:
+async def test_the_log_of_an_ended_job_is_dropped_wherever_it_is_kept(
+    house: House, tmp_path: Path
+) -> None:
     elsewhere = schema.open_records(tmp_path / "elsewhere")
     schema.migrate(elsewhere.engine)
     log = SqlEventLog(elsewhere)
-    reconciler = Reconciler(house.records, house.queue, log, house.ringer, house.submitter, keep_events=0.0, keep_jobs=MONTH, lease=5.0)
+    reconciler = Reconciler(
+        house.records,
+        house.queue,
+        log,
+        house.ringer,
+        house.submitter,
+        keep_events=0.0,
+        keep_jobs=MONTH,
+        lease=5.0,
+    )
     job = await house.submit()
     held = await house.claim(job.id)
     await log.append([Append(job.id, -1, [Event(seq_of(1, 0), "fence", {})])])
@@ -614,14 +712,18 @@ async def test_pages_of_jobs_hold_each_job_once_though_many_have_one_time(house:
     seen: list[str] = []
     after = None
 
-    while rows := await house.records.read(partial(jobs.listed, tenant=TENANT, state=None, kind="chat", after=after, limit=4)):
+    while rows := await house.records.read(
+        partial(jobs.listed, tenant=TENANT, state=None, kind="chat", after=after, limit=4)
+    ):
         seen += [job.id for job in rows]
         after = (rows[-1].created_at, rows[-1].id)
 
     assert sorted(seen) == sorted(made)
 
 
-async def test_a_file_that_cannot_be_compacted_keeps_nothing_else_from_being_tidied(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_file_that_cannot_be_compacted_keeps_nothing_else_from_being_tidied(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def full(*_: Any) -> None:
         raise StoreFull("the disk is full")
 

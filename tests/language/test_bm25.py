@@ -20,7 +20,9 @@ def test_a_text_of_average_length_scores_by_the_formula() -> None:
 def test_longer_texts_score_less_for_the_same_words() -> None:
     norm = K1 * (1 - B + B * 2)
 
-    assert bm25({"cat": 1.0}, ["cat"], length=6, average=3) == pytest.approx(((K1 + 1) / (1 + norm), 1 / (1 + norm)))
+    assert bm25({"cat": 1.0}, ["cat"], length=6, average=3) == pytest.approx(
+        ((K1 + 1) / (1 + norm), 1 / (1 + norm))
+    )
 
 
 def test_a_rare_term_weighs_more_and_an_unknown_one_most() -> None:

@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from ragqueue.language.sentences import split
 
-UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine fails no test
+UNTIMED = settings(
+    deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)  # a busy machine fails no test
 
 
 def sentences(text: str) -> list[str]:
@@ -31,7 +33,9 @@ def sentences(text: str) -> list[str]:
 def test_a_line_falls_into_its_sentences(expected: list[str]) -> None:
     joiner = "" if "今" in expected[0] else " "
 
-    assert sentences(joiner.join(part.strip() for part in expected)) == [part.strip() for part in expected]
+    assert sentences(joiner.join(part.strip() for part in expected)) == [
+        part.strip() for part in expected
+    ]
 
 
 def test_a_wrapped_line_does_not_end_a_sentence() -> None:
@@ -64,7 +68,16 @@ def test_a_blank_text_has_no_sentences(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["." * 50_000, ". " * 50_000, "a." * 50_000, '."' * 50_000, "\n" * 50_000, "x" * 50_000 + ".", "e.g. " * 20_000]
+    "text",
+    [
+        "." * 50_000,
+        ". " * 50_000,
+        "a." * 50_000,
+        '."' * 50_000,
+        "\n" * 50_000,
+        "x" * 50_000 + ".",
+        "e.g. " * 20_000,
+    ],
 )
 def test_degenerate_texts_are_split_too(text: str) -> None:
     assert "".join(text[start:end] for start, end in split(text)) == "".join(sentences(text))
@@ -77,4 +90,6 @@ def test_spans_rise_are_trimmed_and_leave_nothing_out(text: str) -> None:
 
     assert all(first[1] <= second[0] for first, second in pairwise(spans))
     assert all(text[start:end] == text[start:end].strip() != "" for start, end in spans)
-    assert "".join("".join(text[start:end].split()) for start, end in spans) == "".join(text.split())
+    assert "".join("".join(text[start:end].split()) for start, end in spans) == "".join(
+        text.split()
+    )

@@ -3,7 +3,9 @@
 import zlib
 from collections.abc import Sequence
 
-PASSWORD = b"/Filter /Standard /V 1 /R 2 /P -4 /O <" + b"41" * 32 + b"> /U <" + b"42" * 32 + b">"  # opened by no empty password
+PASSWORD = (
+    b"/Filter /Standard /V 1 /R 2 /P -4 /O <" + b"41" * 32 + b"> /U <" + b"42" * 32 + b">"
+)  # opened by no empty password
 
 
 def pdf(
@@ -22,7 +24,8 @@ def pdf(
         1: b"<< /Type /Catalog /Pages 2 0 R" + outlines + b" >>",
         2: b"<< /Type /Pages /Count %d /Kids [%s] >>" % (len(pages), kids),
         3: b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding >>",
-        4: b"<< /Type /Outlines /First %d 0 R /Last %d 0 R >>" % (first_mark, first_mark + len(bookmarks) - 1),
+        4: b"<< /Type /Outlines /First %d 0 R /Last %d 0 R >>"
+        % (first_mark, first_mark + len(bookmarks) - 1),
     }
     for n, lines in enumerate(pages):
         number = first_page + 2 * n
@@ -33,15 +36,22 @@ def pdf(
         objects[number + 1] = _stream(lines) if contents is None else _deflated(contents)
     for n, (heading, page) in enumerate(bookmarks):
         following = b" /Next %d 0 R" % (first_mark + n + 1) if n + 1 < len(bookmarks) else b""
-        objects[first_mark + n] = b"<< /Title (%s) /Parent 4 0 R /Dest [%d 0 R /XYZ 0 842 0]%s >>" % (
-            heading.encode("cp1252"),
-            first_page + 2 * page,
-            following,
+        objects[first_mark + n] = (
+            b"<< /Title (%s) /Parent 4 0 R /Dest [%d 0 R /XYZ 0 842 0]%s >>"
+            % (
+                heading.encode("cp1252"),
+                first_page + 2 * page,
+                following,
+            )
         )
     info = first_mark + len(bookmarks)
     objects[info] = b"<< /Title (%s) >>" % title.encode("cp1252")
     objects[info + 1] = b"<< " + PASSWORD + b" >>"
-    return _file(objects, b" /Info %d 0 R" % info + (b" /Encrypt %d 0 R /ID [<00> <00>]" % (info + 1) if encrypted else b""))
+    return _file(
+        objects,
+        b" /Info %d 0 R" % info
+        + (b" /Encrypt %d 0 R /ID [<00> <00>]" % (info + 1) if encrypted else b""),
+    )
 
 
 def bomb(size: int) -> bytes:
@@ -53,13 +63,19 @@ def bomb(size: int) -> bytes:
 
 
 def _stream(lines: Sequence[str]) -> bytes:
-    shown = b"".join(b"(%s) Tj 0 -14 Td\n" % line.encode("cp1252").replace(b"(", b"\\(").replace(b")", b"\\)") for line in lines)
+    shown = b"".join(
+        b"(%s) Tj 0 -14 Td\n" % line.encode("cp1252").replace(b"(", b"\\(").replace(b")", b"\\)")
+        for line in lines
+    )
     body = b"BT /F1 11 Tf 50 790 Td\n" + shown + b"ET"
     return b"<< /Length %d >>\nstream\n%s\nendstream" % (len(body), body)
 
 
 def _deflated(body: bytes) -> bytes:
-    return b"<< /Length %d /Filter [/FlateDecode /FlateDecode] >>\nstream\n%s\nendstream" % (len(body), body)
+    return b"<< /Length %d /Filter [/FlateDecode /FlateDecode] >>\nstream\n%s\nendstream" % (
+        len(body),
+        body,
+    )
 
 
 def _file(objects: dict[int, bytes], trailer: bytes) -> bytes:
@@ -71,5 +87,10 @@ def _file(objects: dict[int, bytes], trailer: bytes) -> bytes:
     table = b"".join(b"%010d 00000 n \n" % offset for offset in offsets)
     size = len(objects) + 1
     start = len(out)
-    out += b"xref\n0 %d\n0000000000 65535 f \n%strailer\n<< /Size %d /Root 1 0 R%s >>\n" % (size, table, size, trailer)
+    out += b"xref\n0 %d\n0000000000 65535 f \n%strailer\n<< /Size %d /Root 1 0 R%s >>\n" % (
+        size,
+        table,
+        size,
+        trailer,
+    )
     return bytes(out + b"startxref\n%d\n%%%%EOF\n" % start)

@@ -7,10 +7,18 @@ from hypothesis import strategies as st
 from ragqueue.errors import UnreadableDocument
 from ragqueue.parsers.text import decode
 
-UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine fails no test
+UNTIMED = settings(
+    deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)  # a busy machine fails no test
 
-FRENCH = "Le garçon a mangé une pêche près de la forêt, où l'été s'achève déjà. Ça lui a plu énormément.\n" * 3
-RUSSIAN = "Однажды, в студёную зимнюю пору, я из лесу вышел; был сильный мороз. Гляжу, поднимается медленно в гору.\n" * 3
+FRENCH = (
+    "Le garçon a mangé une pêche près de la forêt, où l'été s'achève déjà. Ça lui a plu énormément.\n"
+    * 3
+)
+RUSSIAN = (
+    "Однажды, в студёную зимнюю пору, я из лесу вышел; был сильный мороз. Гляжу, поднимается медленно в гору.\n"
+    * 3
+)
 
 
 @pytest.mark.parametrize("charset", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "cp1252"])
@@ -18,7 +26,10 @@ def test_a_text_is_read_in_the_charset_it_was_written_in(charset: str) -> None:
     assert decode(FRENCH.encode(charset), "a.txt") == FRENCH
 
 
-@pytest.mark.parametrize(("text", "charset"), [(FRENCH, "cp1252"), (RUSSIAN, "cp1251"), (RUSSIAN, "koi8-r"), (RUSSIAN, "cp866")])
+@pytest.mark.parametrize(
+    ("text", "charset"),
+    [(FRENCH, "cp1252"), (RUSSIAN, "cp1251"), (RUSSIAN, "koi8-r"), (RUSSIAN, "cp866")],
+)
 def test_a_text_in_an_older_charset_is_recognised_by_its_bytes(text: str, charset: str) -> None:
     assert decode(text.encode(charset, "replace"), "a.txt") == text
 
@@ -57,7 +68,10 @@ def test_one_bad_byte_in_a_long_utf8_text_shows_as_one_replacement() -> None:
     ("data", "cause"),
     [
         (b"text\x00text", "NUL byte at position 4"),
-        ("text".encode("utf-16-le"), "NUL byte at position 1: binary data, or UTF-16 without its byte order mark"),
+        (
+            "text".encode("utf-16-le"),
+            "NUL byte at position 1: binary data, or UTF-16 without its byte order mark",
+        ),
         (bytes(range(256)) * 20, "NUL byte at position 0"),
         (b"\x01\x02\x03\x04ab", "control characters"),
         (b"\xff\xfeab\x00\xd8", "UTF-16-LE but is damaged or cut off"),

@@ -6,7 +6,9 @@ from ragqueue.parsers.html import HtmlParser
 from ragqueue.types import Parsed
 from tests.parsers.blocks import assert_exact, shown
 
-UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine fails no test
+UNTIMED = settings(
+    deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)  # a busy machine fails no test
 
 
 def parse(page: str) -> Parsed:
@@ -16,7 +18,9 @@ def parse(page: str) -> Parsed:
 
 
 def test_headings_paragraphs_and_code_are_blocks_of_their_own() -> None:
-    parsed = parse("<h1>A</h1><p>One\n  <b>two</b>.<br>Three<p>Four<pre>\n x = 1\n\n y\n</pre><blockquote><p>said</blockquote>tail")
+    parsed = parse(
+        "<h1>A</h1><p>One\n  <b>two</b>.<br>Three<p>Four<pre>\n x = 1\n\n y\n</pre><blockquote><p>said</blockquote>tail"
+    )
 
     assert shown(parsed) == [
         ("heading", "A"),
@@ -31,7 +35,10 @@ def test_headings_paragraphs_and_code_are_blocks_of_their_own() -> None:
 def test_headings_make_the_path_of_what_follows() -> None:
     parsed = parse("<h1>A</h1><h3>B</h3><p>x<h2><a href=#>C</a> <i>c</i></h2><p>y")
 
-    assert [block.heading_path for block in parsed.blocks if block.kind == "paragraph"] == [("A", "B"), ("A", "C c")]
+    assert [block.heading_path for block in parsed.blocks if block.kind == "paragraph"] == [
+        ("A", "B"),
+        ("A", "C c"),
+    ]
 
 
 def test_a_list_with_its_inner_lists_is_one_block() -> None:
@@ -41,7 +48,9 @@ def test_a_list_with_its_inner_lists_is_one_block() -> None:
 
 
 def test_a_table_is_one_block_with_a_line_for_each_row() -> None:
-    parsed = parse("<table><caption>Prices</caption><tr><th>Thing<th>Price<tr><td><p>Tea</p><p>green</p><td>3<br>4</table>")
+    parsed = parse(
+        "<table><caption>Prices</caption><tr><th>Thing<th>Price<tr><td><p>Tea</p><p>green</p><td>3<br>4</table>"
+    )
 
     assert shown(parsed) == [("table", "Prices\n| Thing | Price |\n| Tea green | 3 4 |")]
 
@@ -80,7 +89,13 @@ def test_what_no_reader_sees_is_not_in_the_text(hidden: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "seen", ['<p style="font-size:0.9em">SEEN</p>', "<nav>SEEN</nav>", "<details>SEEN</details>", "<dialog open>SEEN</dialog>"]
+    "seen",
+    [
+        '<p style="font-size:0.9em">SEEN</p>',
+        "<nav>SEEN</nav>",
+        "<details>SEEN</details>",
+        "<dialog open>SEEN</dialog>",
+    ],
 )
 def test_what_a_reader_sees_is_in_the_text(seen: str) -> None:
     assert "SEEN" in parse(seen).text
@@ -98,16 +113,54 @@ def test_a_page_nested_a_thousand_deep_is_read() -> None:
     assert parse("<div>" * 3000 + "deep").text == "deep"
 
 
-@pytest.mark.parametrize("page", ["", "<html><script>x</script></html>", "<title>Only</title>", "<body hidden>x</body>"])
+@pytest.mark.parametrize(
+    "page", ["", "<html><script>x</script></html>", "<title>Only</title>", "<body hidden>x</body>"]
+)
 def test_a_page_without_text_has_no_blocks(page: str) -> None:
     assert parse(page).blocks == []
 
 
 PARTS = st.sampled_from(
-    ["<p>", "</p>", "<ul>", "</ul>", "<ol>", "<li>", "<table>", "</table>", "<tr>", "<td>", "<th>", "<caption>", "<h1>", "</h1>", "<h2>", "<pre>",
-     "</pre>", "<br>", "<div>", "</div>", "<script>", "</script>", "<blockquote>", "</blockquote>", "text", "two words", " ", "\n", "&nbsp;", "&#0;",
-     "\t", "\u3000", "\x0b", "</ol>", "</li>", "<hr>", "&#x85;"]
-)  # fmt: skip
+    [
+        "<p>",
+        "</p>",
+        "<ul>",
+        "</ul>",
+        "<ol>",
+        "<li>",
+        "<table>",
+        "</table>",
+        "<tr>",
+        "<td>",
+        "<th>",
+        "<caption>",
+        "<h1>",
+        "</h1>",
+        "<h2>",
+        "<pre>",
+        "</pre>",
+        "<br>",
+        "<div>",
+        "</div>",
+        "<script>",
+        "</script>",
+        "<blockquote>",
+        "</blockquote>",
+        "text",
+        "two words",
+        " ",
+        "\n",
+        "&nbsp;",
+        "&#0;",
+        "\t",
+        "\u3000",
+        "\x0b",
+        "</ol>",
+        "</li>",
+        "<hr>",
+        "&#x85;",
+    ]
+)
 
 
 @UNTIMED

@@ -7,7 +7,9 @@ from ragqueue.parsers.markdown import MarkdownParser
 from ragqueue.types import Parsed
 from tests.parsers.blocks import assert_exact, shown
 
-UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine fails no test
+UNTIMED = settings(
+    deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)  # a busy machine fails no test
 
 
 def parse(source: str) -> Parsed:
@@ -82,7 +84,9 @@ def test_comments_and_scripts_are_no_blocks() -> None:
 
 
 def test_tags_without_text_are_no_blocks() -> None:
-    assert shown(parse('<div class="x">\n\ntext\n\n</div>\n\n<img src="a.png">\n')) == [("paragraph", "text")]
+    assert shown(parse('<div class="x">\n\ntext\n\n</div>\n\n<img src="a.png">\n')) == [
+        ("paragraph", "text")
+    ]
 
 
 def test_lists_nested_twenty_deep_lose_nothing_that_follows() -> None:
@@ -97,9 +101,36 @@ def test_what_is_no_markdown_is_refused() -> None:
 
 
 LINES = st.sampled_from(
-    ["# A", "## B", "text and *more*", "- item", "  - inner", "1. one", "> quote", "```", "    code", "| a | b |", "|---|---|", "---", "===",
-     "<div>", "</div>", "<!-- x", "-->", "<script>", "title: x", "[a]: b", "日本語。", "", "", "\t", " \x0b", "\x85", "\u2028"]
-)  # fmt: skip
+    [
+        "# A",
+        "## B",
+        "text and *more*",
+        "- item",
+        "  - inner",
+        "1. one",
+        "> quote",
+        "```",
+        "    code",
+        "| a | b |",
+        "|---|---|",
+        "---",
+        "===",
+        "<div>",
+        "</div>",
+        "<!-- x",
+        "-->",
+        "<script>",
+        "title: x",
+        "[a]: b",
+        "日本語。",
+        "",
+        "",
+        "\t",
+        " \x0b",
+        "\x85",
+        "\u2028",
+    ]
+)
 
 
 @UNTIMED

@@ -8,7 +8,9 @@ from ragqueue.types import Parsed
 from tests.parsers.blocks import assert_exact, shown
 from tests.parsers.pdfs import pdf
 
-UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine fails no test
+UNTIMED = settings(
+    deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)  # a busy machine fails no test
 
 
 def parse(data: bytes) -> Parsed:
@@ -20,12 +22,21 @@ def parse(data: bytes) -> Parsed:
 def test_pages_count_from_one() -> None:
     parsed = parse(pdf([["First."], ["Second."], ["Third."]]))
 
-    assert [(block.page, parsed.text[block.start : block.end]) for block in parsed.blocks] == [(1, "First."), (2, "Second."), (3, "Third.")]
+    assert [(block.page, parsed.text[block.start : block.end]) for block in parsed.blocks] == [
+        (1, "First."),
+        (2, "Second."),
+        (3, "Third."),
+    ]
     assert parsed.pages == 3
 
 
 def test_bookmarks_make_the_heading_path() -> None:
-    parsed = parse(pdf([["1. Install", "Do this.", "2 Run", "Do that."], ["More of it."]], bookmarks=[("Install", 0), ("Run", 0)]))
+    parsed = parse(
+        pdf(
+            [["1. Install", "Do this.", "2 Run", "Do that."], ["More of it."]],
+            bookmarks=[("Install", 0), ("Run", 0)],
+        )
+    )
 
     assert [(block.kind, block.heading_path) for block in parsed.blocks] == [
         ("heading", ("Install",)),
@@ -39,11 +50,23 @@ def test_bookmarks_make_the_heading_path() -> None:
 def test_a_bookmark_that_no_line_shows_heads_its_page() -> None:
     parsed = parse(pdf([["Text."]], bookmarks=[("Elsewhere", 0)]))
 
-    assert [(block.kind, block.heading_path) for block in parsed.blocks] == [("paragraph", ("Elsewhere",))]
+    assert [(block.kind, block.heading_path) for block in parsed.blocks] == [
+        ("paragraph", ("Elsewhere",))
+    ]
 
 
 def test_a_short_line_that_ends_a_sentence_ends_its_paragraph() -> None:
-    parsed = parse(pdf([["A line that is as long as the page is wide", "and ends here.", "The next paragraph begins and is long too"]]))
+    parsed = parse(
+        pdf(
+            [
+                [
+                    "A line that is as long as the page is wide",
+                    "and ends here.",
+                    "The next paragraph begins and is long too",
+                ]
+            ]
+        )
+    )
 
     assert [text for _, text in shown(parsed)] == [
         "A line that is as long as the page is wide\nand ends here.",
@@ -57,8 +80,13 @@ def test_a_word_broken_at_the_end_of_a_line_is_joined() -> None:
     assert "hyphenated" in parsed.text
 
 
-@pytest.mark.parametrize(("written", "read"), [("Annual report", "Annual report"), ("Untitled", ""), ("report_final.docx", "")])
-def test_the_title_is_the_one_of_the_file_unless_a_program_invented_it(written: str, read: str) -> None:
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [("Annual report", "Annual report"), ("Untitled", ""), ("report_final.docx", "")],
+)
+def test_the_title_is_the_one_of_the_file_unless_a_program_invented_it(
+    written: str, read: str
+) -> None:
     assert parse(pdf([["Text."]], title=written)).title == read
 
 
@@ -78,7 +106,10 @@ def test_what_cannot_be_read_is_refused_with_the_cause(data: bytes, cause: str) 
         parse(data)
 
 
-LINE = st.text(st.characters(codec="cp1252", exclude_characters="\\\x00", exclude_categories=["Cc"]), max_size=40)
+LINE = st.text(
+    st.characters(codec="cp1252", exclude_characters="\\\x00", exclude_categories=["Cc"]),
+    max_size=40,
+)
 
 
 @UNTIMED

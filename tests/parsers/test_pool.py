@@ -12,9 +12,25 @@ from ragqueue.parsers.pool import ParserPool, isolation
 from tests.parsers.pdfs import bomb, pdf
 
 HOSTILE = (
-    "Echo", "Pid", "Greedy", "Endless", "Sleeper", "Exits", "Segfault", "SecondCrashes", "Buggy", "Refuses", "Overlapping", "Nonsense", "Forges",
-    "Chatty", "Dials", "Writes", "Environment", "NoText",
-)  # fmt: skip
+    "Echo",
+    "Pid",
+    "Greedy",
+    "Endless",
+    "Sleeper",
+    "Exits",
+    "Segfault",
+    "SecondCrashes",
+    "Buggy",
+    "Refuses",
+    "Overlapping",
+    "Nonsense",
+    "Forges",
+    "Chatty",
+    "Dials",
+    "Writes",
+    "Environment",
+    "NoText",
+)
 TABLE = {f"test/{name.lower()}": f"tests.parsers.hostile_parsers:{name}" for name in HOSTILE} | {
     "text/plain": "ragqueue.parsers.text:TextParser",
     "application/pdf": "ragqueue.parsers.pdf:PdfParser",
@@ -41,13 +57,20 @@ async def hasty() -> AsyncIterator[ParserPool]:
 async def test_a_document_comes_back_as_text_and_blocks(pool: ParserPool) -> None:
     parsed = await pool.parse("Grüße.\n\nZweiter Absatz.".encode(), "a.txt", "text/plain")
 
-    assert [parsed.text[block.start : block.end] for block in parsed.blocks] == ["Grüße.", "Zweiter Absatz."]
+    assert [parsed.text[block.start : block.end] for block in parsed.blocks] == [
+        "Grüße.",
+        "Zweiter Absatz.",
+    ]
 
 
 async def test_what_is_no_text_is_replaced_and_offsets_stay(pool: ParserPool) -> None:
     parsed = await pool.parse(b"x", "a", "test/notext")
 
-    assert (parsed.text, parsed.title, parsed.blocks[0].heading_path) == ("a\ufffdb \ufffd", "\ufffd", ("a\ufffdb",))
+    assert (parsed.text, parsed.title, parsed.blocks[0].heading_path) == (
+        "a\ufffdb \ufffd",
+        "\ufffd",
+        ("a\ufffdb",),
+    )
 
 
 async def test_a_child_is_reused_for_the_next_document(pool: ParserPool) -> None:
@@ -60,7 +83,9 @@ async def test_a_child_is_reused_for_the_next_document(pool: ParserPool) -> None
 async def test_documents_at_once_share_no_child() -> None:
     pool = ParserPool(processes=3, table=TABLE)
 
-    texts = await asyncio.gather(*(pool.parse(f"text {n}".encode() * 1000, "a", "test/echo") for n in range(9)))
+    texts = await asyncio.gather(
+        *(pool.parse(f"text {n}".encode() * 1000, "a", "test/echo") for n in range(9))
+    )
 
     assert [parsed.text for parsed in texts] == [f"text {n}" * 1000 for n in range(9)]
     await pool.close()
@@ -83,14 +108,23 @@ async def test_a_big_document_passes_through_the_pipes(pool: ParserPool) -> None
         ("test/segfault", b"x", "signal 11 SIGSEGV"),
     ],
 )
-async def test_a_document_that_breaks_its_child_is_named_with_the_cause(pool: ParserPool, media_type: str, data: bytes, cause: str) -> None:
-    with pytest.raises(UnreadableDocument, match=f"'bomb' cannot be read: the parser died .*{cause}"):
+async def test_a_document_that_breaks_its_child_is_named_with_the_cause(
+    pool: ParserPool, media_type: str, data: bytes, cause: str
+) -> None:
+    with pytest.raises(
+        UnreadableDocument, match=f"'bomb' cannot be read: the parser died .*{cause}"
+    ):
         await pool.parse(data, "bomb", media_type)
 
 
 @posix_only
-@pytest.mark.parametrize(("media_type", "data"), [("test/greedy", b"2000000000"), ("test/exits", b"x"), ("test/segfault", b"x")])
-async def test_the_next_document_after_a_broken_child_parses(pool: ParserPool, media_type: str, data: bytes) -> None:
+@pytest.mark.parametrize(
+    ("media_type", "data"),
+    [("test/greedy", b"2000000000"), ("test/exits", b"x"), ("test/segfault", b"x")],
+)
+async def test_the_next_document_after_a_broken_child_parses(
+    pool: ParserPool, media_type: str, data: bytes
+) -> None:
     with pytest.raises(UnreadableDocument, match="the parser died"):
         await pool.parse(data, "bomb", media_type)
 
@@ -112,19 +146,25 @@ async def test_a_small_pdf_that_inflates_without_end_spares_the_parent() -> None
 
 
 @pytest.mark.parametrize("media_type", ["test/endless", "test/sleeper"])
-async def test_a_document_without_end_is_killed_by_the_clock(hasty: ParserPool, media_type: str) -> None:
+async def test_a_document_without_end_is_killed_by_the_clock(
+    hasty: ParserPool, media_type: str
+) -> None:
     with pytest.raises(UnreadableDocument, match=r"time limit of 0\.5 s"):
         await hasty.parse(b"x", "loop", media_type)
 
 
-async def test_a_dead_parser_is_an_unreadable_document_that_may_be_tried_again(hasty: ParserPool) -> None:
+async def test_a_dead_parser_is_an_unreadable_document_that_may_be_tried_again(
+    hasty: ParserPool,
+) -> None:
     with pytest.raises(UnreadableDocument) as caught:
         await hasty.parse(b"x", "loop", "test/endless")
 
     assert (caught.value.code, caught.value.retryable) == ("unreadable_document", True)
 
 
-async def test_a_document_is_not_blamed_for_what_the_one_before_did_to_the_child(pool: ParserPool) -> None:
+async def test_a_document_is_not_blamed_for_what_the_one_before_did_to_the_child(
+    pool: ParserPool,
+) -> None:
     await pool.parse(b"first", "a", "test/secondcrashes")
 
     parsed = await pool.parse(b"second", "b", "test/secondcrashes")
@@ -151,7 +191,9 @@ async def test_a_parse_cancelled_in_mid_sentence_leaves_no_stale_answer(pool: Pa
     assert parsed.text == "fine"
 
 
-async def test_a_parse_cancelled_while_its_child_starts_leaves_the_pool_working(pool: ParserPool) -> None:
+async def test_a_parse_cancelled_while_its_child_starts_leaves_the_pool_working(
+    pool: ParserPool,
+) -> None:
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(pool.parse(b"x", "a", "test/echo"), 0.001)
 
@@ -161,7 +203,9 @@ async def test_a_parse_cancelled_while_its_child_starts_leaves_the_pool_working(
 
 
 async def test_a_bug_of_a_parser_is_reported_and_no_death(pool: ParserPool) -> None:
-    with pytest.raises(UnreadableDocument, match="its parser failed \\(KeyError: 'left'\\)") as caught:
+    with pytest.raises(
+        UnreadableDocument, match="its parser failed \\(KeyError: 'left'\\)"
+    ) as caught:
         await pool.parse(b"x", "a", "test/buggy")
 
     assert not caught.value.retryable
@@ -207,7 +251,9 @@ async def test_a_parse_under_way_when_the_pool_closes_is_not_blamed(pool: Parser
         await task
 
 
-async def test_what_a_library_prints_does_not_disturb_the_answer(pool: ParserPool, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_what_a_library_prints_does_not_disturb_the_answer(
+    pool: ParserPool, capfd: pytest.CaptureFixture[str]
+) -> None:
     parsed = await pool.parse(b"fine", "a", "test/chatty")
 
     assert parsed.text == "fine"
@@ -234,7 +280,9 @@ async def test_a_child_writes_no_files(pool: ParserPool, tmp_path: Path) -> None
 
 
 @posix_only
-async def test_a_child_sees_no_secrets_of_the_environment(pool: ParserPool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_child_sees_no_secrets_of_the_environment(
+    pool: ParserPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
 
     parsed = await pool.parse(b"x", "a", "test/environment")
@@ -243,7 +291,10 @@ async def test_a_child_sees_no_secrets_of_the_environment(pool: ParserPool, monk
 
 
 async def test_a_text_above_the_limit_is_refused(pool: ParserPool) -> None:
-    with pytest.raises(UnreadableDocument, match="the text of 'a' has 10,000,001 characters, the limit is 10,000,000: split it"):
+    with pytest.raises(
+        UnreadableDocument,
+        match="the text of 'a' has 10,000,001 characters, the limit is 10,000,000: split it",
+    ):
         await pool.parse(b"10000001", "a", "test/greedy")
 
 
@@ -263,7 +314,9 @@ async def test_a_closed_pool_parses_nothing(pool: ParserPool) -> None:
         await pool.parse(b"x", "a", "test/echo")
 
 
-async def test_a_child_that_cannot_start_is_not_the_fault_of_the_document(pool: ParserPool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_child_that_cannot_start_is_not_the_fault_of_the_document(
+    pool: ParserPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "executable", str(Path("nowhere") / "python"))
 
     with pytest.raises(Unavailable, match="no parser process can be started"):

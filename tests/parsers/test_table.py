@@ -24,7 +24,9 @@ from ragqueue.parsers.table import EXTENSIONS, PARSERS, media_type_of
         ("upload", b"# Hello", "text/markdown", "text/markdown"),
     ],
 )
-def test_extension_then_declaration_then_bytes_tell_the_media_type(name: str, data: bytes, declared: str | None, expected: str) -> None:
+def test_extension_then_declaration_then_bytes_tell_the_media_type(
+    name: str, data: bytes, declared: str | None, expected: str
+) -> None:
     assert media_type_of(name, data, declared) == expected
 
 
@@ -45,14 +47,20 @@ def test_a_name_that_contradicts_the_bytes_is_refused(name: str, data: bytes, li
 @pytest.mark.parametrize(
     ("name", "data", "declared"),
     [
-        ("letter.docx", b"PK\x03\x04", "application/vnd.openxmlformats-officedocument.wordprocessingml.document"),
+        (
+            "letter.docx",
+            b"PK\x03\x04",
+            "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+        ),
         ("letter.docx", b"PK\x03\x04", "text/plain"),
         ("module.py", b"print()", None),
         ("blob", b"ab\x00cd", None),
         ("picture", b"\xff\xd8\xff\xe0", "image/jpeg"),
     ],
 )
-def test_what_no_parser_reads_is_refused_with_what_is_allowed(name: str, data: bytes, declared: str | None) -> None:
+def test_what_no_parser_reads_is_refused_with_what_is_allowed(
+    name: str, data: bytes, declared: str | None
+) -> None:
     with pytest.raises(UnsupportedMedia, match=rf"'{name}'.*\.md.*\.pdf"):
         media_type_of(name, data, declared)
 

@@ -5,7 +5,9 @@ from ragqueue.errors import UnreadableDocument
 from ragqueue.parsers.text import TextParser
 from tests.parsers.blocks import assert_exact, shown
 
-UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine fails no test
+UNTIMED = settings(
+    deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)  # a busy machine fails no test
 
 
 def test_empty_lines_part_paragraphs() -> None:

@@ -50,14 +50,27 @@ def server(redis_server: RedisServer) -> RedisServer:
 @pytest.fixture
 def house(tmp_path: Path, server: RedisServer) -> Path:
     """A folder whose `.env` names the Redis: it is read there, by RQ's launcher, too."""
-    lines = [f"REDIS_URL={server.url}", "RAGQUEUE_EMBEDDER=none", "RAGQUEUE_DRAIN=5", "LLM_MODEL=extractive"]
+    lines = [
+        f"REDIS_URL={server.url}",
+        "RAGQUEUE_EMBEDDER=none",
+        "RAGQUEUE_DRAIN=5",
+        "LLM_MODEL=extractive",
+    ]
     (tmp_path / ".env").write_text("\n".join(lines) + "\n")
     return tmp_path
 
 
 def run(folder: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *words]
-    return subprocess.run(command, cwd=folder, env=clean_environment() | env, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=clean_environment() | env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 def rq(folder: Path, worker: str, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -79,7 +92,9 @@ def refused(done: subprocess.CompletedProcess[str], *says: str) -> None:
 
 
 @pytest.mark.parametrize("worker", ["AsyncWorker", "SimpleWorker", "Worker"])
-def test_a_job_runs_to_its_end_under_each_worker(house: Path, server: RedisServer, worker: str) -> None:
+def test_a_job_runs_to_its_end_under_each_worker(
+    house: Path, server: RedisServer, worker: str
+) -> None:
     job_id = run(house, "-c", SUBMIT).stdout.strip()
 
     done = rq(house, worker, "--url", server.url, "ragqueue-chat")
@@ -88,7 +103,9 @@ def test_a_job_runs_to_its_end_under_each_worker(house: Path, server: RedisServe
     assert job(house, job_id)["status"] == "completed"
 
 
-def test_under_rqs_stock_class_nothing_is_lost_and_doctor_tells(house: Path, server: RedisServer) -> None:
+def test_under_rqs_stock_class_nothing_is_lost_and_doctor_tells(
+    house: Path, server: RedisServer
+) -> None:
     job_id = run(house, "-c", SUBMIT).stdout.strip()
 
     stock = rq(house, "rq.SimpleWorker", "ragqueue-chat", RQ_REDIS_URL=server.url)
@@ -133,14 +150,33 @@ def test_what_forks_has_loaded_no_native_library(house: Path, server: RedisServe
 def test_another_redis_than_the_apis_is_refused(house: Path, server: RedisServer) -> None:
     with RedisServer() as other:
         theirs = other.url.replace("://", "://:canary@")
-        refused(rq(house, "SimpleWorker", "--url", theirs, "ragqueue-chat"), f":{other.url.rpartition(':')[2]}", server.url, "--url")
-    refused(rq(house, "Worker", "--url", other.url, "ragqueue-chat"), server.url, "--url")  # it is away by now
-    refused(rq(house, "AsyncWorker", "--url", server.url.replace("/0", "/1"), "ragqueue-chat"), server.url, "/1")
+        refused(
+            rq(house, "SimpleWorker", "--url", theirs, "ragqueue-chat"),
+            f":{other.url.rpartition(':')[2]}",
+            server.url,
+            "--url",
+        )
+    refused(
+        rq(house, "Worker", "--url", other.url, "ragqueue-chat"), server.url, "--url"
+    )  # it is away by now
+    refused(
+        rq(house, "AsyncWorker", "--url", server.url.replace("/0", "/1"), "ragqueue-chat"),
+        server.url,
+        "/1",
+    )
 
 
 def test_the_same_redis_by_another_name_is_not_refused(house: Path, server: RedisServer) -> None:
-    done = rq(house, "SimpleWorker", "--url", server.url.replace("127.0.0.1", "localhost"), "ragqueue-chat")
-    named = rq(house, "SimpleWorker", "--url", server.url.replace("127.0.0.1", "127.1"), "ragqueue-chat")
+    done = rq(
+        house,
+        "SimpleWorker",
+        "--url",
+        server.url.replace("127.0.0.1", "localhost"),
+        "ragqueue-chat",
+    )
+    named = rq(
+        house, "SimpleWorker", "--url", server.url.replace("127.0.0.1", "127.1"), "ragqueue-chat"
+    )
 
     assert (done.returncode, named.returncode) == (0, 0), done.stderr + named.stderr
 
@@ -150,7 +186,13 @@ def test_a_redis_that_may_not_be_asked_who_it_is_is_known_by_its_address(tmp_pat
     with RedisServer('rename-command INFO ""') as server:
         (tmp_path / ".env").write_text(f"REDIS_URL={server.url}\n")
         done = rq(tmp_path, "SimpleWorker", "--url", server.url, "ragqueue-chat")
-        other = rq(tmp_path, "SimpleWorker", "--url", server.url.replace("127.0.0.1", "127.1"), "ragqueue-chat")
+        other = rq(
+            tmp_path,
+            "SimpleWorker",
+            "--url",
+            server.url.replace("127.0.0.1", "127.1"),
+            "ragqueue-chat",
+        )
 
     assert done.returncode == 0, done.stderr
     refused(other, "--url")
@@ -173,13 +215,21 @@ def test_wrong_settings_are_one_line(tmp_path: Path, lines: str, says: str) -> N
 
 
 def test_a_wrong_url_of_the_launcher_is_one_line(house: Path) -> None:
-    refused(rq(house, "SimpleWorker", "--url", "redis://127.0.0.1:canary/0", "ragqueue-chat"), "launcher")
-    refused(rq(house, "SimpleWorker", "ragqueue-chat", REDIS_URL="redis://127.0.0.1:canary/0"), "URL")
+    refused(
+        rq(house, "SimpleWorker", "--url", "redis://127.0.0.1:canary/0", "ragqueue-chat"),
+        "launcher",
+    )
+    refused(
+        rq(house, "SimpleWorker", "ragqueue-chat", REDIS_URL="redis://127.0.0.1:canary/0"), "URL"
+    )
 
 
 def test_a_redis_that_wants_a_password_or_lacks_a_command_is_one_line(tmp_path: Path) -> None:
     require_redis()
-    for config, says in {"requirepass sesame": "NOAUTH", 'rename-command BLMOVE ""': "BLMOVE"}.items():
+    for config, says in {
+        "requirepass sesame": "NOAUTH",
+        'rename-command BLMOVE ""': "BLMOVE",
+    }.items():
         with RedisServer(config) as server:
             (tmp_path / ".env").write_text(f"REDIS_URL={server.url}\n")
             refused(rq(tmp_path, "SimpleWorker", "--url", server.url, "ragqueue-chat"), says)
@@ -192,9 +242,21 @@ def test_rq_info_shows_our_workers_wherever_it_is_asked(house: Path, server: Red
     assert done.returncode == 0, done.stderr
 
 
-def test_a_pool_of_our_workers_runs_jobs_and_is_refused_as_a_whole(house: Path, server: RedisServer) -> None:
+def test_a_pool_of_our_workers_runs_jobs_and_is_refused_as_a_whole(
+    house: Path, server: RedisServer
+) -> None:
     job_id = run(house, "-c", SUBMIT).stdout.strip()
-    pool = ("-m", "rq.cli", "worker-pool", "-w", "ragqueue.entrypoints.rq.SimpleWorker", "--burst", "-n", "1", "ragqueue-chat")
+    pool = (
+        "-m",
+        "rq.cli",
+        "worker-pool",
+        "-w",
+        "ragqueue.entrypoints.rq.SimpleWorker",
+        "--burst",
+        "-n",
+        "1",
+        "ragqueue-chat",
+    )
 
     refused(run(house, *pool, "--url", f"redis://127.0.0.1:{free_port()}/0"), "--url")
     done = run(house, *pool, "--url", server.url)

@@ -82,7 +82,9 @@ async def test_rings_at_the_front_keep_their_order(queue: RQQueue) -> None:
     assert handled.rings == [*urgent, *late]
 
 
-async def test_a_delivery_that_is_done_leaves_nothing_in_redis(queue: RQQueue, raw: redis.Redis) -> None:
+async def test_a_delivery_that_is_done_leaves_nothing_in_redis(
+    queue: RQQueue, raw: redis.Redis
+) -> None:
     handled = Handled()
 
     async with working(queue, handled):
@@ -93,7 +95,9 @@ async def test_a_delivery_that_is_done_leaves_nothing_in_redis(queue: RQQueue, r
     assert raw.llen(f"{CHAT}:intermediate") == 0
 
 
-async def test_a_handle_that_keeps_failing_is_rung_again_a_few_times(queue: RQQueue, raw: redis.Redis) -> None:
+async def test_a_handle_that_keeps_failing_is_rung_again_a_few_times(
+    queue: RQQueue, raw: redis.Redis
+) -> None:
     [ring] = rings(1)
     handled = Handled(failing=ring.job_id)
 
@@ -106,7 +110,9 @@ async def test_a_handle_that_keeps_failing_is_rung_again_a_few_times(queue: RQQu
     assert 0 < raw.ttl(key) <= 3600
 
 
-async def test_a_worker_is_seen_by_rq(queue: RQQueue, redis_server: RedisServer, raw: redis.Redis) -> None:
+async def test_a_worker_is_seen_by_rq(
+    queue: RQQueue, redis_server: RedisServer, raw: redis.Redis
+) -> None:
     handled = Handled(closed=True)
 
     async with working(queue, handled):
@@ -146,7 +152,9 @@ async def test_rq_can_shut_a_worker_down(queue: RQQueue, raw: redis.Redis) -> No
             await task
 
 
-async def test_a_ring_that_arrives_as_a_worker_stops_is_put_back(queue: RQQueue, raw: redis.Redis) -> None:
+async def test_a_ring_that_arrives_as_a_worker_stops_is_put_back(
+    queue: RQQueue, raw: redis.Redis
+) -> None:
     handled = Handled()
 
     async with working(queue, handled) as task:
@@ -176,7 +184,9 @@ async def test_rq_can_stop_a_delivery(queue: RQQueue, raw: redis.Redis) -> None:
     assert len(handled.rings) == 2
 
 
-async def test_a_worker_outlives_a_redis_that_is_killed_and_comes_back_empty(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_worker_outlives_a_redis_that_is_killed_and_comes_back_empty(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async with _own_redis() as (server, queue):
         handled = Handled(closed=True)
         async with working(queue, handled):
@@ -192,10 +202,19 @@ async def test_a_worker_outlives_a_redis_that_is_killed_and_comes_back_empty(cap
             await queue.ring([last])
             await until(lambda: last.job_id in handled.ids)
             with redis.Redis.from_url(server.url) as client:
-                await until(lambda: [worker.name for worker in Worker.all(connection=client)] == [queue._workers[0].name])
+                await until(
+                    lambda: (
+                        [worker.name for worker in Worker.all(connection=client)]
+                        == [queue._workers[0].name]
+                    )
+                )
                 await until(lambda: not client.keys("rq:job:*") and not queue._workers[0]._running)
 
-    assert [record.message.partition(":")[0] for record in caplog.records if "rq.unavail" in record.message] == ["rq.unavailable"]
+    assert [
+        record.message.partition(":")[0]
+        for record in caplog.records
+        if "rq.unavail" in record.message
+    ] == ["rq.unavailable"]
 
 
 async def test_a_ring_that_redis_kept_over_its_death_is_delivered() -> None:
@@ -209,7 +228,9 @@ async def test_a_ring_that_redis_kept_over_its_death_is_delivered() -> None:
             await until(lambda: set(handled.ids) == {ring.job_id for ring in wanted})
 
 
-async def test_a_worker_registers_again_after_flushall(queue: RQQueue, redis_server: RedisServer, raw: redis.Redis) -> None:
+async def test_a_worker_registers_again_after_flushall(
+    queue: RQQueue, redis_server: RedisServer, raw: redis.Redis
+) -> None:
     handled = Handled(closed=True)
 
     async with working(queue, handled):
@@ -241,7 +262,9 @@ async def test_a_worker_waits_for_a_redis_that_is_not_there_yet() -> None:
         server.stop()
 
 
-async def test_the_books_go_on_after_an_end_that_cannot_be_written(queue: RQQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_books_go_on_after_an_end_that_cannot_be_written(
+    queue: RQQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*_: object) -> None:
         raise ValueError("what stands in Redis can be anything")
 
@@ -268,7 +291,9 @@ class Pickled:
 def canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A file that appears when hostile code is run, or merely imported: no test that uses it passes then."""
     appeared = tmp_path / "canary"
-    (tmp_path / "hostile_code.py").write_text(f"open({str(appeared)!r}, 'w')\ndef run(*args):\n    pass\n")
+    (tmp_path / "hostile_code.py").write_text(
+        f"open({str(appeared)!r}, 'w')\ndef run(*args):\n    pass\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     yield appeared
     sys.modules.pop("hostile_code", None)
@@ -284,8 +309,16 @@ def hostile(canary: Path) -> dict[str, dict[str, bytes | str]]:
     good = call(HANDLER, "job", "chat", "database", 1.0, False)
     return {
         "pickle": {"data": pickle.dumps(Pickled(canary))},
-        "pickled-result": {"data": good[:-5], "result": pickle.dumps(Pickled(canary)), "meta": pickle.dumps(Pickled(canary))},
-        "os-system": {"data": call("os.system", f"touch {canary}"), "retries_left": "1000000", "failure_ttl": "-1"},
+        "pickled-result": {
+            "data": good[:-5],
+            "result": pickle.dumps(Pickled(canary)),
+            "meta": pickle.dumps(Pickled(canary)),
+        },
+        "os-system": {
+            "data": call("os.system", f"touch {canary}"),
+            "retries_left": "1000000",
+            "failure_ttl": "-1",
+        },
         "import": {"data": call("hostile_code.run")},
         "method": {"data": call("format", instance="{}")},
         "callback": {
@@ -295,7 +328,9 @@ def hostile(canary: Path) -> dict[str, dict[str, bytes | str]]:
         },
         "arguments": {"data": call(HANDLER, ["a"], "chat", "database", 1.0, False)},
         "no-arguments": {"data": call(HANDLER)},
-        "not-finite": {"data": b'["%s", null, ["a", "chat", "d", NaN, false], {}]' % HANDLER.encode()},
+        "not-finite": {
+            "data": b'["%s", null, ["a", "chat", "d", NaN, false], {}]' % HANDLER.encode()
+        },
         "name": {"data": call({"a": 1})},
         "text": {"data": b"not json"},
         "deep": {"data": b"[" * 100_000},
@@ -305,29 +340,44 @@ def hostile(canary: Path) -> dict[str, dict[str, bytes | str]]:
     }
 
 
-async def test_hostile_jobs_run_no_code_and_stop_no_worker(queue: RQQueue, raw: redis.Redis, canary: Path) -> None:
+async def test_hostile_jobs_run_no_code_and_stop_no_worker(
+    queue: RQQueue, raw: redis.Redis, canary: Path
+) -> None:
     jobs = hostile(canary)
     for name, fields in jobs.items():
         raw.hset(f"rq:job:{name}", mapping=fields)  # type: ignore[arg-type]
     raw.set("rq:job:string", "not a hash")
-    raw.rpush(CHAT, *jobs, "string", "unknown", "a:b:c", "", "spaces in it", b"\xff\xfe", "x" * 100_000)
+    raw.rpush(
+        CHAT, *jobs, "string", "unknown", "a:b:c", "", "spaces in it", b"\xff\xfe", "x" * 100_000
+    )
     handled = Handled()
 
     async with working(queue, handled):
-        await until(lambda: raw.pubsub_numsub(f"rq:pubsub:{queue._workers[0].name}" if queue._workers else "")[0][1])
+        await until(
+            lambda: raw.pubsub_numsub(
+                f"rq:pubsub:{queue._workers[0].name}" if queue._workers else ""
+            )[0][1]
+        )
         for message in (b"\xff", "not json", "[]", '{"command": {}}', "{}"):
             raw.publish(f"rq:pubsub:{queue._workers[0].name}", message)
         [last] = rings(1)
         await queue.ring([last])
         await until(lambda: last.job_id in handled.ids)
-        await until(lambda: raw.llen(f"{CHAT}:intermediate") == 0 and not queue._workers[0]._running)
+        await until(
+            lambda: raw.llen(f"{CHAT}:intermediate") == 0 and not queue._workers[0]._running
+        )
 
     assert handled.rings == [last]
     assert await queue.depth("chat") == 0
 
 
-async def test_maintenance_survives_what_stands_in_redis(queue: RQQueue, raw: redis.Redis, canary: Path) -> None:
-    raw.hset("rq:job:abandoned", mapping=hostile(canary)["callback"] | {"status": "started", "retries_left": "1"})  # type: ignore[arg-type]
+async def test_maintenance_survives_what_stands_in_redis(
+    queue: RQQueue, raw: redis.Redis, canary: Path
+) -> None:
+    raw.hset(
+        "rq:job:abandoned",
+        mapping=hostile(canary)["callback"] | {"status": "started", "retries_left": "1"},
+    )  # type: ignore[arg-type]
     raw.zadd("rq:wip:ragqueue-chat", {"abandoned:execution": 1, b"\xff": 1})
     raw.rpush(f"{CHAT}:intermediate", b"\xff")
     handled = Handled()
@@ -338,8 +388,12 @@ async def test_maintenance_survives_what_stands_in_redis(queue: RQQueue, raw: re
         await until(lambda: handled.rings)
 
 
-@pytest.mark.parametrize("name", ["pickle", "pickled-result", "os-system", "import", "callback", "method"])
-async def test_the_job_class_refuses_hostile_jobs_under_a_stock_worker(queue: RQQueue, raw: redis.Redis, canary: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["pickle", "pickled-result", "os-system", "import", "callback", "method"]
+)
+async def test_the_job_class_refuses_hostile_jobs_under_a_stock_worker(
+    queue: RQQueue, raw: redis.Redis, canary: Path, name: str
+) -> None:
     raw.hset(f"rq:job:{name}", mapping=hostile(canary)[name] | {"origin": "ragqueue-chat"})  # type: ignore[arg-type]
     raw.rpush(CHAT, name)
 
@@ -349,13 +403,32 @@ async def test_the_job_class_refuses_hostile_jobs_under_a_stock_worker(queue: RQ
 
 
 def test_callbacks_and_webhooks_in_redis_are_not_read(raw: redis.Redis) -> None:
-    hook = json.dumps([{"url": "http://127.0.0.1:1/", "job_status": "failed", "method": "GET", "headers": None, "timeout": 1}])
+    hook = json.dumps(
+        [
+            {
+                "url": "http://127.0.0.1:1/",
+                "job_status": "failed",
+                "method": "GET",
+                "headers": None,
+                "timeout": 1,
+            }
+        ]
+    )
     names = ("success", "failure", "stopped")
-    raw.hset("rq:job:hooked", mapping={"data": b"[]", "webhooks": hook} | {f"{name}_callback_name": "os.system" for name in names})
+    raw.hset(
+        "rq:job:hooked",
+        mapping={"data": b"[]", "webhooks": hook}
+        | {f"{name}_callback_name": "os.system" for name in names},
+    )
 
     job = RingJob.fetch("hooked", connection=raw)
 
-    assert (job.webhooks, job.success_callback, job.failure_callback, job.stopped_callback) == ([], None, None, None)
+    assert (job.webhooks, job.success_callback, job.failure_callback, job.stopped_callback) == (
+        [],
+        None,
+        None,
+        None,
+    )
 
 
 @pytest.mark.parametrize(
@@ -400,7 +473,9 @@ async def test_a_broker_that_is_away_is_unavailable_and_no_message_shows_its_pas
 def runtime(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A double of the wiring; `handled` is what its worker was given."""
     keeper = SimpleNamespace(broken_loop="", end_with=lambda end: None, check=lambda: None)
-    double = SimpleNamespace(handled=[], drained=0, lanes={"chat": 3, "background": 1}, keeper=keeper)
+    double = SimpleNamespace(
+        handled=[], drained=0, lanes={"chat": 3, "background": 1}, keeper=keeper
+    )
 
     class DoubleWorker:
         def start(self) -> None: ...
@@ -428,7 +503,9 @@ def _install(monkeypatch: pytest.MonkeyPatch, name: str, **members: object) -> N
     monkeypatch.setitem(sys.modules, name, module)
 
 
-async def test_a_stock_simple_worker_runs_our_rings(queue: RQQueue, raw: redis.Redis, runtime: SimpleNamespace) -> None:
+async def test_a_stock_simple_worker_runs_our_rings(
+    queue: RQQueue, raw: redis.Redis, runtime: SimpleNamespace
+) -> None:
     wanted = rings(3)
     await queue.ring(wanted)
 
@@ -439,7 +516,9 @@ async def test_a_stock_simple_worker_runs_our_rings(queue: RQQueue, raw: redis.R
     assert not raw.keys("rq:job:*")
 
 
-async def test_a_stock_worker_without_our_job_class_runs_our_rings_too(queue: RQQueue, raw: redis.Redis, runtime: SimpleNamespace) -> None:
+async def test_a_stock_worker_without_our_job_class_runs_our_rings_too(
+    queue: RQQueue, raw: redis.Redis, runtime: SimpleNamespace
+) -> None:
     await queue.ring(rings(1))
 
     await asyncio.to_thread(_simple_worker, raw, Job)
@@ -475,10 +554,24 @@ LAUNCHER = """
 
 
 @contextmanager
-def _launched(url: str, *args: str, worker: str = "AsyncWorker") -> "Iterator[subprocess.Popen[str]]":
-    command = [sys.executable, "-c", textwrap.dedent(LAUNCHER), "worker", "-w", f"ragqueue.entrypoints.rq.{worker}", "-u", url, *args]
+def _launched(
+    url: str, *args: str, worker: str = "AsyncWorker"
+) -> "Iterator[subprocess.Popen[str]]":
+    command = [
+        sys.executable,
+        "-c",
+        textwrap.dedent(LAUNCHER),
+        "worker",
+        "-w",
+        f"ragqueue.entrypoints.rq.{worker}",
+        "-u",
+        url,
+        *args,
+    ]
     env = clean_environment() | {"RAGQUEUE_ENV_FILE": "", "REDIS_URL": url}
-    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         try:
             yield process
         finally:
@@ -507,7 +600,9 @@ async def test_the_stock_launcher_starts_our_worker_and_a_signal_ends_it(
     assert Worker.all(connection=raw) == []
 
 
-async def test_the_stock_launcher_works_in_burst_mode_without_posix(queue: RQQueue, redis_server: RedisServer) -> None:
+async def test_the_stock_launcher_works_in_burst_mode_without_posix(
+    queue: RQQueue, redis_server: RedisServer
+) -> None:
     await queue.ring(rings(5))
 
     with _launched(redis_server.url, "--burst", "ragqueue-chat", "--without-posix") as process:
@@ -523,22 +618,39 @@ async def test_our_other_workers_run_rings_of_both_queues_whatever_the_launcher_
 ) -> None:
     wanted = [*rings(2), *rings(1, lane="background")]
     await queue.ring(wanted)
-    options = ["--burst", "--with-scheduler", "-S", "pickle", "-j", "rq.job.Job", "ragqueue-chat", "ragqueue-background"]
+    options = [
+        "--burst",
+        "--with-scheduler",
+        "-S",
+        "pickle",
+        "-j",
+        "rq.job.Job",
+        "ragqueue-chat",
+        "ragqueue-background",
+    ]
 
     with _launched(redis_server.url, *options, worker=worker) as process:
         out, err = await asyncio.to_thread(process.communicate, None, LIMIT)
 
-    assert {line.split()[1] for line in out.splitlines() if line.startswith("handled")} == {ring.job_id for ring in wanted}
+    assert {line.split()[1] for line in out.splitlines() if line.startswith("handled")} == {
+        ring.job_id for ring in wanted
+    }
     assert process.returncode == 0, err
     assert not raw.keys("rq:job:*")
 
 
-async def test_a_simple_worker_runs_rings_without_posix_and_a_forking_one_is_refused(queue: RQQueue, redis_server: RedisServer) -> None:
+async def test_a_simple_worker_runs_rings_without_posix_and_a_forking_one_is_refused(
+    queue: RQQueue, redis_server: RedisServer
+) -> None:
     await queue.ring(rings(2))
 
-    with _launched(redis_server.url, "--burst", "ragqueue-chat", "--without-posix", worker="Worker") as process:
+    with _launched(
+        redis_server.url, "--burst", "ragqueue-chat", "--without-posix", worker="Worker"
+    ) as process:
         _, refused = await asyncio.to_thread(process.communicate, None, LIMIT)
-    with _launched(redis_server.url, "--burst", "ragqueue-chat", "--without-posix", worker="SimpleWorker") as simple:
+    with _launched(
+        redis_server.url, "--burst", "ragqueue-chat", "--without-posix", worker="SimpleWorker"
+    ) as simple:
         out, err = await asyncio.to_thread(simple.communicate, None, LIMIT)
 
     assert (process.returncode, refused.count("\n"), "SimpleWorker" in refused) == (2, 1, True)
@@ -553,7 +665,9 @@ async def test_a_simple_worker_runs_rings_without_posix_and_a_forking_one_is_ref
         (["--max-jobs", "3", "ragqueue-chat"], "--max-jobs"),
     ],
 )
-async def test_what_our_worker_cannot_do_is_said(queue: RQQueue, redis_server: RedisServer, args: list[str], message: str) -> None:
+async def test_what_our_worker_cannot_do_is_said(
+    queue: RQQueue, redis_server: RedisServer, args: list[str], message: str
+) -> None:
     with _launched(redis_server.url, *args) as process:
         _, err = await asyncio.to_thread(process.communicate, None, LIMIT)
 
@@ -563,7 +677,13 @@ async def test_what_our_worker_cannot_do_is_said(queue: RQQueue, redis_server: R
 
 
 def _simple_worker(raw: redis.Redis, job_class: type[Job] = RingJob) -> None:
-    worker = SimpleWorker(["ragqueue-chat"], connection=raw, job_class=job_class, serializer=JSONSerializer, name=uuid.uuid4().hex)
+    worker = SimpleWorker(
+        ["ragqueue-chat"],
+        connection=raw,
+        job_class=job_class,
+        serializer=JSONSerializer,
+        name=uuid.uuid4().hex,
+    )
     worker.request_stop = lambda *_: None  # type: ignore[method-assign]
     worker._install_signal_handlers = lambda: None  # type: ignore[method-assign] # it is not in the main thread
     worker.death_penalty_class = __import__("rq.timeouts").timeouts.TimerDeathPenalty
@@ -571,7 +691,13 @@ def _simple_worker(raw: redis.Redis, job_class: type[Job] = RingJob) -> None:
 
 
 def _rq(*args: str) -> str:
-    return subprocess.run([sys.executable, "-m", "rq.cli", *args], capture_output=True, text=True, check=True, timeout=LIMIT).stdout
+    return subprocess.run(
+        [sys.executable, "-m", "rq.cli", *args],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=LIMIT,
+    ).stdout
 
 
 def _blocked(raw: redis.Redis) -> bool:

@@ -44,7 +44,10 @@ class TestSqlQueue(QueueContract):
 
     def claiming(self, handle: Handle) -> Handle:
         async def claim(ring: Ring) -> None:
-            if await self.records.write(jobs.claim, ring.job_id, "a-worker", ring.stamp, 60.0) is not None:
+            if (
+                await self.records.write(jobs.claim, ring.job_id, "a-worker", ring.stamp, 60.0)
+                is not None
+            ):
                 await handle(ring)
 
         return claim

@@ -15,8 +15,15 @@ from tests.library import GENERATION, add, hide
 DEFAULT = [Space("acme", "default", GENERATION)]
 
 
-def scored(connection: Connection, tenant: str, spaces: list[Space], numbers: list[int]) -> list[int]:
-    return [one.number for one in keywords.scored(connection, keywords.Weights(tenant, spaces, {}, {}, {}), numbers)]
+def scored(
+    connection: Connection, tenant: str, spaces: list[Space], numbers: list[int]
+) -> list[int]:
+    return [
+        one.number
+        for one in keywords.scored(
+            connection, keywords.Weights(tenant, spaces, {}, {}, {}), numbers
+        )
+    ]
 
 
 def test_a_chunk_comes_back_with_its_text_sliced_by_code_points(connection: Connection) -> None:
@@ -24,7 +31,11 @@ def test_a_chunk_comes_back_with_its_text_sliced_by_code_points(connection: Conn
 
     loaded = chunks.load(connection, "acme", [numbers[1]])
 
-    assert loaded == [Chunk(numbers[1], "d", 1, 12, 24, "Köln 🎉 heute"[:12], "", "d.md", ("Part", "One"), 3, "en")]
+    assert loaded == [
+        Chunk(
+            numbers[1], "d", 1, 12, 24, "Köln 🎉 heute"[:12], "", "d.md", ("Part", "One"), 3, "en"
+        )
+    ]
 
 
 def test_chunks_come_back_in_the_order_asked_for(connection: Connection) -> None:
@@ -73,22 +84,44 @@ def test_numbers_are_never_used_again(connection: Connection) -> None:
 
 def test_a_removed_vector_is_left_for_replicas_to_forget(connection: Connection) -> None:
     passage = Passage("text", 0, 4)
-    numbers = chunks.insert(connection, Space("acme", "default", "g"), "d", 1, "en", [(passage, "text", b"\0\0"), (passage, "text", None)])
+    numbers = chunks.insert(
+        connection,
+        Space("acme", "default", "g"),
+        "d",
+        1,
+        "en",
+        [(passage, "text", b"\0\0"), (passage, "text", None)],
+    )
 
     chunks.remove(connection, "acme", "d")
 
     left = connection.execute(removals.select()).all()
-    assert [(row.tenant, row.collection, row.generation, row.number) for row in left] == [("acme", "default", "g", numbers[0])]
+    assert [(row.tenant, row.collection, row.generation, row.number) for row in left] == [
+        ("acme", "default", "g", numbers[0])
+    ]
     assert left[0].at > 0
 
 
-WORDS = st.lists(st.sampled_from(["cat", "dog", "cats", "running", "the", "猫咪", "x1"]), max_size=8).map(" ".join)
-STEPS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["en", "de"]), st.lists(WORDS, min_size=1, max_size=4)), max_size=8)
+WORDS = st.lists(
+    st.sampled_from(["cat", "dog", "cats", "running", "the", "猫咪", "x1"]), max_size=8
+).map(" ".join)
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from("abc"),
+        st.sampled_from(["en", "de"]),
+        st.lists(WORDS, min_size=1, max_size=4),
+    ),
+    max_size=8,
+)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(STEPS)
-def test_the_sums_are_what_a_recount_finds(connection: Connection, steps: list[tuple[str, str, list[str]]]) -> None:
+def test_the_sums_are_what_a_recount_finds(
+    connection: Connection, steps: list[tuple[str, str, list[str]]]
+) -> None:
     held: dict[str, tuple[str, list[list[str]]]] = {}
     for document_id in "abc":
         chunks.remove(connection, "acme", document_id)
@@ -98,7 +131,9 @@ def test_the_sums_are_what_a_recount_finds(connection: Connection, steps: list[t
         chunks.insert(connection, Space("acme", "default", "g"), document_id, 1, language, rows)
         held[document_id] = (language, [tokenize(text, language) for text in texts])
 
-    frequencies = Counter(term for _, texts in held.values() for tokens in texts for term in set(tokens))
+    frequencies = Counter(
+        term for _, texts in held.values() for tokens in texts for term in set(tokens)
+    )
     counts: Counter[str] = Counter()
     lengths: Counter[str] = Counter()
     for language, texts in held.values():
@@ -106,7 +141,9 @@ def test_the_sums_are_what_a_recount_finds(connection: Connection, steps: list[t
         lengths[language] += sum(map(len, texts))
     assert {row.term: row.df for row in connection.execute(terms.select())} == dict(frequencies)
     found = {row.language: (row.chunks, row.length) for row in connection.execute(spaces.select())}
-    assert found == {language: (count, lengths[language]) for language, count in counts.items() if count}
+    assert found == {
+        language: (count, lengths[language]) for language, count in counts.items() if count
+    }
 
 
 def test_an_undone_transaction_leaves_no_sums(connection: Connection) -> None:

@@ -18,7 +18,9 @@ from tests.library import GENERATION, add, hide
 DEFAULT = [Space("acme", "default", GENERATION)]
 
 
-def found(connection: Connection, question: str, *, tenant: str = "acme", names: list[str] | None = None) -> list[int]:
+def found(
+    connection: Connection, question: str, *, tenant: str = "acme", names: list[str] | None = None
+) -> list[int]:
     weights = keywords.weigh(connection, tenant, names, question)
     return [one.number for one in keywords.search(connection, weights, 10)]
 
@@ -34,7 +36,9 @@ def exact(texts: dict[int, str], question: str) -> dict[int, float]:
             df = sum(term in other for other in tokens.values())
             weight = math.log(1 + (len(tokens) - df + 0.5) / (df + 0.5))
             count = held.count(term)
-            total += weight * 2.2 * count / (count + 1.2 * (0.25 + 0.75 * len(held) / (average or 1)))
+            total += (
+                weight * 2.2 * count / (count + 1.2 * (0.25 + 0.75 * len(held) / (average or 1)))
+            )
         if total:
             scores[number] = total
     return scores
@@ -44,9 +48,13 @@ WORDS = st.sampled_from(["apple", "pear", "plum", "fig", "lime", "date", "kiwi",
 TEXTS = st.lists(st.lists(WORDS, max_size=9).map(" ".join), min_size=1, max_size=12)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(TEXTS, st.lists(WORDS, max_size=6).map(" ".join))
-def test_the_ranking_is_that_of_exact_bm25(connection: Connection, texts: list[str], question: str) -> None:
+def test_the_ranking_is_that_of_exact_bm25(
+    connection: Connection, texts: list[str], question: str
+) -> None:
     chunks.remove(connection, "acme", "d")
     numbers = add(connection, "d", "\n".join(texts))
 
@@ -77,14 +85,18 @@ def test_a_tenant_has_only_its_own_collections(connection: Connection) -> None:
     add(connection, "d", "a", collection="mine")
     add(connection, "d", "b", tenant="other", collection="theirs")
 
-    assert list(keywords.weigh(connection, "acme", None, "a").spaces) == [Space("acme", "mine", GENERATION)]
+    assert list(keywords.weigh(connection, "acme", None, "a").spaces) == [
+        Space("acme", "mine", GENERATION)
+    ]
     assert list(keywords.weigh(connection, "acme", [], "a").spaces) == []
     with pytest.raises(NotFound, match="'theirs'"):
         keywords.weigh(connection, "acme", ["mine", "theirs"], "a")
 
 
 def test_several_collections_are_searched_as_one(connection: Connection) -> None:
-    numbers = add(connection, "a", "zebra", collection="one") + add(connection, "b", "zebra zebra", collection="two")
+    numbers = add(connection, "a", "zebra", collection="one") + add(
+        connection, "b", "zebra zebra", collection="two"
+    )
 
     results = found(connection, "zebra", names=["one", "two"])
 
@@ -113,10 +125,15 @@ def test_a_removed_chunk_is_not_found_and_the_index_is_sound(connection: Connect
     chunks.remove(connection, "acme", "d")
 
     assert found(connection, "zebra giraffe") == kept
-    connection.exec_driver_sql("insert into chunk_words (chunk_words, rank) values ('integrity-check', 1)")
+    connection.exec_driver_sql(
+        "insert into chunk_words (chunk_words, rank) values ('integrity-check', 1)"
+    )
 
 
-@pytest.mark.skipif(sqlite_module.sqlite_version_info < (3, 42), reason="this SQLite cannot erase words from FTS5 at once")
+@pytest.mark.skipif(
+    sqlite_module.sqlite_version_info < (3, 42),
+    reason="this SQLite cannot erase words from FTS5 at once",
+)
 def test_a_removed_word_leaves_no_bytes_in_the_index(connection: Connection) -> None:
     add(connection, "d", "xylophone")
     add(connection, "e", "zebra")
@@ -137,7 +154,9 @@ def test_changed_tokens_are_indexed_anew(connection: Connection) -> None:
     match = "select rowid from chunk_words where chunk_words match ?"
     assert connection.exec_driver_sql(match, ("zebra",)).all() == []
     assert connection.exec_driver_sql(match, ("giraff",)).scalars().all() == numbers
-    connection.exec_driver_sql("insert into chunk_words (chunk_words, rank) values ('integrity-check', 1)")
+    connection.exec_driver_sql(
+        "insert into chunk_words (chunk_words, rank) values ('integrity-check', 1)"
+    )
 
 
 def test_a_hidden_document_is_not_found(connection: Connection) -> None:
@@ -156,7 +175,9 @@ def test_a_chinese_question_finds(connection: Connection) -> None:
     assert found(connection, "任务什么时候结束？") == wanted
 
 
-def test_a_question_is_understood_in_each_language_of_the_collection(connection: Connection) -> None:
+def test_a_question_is_understood_in_each_language_of_the_collection(
+    connection: Connection,
+) -> None:
     english = add(connection, "a", "several houses", language="en")
     german = add(connection, "b", "mehrere Häuser", language="de")
 
@@ -164,7 +185,9 @@ def test_a_question_is_understood_in_each_language_of_the_collection(connection:
     assert found(connection, "house") == english
 
 
-def test_a_stop_word_of_the_question_is_none_in_a_page_of_another_language(connection: Connection) -> None:
+def test_a_stop_word_of_the_question_is_none_in_a_page_of_another_language(
+    connection: Connection,
+) -> None:
     add(connection, "a", "the the the", language="id")
     wanted = add(connection, "b", "zebra", language="en")
 
@@ -174,7 +197,9 @@ def test_a_stop_word_of_the_question_is_none_in_a_page_of_another_language(conne
     assert set(weights.idf["id"]) == {"zebra"}
 
 
-def test_a_question_of_stop_words_alone_keeps_those_of_other_languages(connection: Connection) -> None:
+def test_a_question_of_stop_words_alone_keeps_those_of_other_languages(
+    connection: Connection,
+) -> None:
     wanted = add(connection, "a", "Not", language="de")
 
     assert found(connection, "not") == wanted
@@ -202,15 +227,33 @@ def test_single_terms_rank_by_how_often_they_occur(connection: Connection) -> No
     assert found(connection, "zebra")[0] == numbers[-1]
 
 
-@pytest.mark.parametrize("question", ["", "?!", "what is the", 'zebra" OR "', "zebra*", "NEAR(a b)", "tokens: zebra", "zebra\x00\ud800"])
+@pytest.mark.parametrize(
+    "question",
+    [
+        "",
+        "?!",
+        "what is the",
+        'zebra" OR "',
+        "zebra*",
+        "NEAR(a b)",
+        "tokens: zebra",
+        "zebra\x00\ud800",
+    ],
+)
 def test_no_question_breaks_the_query(connection: Connection, question: str) -> None:
     numbers = add(connection, "d", "zebra")
 
     assert found(connection, question) == (numbers if "zebra" in question else [])
 
 
-def test_the_rarest_terms_are_looked_up_within_the_budget(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-    add(connection, "d", "\n".join(["alpha beta gamma delta", "beta gamma delta", "gamma delta", "delta"]))
+def test_the_rarest_terms_are_looked_up_within_the_budget(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(
+        connection,
+        "d",
+        "\n".join(["alpha beta gamma delta", "beta gamma delta", "gamma delta", "delta"]),
+    )
     monkeypatch.setattr(keywords, "BUDGET", 6)
 
     weights = keywords.weigh(connection, "acme", ["default"], "alpha beta gamma delta")
@@ -218,7 +261,9 @@ def test_the_rarest_terms_are_looked_up_within_the_budget(connection: Connection
     assert list(weights.picked) == ["alpha", "beta", "gamma"]
 
 
-def test_two_terms_are_looked_up_however_frequent(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_terms_are_looked_up_however_frequent(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     add(connection, "d", "alpha beta gamma")
     monkeypatch.setattr(keywords, "BUDGET", 0)
 

@@ -39,7 +39,11 @@ async def test_a_failing_write_undoes_its_own_work_only(records: Records) -> Non
         raise ValueError("no")
 
     results = await asyncio.gather(
-        records.write(put, "a"), records.write(fails), records.write(put, "b"), records.note(put, "c"), return_exceptions=True
+        records.write(put, "a"),
+        records.write(fails),
+        records.write(put, "b"),
+        records.note(put, "c"),
+        return_exceptions=True,
     )
 
     assert isinstance(results[1], ValueError)
@@ -77,16 +81,26 @@ async def test_the_clock_is_in_seconds_since_1970(records: Records) -> None:
 
 
 async def test_a_full_disk_refuses_and_works_again_with_room(records: Records) -> None:
-    pages = await records.read(lambda connection: connection.exec_driver_sql("PRAGMA page_count").scalar_one())
+    pages = await records.read(
+        lambda connection: connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+    )
 
     def fill(connection: Connection) -> None:
-        connection.exec_driver_sql("insert into facts (name, value) values ('big', ?)", ("x" * 10_000_000,))
+        connection.exec_driver_sql(
+            "insert into facts (name, value) values ('big', ?)", ("x" * 10_000_000,)
+        )
 
     await records.write(put, "before")
-    await records.note(lambda connection: connection.exec_driver_sql(f"PRAGMA max_page_count={pages + 20}").scalar_one())
+    await records.note(
+        lambda connection: connection.exec_driver_sql(
+            f"PRAGMA max_page_count={pages + 20}"
+        ).scalar_one()
+    )
     with pytest.raises(StoreFull, match="free some space"):
         await records.write(fill)
-    await records.note(lambda connection: connection.exec_driver_sql("PRAGMA max_page_count=1000000").scalar_one())
+    await records.note(
+        lambda connection: connection.exec_driver_sql("PRAGMA max_page_count=1000000").scalar_one()
+    )
     await records.write(put, "after")
 
     assert await records.read(names) == {"before", "after"}
@@ -104,11 +118,17 @@ async def test_a_watch_notices_commits_of_others(records: Records) -> None:
 
 
 def test_the_migration_makes_what_the_tables_say(tmp_path: Path) -> None:
-    said = {thing.name: set(thing.c.keys()) for thing in vars(schema).values() if isinstance(thing, Table)}
+    said = {
+        thing.name: set(thing.c.keys())
+        for thing in vars(schema).values()
+        if isinstance(thing, Table)
+    }
     records = open_records(tmp_path)
     migrate(records.engine)
     made = inspect(records.engine)
-    names = [name for name in made.get_table_names() if not name.startswith(("chunk_words", "alembic"))]
+    names = [
+        name for name in made.get_table_names() if not name.startswith(("chunk_words", "alembic"))
+    ]
     found = {name: {column["name"] for column in made.get_columns(name)} for name in names}
     records.close()
 
@@ -122,7 +142,9 @@ def test_a_database_keeps_its_uuid(tmp_path: Path) -> None:
     records.close()
 
 
-def test_processes_that_make_the_file_at_the_same_moment_wait_for_each_other(tmp_path: Path) -> None:
+def test_processes_that_make_the_file_at_the_same_moment_wait_for_each_other(
+    tmp_path: Path,
+) -> None:
     def start(folder: Path) -> str:
         records = open_records(folder)
         try:
@@ -150,13 +172,24 @@ def test_a_data_folder_of_a_newer_version_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("version", "safe"),
-    [((3, 40, 1), False), ((3, 51, 2), False), ((3, 51, 3), True), ((3, 50, 7), True), ((3, 44, 6), True), ((3, 44, 5), False)],
+    [
+        ((3, 40, 1), False),
+        ((3, 51, 2), False),
+        ((3, 51, 3), True),
+        ((3, 50, 7), True),
+        ((3, 44, 6), True),
+        ((3, 44, 5), False),
+    ],
 )
-def test_sqlites_that_can_corrupt_a_shared_file_are_known(version: tuple[int, ...], safe: bool) -> None:
+def test_sqlites_that_can_corrupt_a_shared_file_are_known(
+    version: tuple[int, ...], safe: bool
+) -> None:
     assert sqlite_is_safe(version) is safe
 
 
-async def test_a_thread_that_cannot_connect_tells_its_callers_and_works_once_it_can(tmp_path: Path) -> None:
+async def test_a_thread_that_cannot_connect_tells_its_callers_and_works_once_it_can(
+    tmp_path: Path,
+) -> None:
     folder = tmp_path / "data"
     records = open_records(folder)
     migrate(records.engine)
@@ -179,14 +212,20 @@ async def test_a_wrong_statement_in_a_group_fails_alone(records: Records) -> Non
     def wrong(connection: Connection) -> None:
         connection.exec_driver_sql("select * from no_such_table")
 
-    replies = await asyncio.gather(*(records.write(put, str(n)) for n in range(20)), records.write(wrong), return_exceptions=True)
+    replies = await asyncio.gather(
+        *(records.write(put, str(n)) for n in range(20)),
+        records.write(wrong),
+        return_exceptions=True,
+    )
 
     assert [type(reply) for reply in replies if reply is not None] == [OperationalError]
     assert len(await records.read(names)) == 20
 
 
 @pytest.mark.parametrize("name", ["a?b", "a#b", "a%41", "a&b=c", "s p'a\"ce", "ü漢", "file:x"])
-async def test_a_data_folder_may_have_any_name(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_data_folder_may_have_any_name(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     records = open_records(Path(name))
     migrate(records.engine)
@@ -196,7 +235,9 @@ async def test_a_data_folder_may_have_any_name(tmp_path: Path, name: str, monkey
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-async def test_a_database_of_the_first_revision_is_brought_up_with_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_database_of_the_first_revision_is_brought_up_with_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     records = open_records(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(schema, "HEAD", "0001")
@@ -214,6 +255,8 @@ async def test_a_database_of_the_first_revision_is_brought_up_with_its_rows(tmp_
     uuid = migrate(records.engine)
 
     assert migrate(records.engine) == uuid
-    rows = await records.read(lambda c: c.exec_driver_sql("select id, document_id, log_dropped from jobs").all())
+    rows = await records.read(
+        lambda c: c.exec_driver_sql("select id, document_id, log_dropped from jobs").all()
+    )
     assert [tuple(row) for row in rows] == [("a", None, 0), ("b", "d", 0)]
     records.close()

@@ -18,7 +18,9 @@ TOPICS = (("cat", "kitten", "feline"), ("dog", "puppy", "hound"), ("ship", "boat
 
 def embed(text: str) -> NDArray[np.float32]:
     words = text.lower().split()
-    vector = np.array([sum(words.count(word) for word in topic) for topic in TOPICS] + [0.1], dtype=np.float32)
+    vector = np.array(
+        [sum(words.count(word) for word in topic) for topic in TOPICS] + [0.1], dtype=np.float32
+    )
     unit: NDArray[np.float32] = vector / np.linalg.norm(vector)
     return unit
 
@@ -37,13 +39,22 @@ class ScanIndex(Index):
     def __init__(self) -> None:
         self.held: dict[Space, dict[int, NDArray[np.float32]]] = {}
 
-    async def upsert(self, space: Space, numbers: Sequence[int], vectors: NDArray[np.float32]) -> None:
+    async def upsert(
+        self, space: Space, numbers: Sequence[int], vectors: NDArray[np.float32]
+    ) -> None:
         self.held.setdefault(space, {}).update(zip(numbers, vectors, strict=True))
 
     async def search(
-        self, space: Space, vector: NDArray[np.float32], limit: int, *, allowed: Collection[int] | None = None
+        self,
+        space: Space,
+        vector: NDArray[np.float32],
+        limit: int,
+        *,
+        allowed: Collection[int] | None = None,
     ) -> list[tuple[int, float]]:
-        scored = [(number, float(held @ vector)) for number, held in self.held.get(space, {}).items()]
+        scored = [
+            (number, float(held @ vector)) for number, held in self.held.get(space, {}).items()
+        ]
         return sorted(scored, key=lambda pair: (-pair[1], pair[0]))[:limit]
 
     async def delete(self, space: Space, numbers: Sequence[int]) -> None:

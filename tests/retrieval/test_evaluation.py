@@ -15,7 +15,11 @@ QRELS = "query\tdoc\trelevance\nq1\td1\t1\nq1\td2\t0\n"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for name, content in (("corpus.jsonl", CORPUS), ("queries.jsonl", QUERIES), ("qrels.tsv", QRELS)):
+    for name, content in (
+        ("corpus.jsonl", CORPUS),
+        ("queries.jsonl", QUERIES),
+        ("qrels.tsv", QRELS),
+    ):
         (tmp_path / name).write_text(content, encoding="utf-8")
     return tmp_path
 
@@ -29,7 +33,9 @@ def scored(ranked: list[str], relevant: dict[str, float]) -> tuple[float, float,
 def test_ndcg_discounts_by_place() -> None:
     found, _, _ = scored(["x", "a", "b"], {"a": 1, "b": 1})
 
-    assert found == pytest.approx((1 / math.log2(3) + 1 / math.log2(4)) / (1 + 1 / math.log2(3)), abs=1e-4)
+    assert found == pytest.approx(
+        (1 / math.log2(3) + 1 / math.log2(4)) / (1 + 1 / math.log2(3)), abs=1e-4
+    )
 
 
 def test_ndcg_prefers_the_more_relevant_first() -> None:
@@ -77,15 +83,33 @@ def test_a_folder_is_read_with_its_judged_questions_only(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("corpus.jsonl", '{"id": "d1", "text": "x"}\nnot json\n', "corpus.jsonl, line 2 must be JSON"),
+        (
+            "corpus.jsonl",
+            '{"id": "d1", "text": "x"}\nnot json\n',
+            "corpus.jsonl, line 2 must be JSON",
+        ),
         ("corpus.jsonl", '{"id": "d1"}\n', 'line 1 must be JSON with "id" and "text"'),
         ("queries.jsonl", "[1, 2]\n", 'line 1 must be JSON with "id" and "text"'),
-        ("qrels.tsv", "query\tdoc\trelevance\nq1 d1 1\n", "line 2 needs question, document and a number"),
-        ("qrels.tsv", "query\tdoc\trelevance\nq1\td9\t1\n", "document 'd9', which is not in the set"),
-        ("qrels.tsv", "query\tdoc\trelevance\nq9\td1\t1\n", "question 'q9', which is not in the set"),
+        (
+            "qrels.tsv",
+            "query\tdoc\trelevance\nq1 d1 1\n",
+            "line 2 needs question, document and a number",
+        ),
+        (
+            "qrels.tsv",
+            "query\tdoc\trelevance\nq1\td9\t1\n",
+            "document 'd9', which is not in the set",
+        ),
+        (
+            "qrels.tsv",
+            "query\tdoc\trelevance\nq9\td1\t1\n",
+            "question 'q9', which is not in the set",
+        ),
     ],
 )
-def test_a_broken_file_is_named_with_its_line(folder: Path, name: str, content: str, message: str) -> None:
+def test_a_broken_file_is_named_with_its_line(
+    folder: Path, name: str, content: str, message: str
+) -> None:
     (folder / name).write_text(content, encoding="utf-8")
 
     with pytest.raises(InvalidRequest, match=message):

@@ -16,19 +16,40 @@ from tests.retrieval.conftest import ScanIndex, TopicEmbedder, embed
 
 LIBRARY = "\n".join(
     [
-        "the kitten sleeps on the sofa", "a hound barks at night", "boat engines need oil", "the feline eats fish",
-        "puppy training takes patience", "oil prices rise", "night trains to Vienna", "fish and chips",
+        "the kitten sleeps on the sofa",
+        "a hound barks at night",
+        "boat engines need oil",
+        "the feline eats fish",
+        "puppy training takes patience",
+        "oil prices rise",
+        "night trains to Vienna",
+        "fish and chips",
     ]
-)  # fmt: skip
+)
 
 
-async def store(records: Records, document_id: str, text: str, *, index: ScanIndex | None = None, tenant: str = "acme", collection: str = "default",
-                generation: str = GENERATION, language: str = "en") -> list[int]:  # fmt: skip
+async def store(
+    records: Records,
+    document_id: str,
+    text: str,
+    *,
+    index: ScanIndex | None = None,
+    tenant: str = "acme",
+    collection: str = "default",
+    generation: str = GENERATION,
+    language: str = "en",
+) -> list[int]:
     def write(connection: Connection) -> list[int]:
         return add(
-            connection, document_id, text, tenant=tenant, collection=collection, generation=generation, language=language,
+            connection,
+            document_id,
+            text,
+            tenant=tenant,
+            collection=collection,
+            generation=generation,
+            language=language,
             embed=embed if index else None,
-        )  # fmt: skip
+        )
 
     numbers = await records.write(write)
     if index is not None:
@@ -64,7 +85,9 @@ async def test_a_hit_carries_both_scores_whichever_list_found_it(records: Record
     numbers = await store(records, "d", LIBRARY, index=index)
     await index.delete(Space("acme", "default", GENERATION), [numbers[1]])
 
-    hits = await FusedRetriever(records, TopicEmbedder(), index).retrieve("acme", "hound at night", limit=8)
+    hits = await FusedRetriever(records, TopicEmbedder(), index).retrieve(
+        "acme", "hound at night", limit=8
+    )
 
     hit = next(hit for hit in hits if hit.chunk.number == numbers[1])
     assert hit.cosine == 1
@@ -87,13 +110,17 @@ async def test_vectors_of_another_embedder_are_not_compared(records: Records) ->
     index = ScanIndex()
     numbers = await store(records, "d", LIBRARY, index=index, generation="another")
 
-    hits = await FusedRetriever(records, TopicEmbedder(), index).retrieve("acme", "fish cat", limit=5)
+    hits = await FusedRetriever(records, TopicEmbedder(), index).retrieve(
+        "acme", "fish cat", limit=5
+    )
 
     assert sorted(numbers_of(hits)) == [numbers[3], numbers[7]]
     assert {hit.cosine for hit in hits} == {None}
 
 
-async def test_a_chunking_in_the_generation_does_not_make_another_embedder(records: Records) -> None:
+async def test_a_chunking_in_the_generation_does_not_make_another_embedder(
+    records: Records,
+) -> None:
     index = ScanIndex()
     numbers = await store(records, "d", LIBRARY, index=index, generation=f"{GENERATION}/200")
 
@@ -114,7 +141,10 @@ async def test_no_retriever_shows_another_tenants_chunks(records: Records) -> No
     await store(records, "d", LIBRARY, index=index, tenant="other")
     mine = await store(records, "d", "my own cat", index=index)
 
-    for retriever in (FusedRetriever(records, None, None), FusedRetriever(records, TopicEmbedder(), index)):
+    for retriever in (
+        FusedRetriever(records, None, None),
+        FusedRetriever(records, TopicEmbedder(), index),
+    ):
         assert numbers_of(await retriever.retrieve("acme", "cat fish night")) == mine
 
 
@@ -125,7 +155,10 @@ async def test_a_replica_that_is_behind_cannot_show_a_deleted_document(records: 
 
     await records.write(hide, "d")
 
-    for retriever in (FusedRetriever(records, None, None), FusedRetriever(records, TopicEmbedder(), index)):
+    for retriever in (
+        FusedRetriever(records, None, None),
+        FusedRetriever(records, TopicEmbedder(), index),
+    ):
         assert numbers_of(await retriever.retrieve("acme", "cat fish")) == kept
         assert numbers_of(await retriever.retrieve("acme", "cat fish", limit=1)) == kept
 
@@ -155,7 +188,14 @@ async def test_a_question_can_be_limited_to_a_collection(records: Records) -> No
 async def test_collections_of_two_embedders_are_ranked_together(records: Records) -> None:
     index = ScanIndex()
     numbers = await store(records, "d", LIBRARY, index=index)
-    others = await store(records, "e", "the cat of another embedder", index=index, collection="other", generation="another")
+    others = await store(
+        records,
+        "e",
+        "the cat of another embedder",
+        index=index,
+        collection="other",
+        generation="another",
+    )
 
     hits = await FusedRetriever(records, TopicEmbedder(), index).retrieve("acme", "cat", limit=9)
 
@@ -163,19 +203,30 @@ async def test_collections_of_two_embedders_are_ranked_together(records: Records
     assert set(numbers_of(hits)) == {*numbers, *others}
 
 
-async def test_an_unknown_collection_is_an_error_and_an_empty_tenant_is_not(records: Records) -> None:
-    for retriever in (FusedRetriever(records, None, None), FusedRetriever(records, TopicEmbedder(), ScanIndex())):
+async def test_an_unknown_collection_is_an_error_and_an_empty_tenant_is_not(
+    records: Records,
+) -> None:
+    for retriever in (
+        FusedRetriever(records, None, None),
+        FusedRetriever(records, TopicEmbedder(), ScanIndex()),
+    ):
         assert await retriever.retrieve("acme", "cat") == []
         with pytest.raises(NotFound, match="'nope'"):
             await retriever.retrieve("acme", "cat", collections=["nope"])
 
 
-async def test_a_chinese_question_finds_though_the_embedder_does_not_speak_it(records: Records) -> None:
+async def test_a_chinese_question_finds_though_the_embedder_does_not_speak_it(
+    records: Records,
+) -> None:
     index = ScanIndex()
-    await store(records, "d", "天气很好\n列车很快\n价格上涨\n我喜欢鱼\n船需要油", index=index, language="zh")
+    await store(
+        records, "d", "天气很好\n列车很快\n价格上涨\n我喜欢鱼\n船需要油", index=index, language="zh"
+    )
     wanted = await store(records, "e", "队列会保留每个任务直到结束", index=index, language="zh")
 
-    hits = await FusedRetriever(records, TopicEmbedder(), index).retrieve("acme", "任务什么时候结束？", limit=1)
+    hits = await FusedRetriever(records, TopicEmbedder(), index).retrieve(
+        "acme", "任务什么时候结束？", limit=1
+    )
 
     assert numbers_of(hits) == wanted
 
@@ -195,4 +246,7 @@ async def test_a_removed_collection_of_chunks_is_found_nowhere(records: Records)
 
     await records.write(chunks.remove, "acme", "d")
 
-    assert await FusedRetriever(records, TopicEmbedder(), index).retrieve("acme", "cat fish night") == []
+    assert (
+        await FusedRetriever(records, TopicEmbedder(), index).retrieve("acme", "cat fish night")
+        == []
+    )

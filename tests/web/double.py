@@ -13,9 +13,18 @@ TEXT = "🦆 Ducks swim.\nThe ferry to Hven leaves at nine. 🦢 Swans fly."
 QUOTE = "The ferry to Hven leaves at nine."
 KEY = "a-key"
 
-_PLACE = {"document_id": "d1", "version": 2, "start": TEXT.index(QUOTE), "end": TEXT.index(QUOTE) + len(QUOTE), "page": 4}
+_PLACE = {
+    "document_id": "d1",
+    "version": 2,
+    "start": TEXT.index(QUOTE),
+    "end": TEXT.index(QUOTE) + len(QUOTE),
+    "page": 4,
+}
 _SOURCE = _PLACE | {"n": 1, "title": "", "source": "ferries.pdf", "text": QUOTE}
-_CITED = {"type": "response.output_text.annotation.added", "annotation": _PLACE | {"n": 1, "quote": QUOTE, "supported": True}}
+_CITED = {
+    "type": "response.output_text.annotation.added",
+    "annotation": _PLACE | {"n": 1, "quote": QUOTE, "supported": True},
+}
 _CREATED = {"type": "response.created", "response": {"status": "queued"}}
 _POLICY = "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 
@@ -25,25 +34,61 @@ def _delta(text: str) -> dict[str, Any]:
 
 
 def _end(status: str, **response: Any) -> dict[str, Any]:
-    return {"type": f"response.{status}", "response": {"status": status, "answer": None, "error": None} | response}
+    return {
+        "type": f"response.{status}",
+        "response": {"status": status, "answer": None, "error": None} | response,
+    }
 
 
-_ABSTAINED = {"text": "The sources do not say.", "citations": [], "grounding": "abstained", "nearest": [_SOURCE]}
-_ANSWERED = {"text": "```\nx = [1]\n```\n\nIt leaves at nine [1]", "citations": [_CITED["annotation"]]}
+_ABSTAINED = {
+    "text": "The sources do not say.",
+    "citations": [],
+    "grounding": "abstained",
+    "nearest": [_SOURCE],
+}
+_ANSWERED = {
+    "text": "```\nx = [1]\n```\n\nIt leaves at nine [1]",
+    "citations": [_CITED["annotation"]],
+}
 _FAILED = {"code": "generation_failed", "message": "the model went away"}
 ANSWERS: dict[str, list[dict[str, Any]]] = {
     "cited": [
-        _CREATED, {"type": "ragqueue:sources", "sources": [_SOURCE]}, _delta("`a[1]` <b>is code</b>. It leaves at nine [1]"), _CITED, _delta(" [2]."),
+        _CREATED,
+        {"type": "ragqueue:sources", "sources": [_SOURCE]},
+        _delta("`a[1]` <b>is code</b>. It leaves at nine [1]"),
+        _CITED,
+        _delta(" [2]."),
         _end("completed"),
     ],
-    "restarted": [_delta("The first text."), {"type": "ragqueue:restarted", "reason": "log_lost"}, _delta("The second text."), _end("completed")],
-    "retold": [_end("completed", answer={"text": "First [1], then [1].", "citations": [_CITED["annotation"]] * 2, "grounding": "grounded"})],
+    "restarted": [
+        _delta("The first text."),
+        {"type": "ragqueue:restarted", "reason": "log_lost"},
+        _delta("The second text."),
+        _end("completed"),
+    ],
+    "retold": [
+        _end(
+            "completed",
+            answer={
+                "text": "First [1], then [1].",
+                "citations": [_CITED["annotation"]] * 2,
+                "grounding": "grounded",
+            },
+        )
+    ],
     "failed": [_delta("It"), _end("failed", error=_FAILED)],
     "nearest": [_delta("The sources do not say."), _end("completed", answer=_ABSTAINED)],
-    "code": [_delta("```\nx = [1]\n```\n\nIt leaves at nine [1]"), _CITED, _end("completed", answer=_ANSWERED | {"grounding": "partial"})],
-    "uncited": [_delta("It leaves."), _end("completed", answer={"text": "It leaves.", "citations": [], "grounding": "uncited"})],
+    "code": [
+        _delta("```\nx = [1]\n```\n\nIt leaves at nine [1]"),
+        _CITED,
+        _end("completed", answer=_ANSWERED | {"grounding": "partial"}),
+    ],
+    "uncited": [
+        _delta("It leaves."),
+        _end("completed", answer={"text": "It leaves.", "citations": [], "grounding": "uncited"}),
+    ],
     "stopped": [_delta("Once upon"), _end("cancelled")],
-}  # fmt: skip
+}
 
 
 class Double(ThreadingHTTPServer):
@@ -73,16 +118,34 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         name = self.path.rpartition("/")[2]
         if self.path == "/":
-            self._send(PAGE.read_bytes().replace(b"</body>", b'<script src="/static/drive.js" defer></script></body>'), "text/html")
+            self._send(
+                PAGE.read_bytes().replace(
+                    b"</body>", b'<script src="/static/drive.js" defer></script></body>'
+                ),
+                "text/html",
+            )
         elif self.path.startswith("/static/"):
             file = STATIC.get(name, self.server.drive)
             self._send(file.read_bytes(), self.types[file.suffix])
         elif self.path == "/readyz":
-            self._json({"status": "ready", "checks": {"records": "ok"}, "workers": 0, "note": "no worker is running"})
+            self._json(
+                {
+                    "status": "ready",
+                    "checks": {"records": "ok"},
+                    "workers": 0,
+                    "note": "no worker is running",
+                }
+            )
         elif self.server.locked and self.headers["Authorization"] != f"Bearer {KEY}":
             self._json({"detail": "an API key is needed"}, 401)
         elif self.path.startswith("/documents?"):
-            document = {"id": "d1", "title": "", "source": "ferries.pdf", "status": "ready", "error": None}
+            document = {
+                "id": "d1",
+                "title": "",
+                "source": "ferries.pdf",
+                "status": "ready",
+                "error": None,
+            }
             self._json({"documents": [document], "next": None})
         elif self.path == "/documents/d1/text?version=2":
             self._send(TEXT.encode(), "text/plain")
@@ -129,6 +192,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _head(self, status: int, media_type: str, headers: dict[str, str]) -> None:
         self.send_response(status)
-        for name, value in {"Content-Type": media_type, "Content-Security-Policy": _POLICY, "Connection": "close", **headers}.items():
+        for name, value in {
+            "Content-Type": media_type,
+            "Content-Security-Policy": _POLICY,
+            "Connection": "close",
+            **headers,
+        }.items():
             self.send_header(name, value)
         self.end_headers()

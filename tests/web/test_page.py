@@ -39,24 +39,42 @@ def elements() -> list[tuple[str, dict[str, str | None]]]:
     return parser.found
 
 
-def test_the_page_holds_no_inline_style_or_handler(elements: list[tuple[str, dict[str, str | None]]]) -> None:
+def test_the_page_holds_no_inline_style_or_handler(
+    elements: list[tuple[str, dict[str, str | None]]],
+) -> None:
     names = [name for _, attributes in elements for name in attributes]
     assert [name for name in names if name == "style" or name.startswith("on")] == []
     assert "style" not in [tag for tag, _ in elements]
 
 
-def test_every_script_of_the_page_is_a_file(elements: list[tuple[str, dict[str, str | None]]]) -> None:
-    assert [attributes.get("src") for tag, attributes in elements if tag == "script"] == ["/static/page.js"]
+def test_every_script_of_the_page_is_a_file(
+    elements: list[tuple[str, dict[str, str | None]]],
+) -> None:
+    assert [attributes.get("src") for tag, attributes in elements if tag == "script"] == [
+        "/static/page.js"
+    ]
 
 
-def test_the_page_loads_only_files_that_the_server_has(elements: list[tuple[str, dict[str, str | None]]]) -> None:
-    links = {attributes.get(name) for _, attributes in elements for name in ("src", "href")} - {None, "data:,"}
+def test_the_page_loads_only_files_that_the_server_has(
+    elements: list[tuple[str, dict[str, str | None]]],
+) -> None:
+    links = {attributes.get(name) for _, attributes in elements for name in ("src", "href")} - {
+        None,
+        "data:,",
+    }
     assert links == {f"/static/{name}" for name in STATIC}
 
 
 @pytest.mark.parametrize("file", [PAGE, SCRIPT, STYLE], ids=lambda file: file.name)
 def test_no_file_names_another_host(file: Path) -> None:
-    assert re.findall(r"(?:\w+:)?//[a-z0-9][\w.-]*\.\w+|@import|url\(", file.read_text(encoding="utf-8"), re.IGNORECASE) == []
+    assert (
+        re.findall(
+            r"(?:\w+:)?//[a-z0-9][\w.-]*\.\w+|@import|url\(",
+            file.read_text(encoding="utf-8"),
+            re.IGNORECASE,
+        )
+        == []
+    )
 
 
 def test_the_script_makes_no_markup_or_code_of_text() -> None:
@@ -64,7 +82,9 @@ def test_the_script_makes_no_markup_or_code_of_text() -> None:
     assert re.findall(forbidden, SCRIPT.read_text(encoding="utf-8")) == []
 
 
-def test_every_id_that_the_script_uses_is_in_the_page(elements: list[tuple[str, dict[str, str | None]]]) -> None:
+def test_every_id_that_the_script_uses_is_in_the_page(
+    elements: list[tuple[str, dict[str, str | None]]],
+) -> None:
     used = set(re.findall(r'\$\("([^"]+)"\)', SCRIPT.read_text(encoding="utf-8")))
     assert used
     assert used <= {attributes.get("id") for _, attributes in elements}
@@ -79,11 +99,18 @@ def visit(profile: Path, *, locked: bool) -> tuple[dict[str, Any], Double]:
     """Return what a browser saw while the script `drive.js` used the page, and the server that it saw."""
     if not CHROMIUM.exists():
         missing(f"no browser at {CHROMIUM}: apt-get install chromium")
-    for attempt in range(3):  # the browser's virtual clock can outrun a server that the machine kept waiting: then the script is not done
+    for attempt in range(
+        3
+    ):  # the browser's virtual clock can outrun a server that the machine kept waiting: then the script is not done
         server = Double(Path(__file__).with_name("drive.js"), locked=locked)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
-            command = [str(CHROMIUM), *FLAGS.split(), f"--user-data-dir={profile / str(attempt)}", server.url]
+            command = [
+                str(CHROMIUM),
+                *FLAGS.split(),
+                f"--user-data-dir={profile / str(attempt)}",
+                server.url,
+            ]
             done = subprocess.run(command, capture_output=True, timeout=120, check=True)
         finally:
             server.shutdown()
@@ -175,7 +202,9 @@ def test_a_failed_answer_says_why(seen: dict[str, Any]) -> None:
     assert seen["failed"]["error"] == "the model went away"
 
 
-def test_a_question_that_the_sources_do_not_answer_shows_the_nearest_passages(seen: dict[str, Any]) -> None:
+def test_a_question_that_the_sources_do_not_answer_shows_the_nearest_passages(
+    seen: dict[str, Any],
+) -> None:
     assert seen["nearestPassages"] == [f"ferries.pdf, page 4{QUOTE}"]
 
 

@@ -39,7 +39,9 @@ def counted(name: str) -> float:
     return float(telemetry.LOOP_FAILURES.labels(name)._value.get())
 
 
-async def test_a_loop_goes_on_after_a_surprise_which_is_told_and_counted(keeper: Keeper, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_loop_goes_on_after_a_surprise_which_is_told_and_counted(
+    keeper: Keeper, caplog: pytest.LogCaptureFixture
+) -> None:
     before, step = counted("ringer"), Step(failures=2)
 
     with caplog.at_level(logging.ERROR):

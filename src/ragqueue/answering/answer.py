@@ -26,10 +26,22 @@ _NEAREST = 3  # passages shown when the sources do not hold the answer
 
 class Answerer:
     def __init__(
-        self, records: Records, retriever: FusedRetriever, generator: Generator, embedder: Embedder | None,
-        *, limit: int, system: str | None, budget: int,
-    ) -> None:  # fmt: skip
-        self._records, self._retriever, self._generator, self._embedder = records, retriever, generator, embedder
+        self,
+        records: Records,
+        retriever: FusedRetriever,
+        generator: Generator,
+        embedder: Embedder | None,
+        *,
+        limit: int,
+        system: str | None,
+        budget: int,
+    ) -> None:
+        self._records, self._retriever, self._generator, self._embedder = (
+            records,
+            retriever,
+            generator,
+            embedder,
+        )
         self._limit, self._system, self._budget = limit, system or SYSTEM, budget
 
     async def run(self, run: Run) -> Outcome:
@@ -39,41 +51,76 @@ class Answerer:
         message, timings = Message(pen), {"queued_s": _since(job)}
         prompt, found = await self._sources(job, pen, message)
         timings["retrieved_s"] = _since(job)
-        about: dict[str, Any] = {"grounding": found["grounding"], "finish": message.finish or "", "usage": {}, "timings": timings}
+        about: dict[str, Any] = {
+            "grounding": found["grounding"],
+            "finish": message.finish or "",
+            "usage": {},
+            "timings": timings,
+        }
         abstained = found["grounding"] == "abstained"
-        same = (message.sources or {}).get("model") == self._generator.model  # a model goes on only with what it wrote itself
-        goes_on = NOT_IN_SOURCES.startswith(message.text) if abstained else same and self._generator.continues
+        same = (message.sources or {}).get(
+            "model"
+        ) == self._generator.model  # a model goes on only with what it wrote itself
+        goes_on = (
+            NOT_IN_SOURCES.startswith(message.text)
+            if abstained
+            else same and self._generator.continues
+        )
         message.begin(prompt.hits, continues=goes_on or message.finish is not None)
         if abstained:
             message.write(NOT_IN_SOURCES[len(message.text) :])
             about |= {"finish": "stop", "nearest": found["sources"][:_NEAREST]}
-        elif message.finish is None:  # else the earlier run died between the last event and the answer
+        elif (
+            message.finish is None
+        ):  # else the earlier run died between the last event and the answer
             run.partial = lambda: message.outcome(about)
             about |= await self._write(job, message, prompt, timings)
         message.close(about["finish"])
         return message.outcome(about)
 
-    async def _sources(self, job: Job, pen: Pen, message: Message) -> tuple[Prompt, Mapping[str, Any]]:
+    async def _sources(
+        self, job: Job, pen: Pen, message: Message
+    ) -> tuple[Prompt, Mapping[str, Any]]:
         """Return the prompt and what the log tells of its passages: what an earlier run wrote there, or what is found now."""
         if past := message.sources:
-            loaded = await self._records.read(chunks.load, job.tenant, [source["chunk"] for source in past["sources"]])
+            loaded = await self._records.read(
+                chunks.load, job.tenant, [source["chunk"] for source in past["sources"]]
+            )
             if len(loaded) == len(past["sources"]) and await self._may_show(job, loaded):
-                hits = [Hit(chunk, s["score"], s["cosine"], s["keyword"]) for chunk, s in zip(loaded, past["sources"], strict=True)]
+                hits = [
+                    Hit(chunk, s["score"], s["cosine"], s["keyword"])
+                    for chunk, s in zip(loaded, past["sources"], strict=True)
+                ]
                 return self._prompt(job, hits)._replace(hits=hits), past
-            message.sources = message.finish = None  # passages were replaced or deleted meanwhile: the answer begins anew
+            message.sources = message.finish = (
+                None  # passages were replaced or deleted meanwhile: the answer begins anew
+            )
         question = job.payload["question"]
         search = {"type": "file_search_call", "id": f"fs_{job.id}", "queries": [question]}
         call = {"output_index": 0, "item_id": search["id"]}
         if all(event.type != "response.in_progress" for event in pen.kept):
-            pen.write("response.in_progress", {"response": {"id": job.id, "object": "response", "status": "in_progress"}})
-            pen.write("response.output_item.added", {"output_index": 0, "item": search | {"status": "in_progress"}})
+            pen.write(
+                "response.in_progress",
+                {"response": {"id": job.id, "object": "response", "status": "in_progress"}},
+            )
+            pen.write(
+                "response.output_item.added",
+                {"output_index": 0, "item": search | {"status": "in_progress"}},
+            )
             pen.write("response.file_search_call.searching", call)
         nearest, prompt = await self._retrieve(job)
         hits = list(prompt.hits)  # not all that are near: the log tells what the prompt holds
-        grounding = await judge(question, nearest, self._embedder, sentences=self._generator.weighs_sentences)
+        grounding = await judge(
+            question, nearest, self._embedder, sentences=self._generator.weighs_sentences
+        )
         pen.write("response.file_search_call.completed", call)
-        pen.write("response.output_item.done", {"output_index": 0, "item": search | {"status": "completed"}})
-        sources = [{"n": n, "chunk": hit.chunk.number} | hit_view(hit) for n, hit in enumerate(hits, 1)]
+        pen.write(
+            "response.output_item.done",
+            {"output_index": 0, "item": search | {"status": "completed"}},
+        )
+        sources = [
+            {"n": n, "chunk": hit.chunk.number} | hit_view(hit) for n, hit in enumerate(hits, 1)
+        ]
         found = {"sources": sources, "grounding": grounding, "model": self._generator.model}
         pen.write(SOURCES, found)
         return prompt, found
@@ -84,7 +131,9 @@ class Answerer:
         limit, most = job.payload.get("limit", self._limit), self._generator.passages
         limit = limit if most is None else min(limit, most)
         while True:
-            nearest = await self._retriever.retrieve(job.tenant, question, collections=[collection] if collection else None, limit=limit)
+            nearest = await self._retriever.retrieve(
+                job.tenant, question, collections=[collection] if collection else None, limit=limit
+            )
             prompt = self._prompt(job, nearest)
             if await self._may_show(job, [hit.chunk for hit in prompt.hits]):
                 return nearest, prompt
@@ -93,9 +142,13 @@ class Answerer:
     async def _may_show(self, job: Job, passages: Sequence[Chunk]) -> bool:
         """Before any passage stands in the log, note which documents a delete must look for here; False when one was deleted."""
         document_ids = [chunk.document_id for chunk in passages]
-        return await patiently(self._records.note, documents.note_quotes, job.tenant, job.id, document_ids)
+        return await patiently(
+            self._records.note, documents.note_quotes, job.tenant, job.id, document_ids
+        )
 
-    async def _write(self, job: Job, message: Message, prompt: Prompt, timings: dict[str, float]) -> dict[str, Any]:
+    async def _write(
+        self, job: Job, message: Message, prompt: Prompt, timings: dict[str, float]
+    ) -> dict[str, Any]:
         """Write what the generator says; return how it ended and what it used. Raises GenerationFailed, InvalidRequest."""
         finish, usage = "", dict[str, int]()
         async with aclosing(self._generator.stream(prompt._replace(prefix=message.text))) as stream:
@@ -115,7 +168,13 @@ class Answerer:
         return {"finish": finish, "usage": usage}
 
     def _prompt(self, job: Job, hits: Sequence[Hit]) -> Prompt:
-        return build(job.payload["question"], hits, system=self._system, budget_tokens=self._budget, nonce=job.id[:12])
+        return build(
+            job.payload["question"],
+            hits,
+            system=self._system,
+            budget_tokens=self._budget,
+            nonce=job.id[:12],
+        )
 
 
 def _since(job: Job) -> float:

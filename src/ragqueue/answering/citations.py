@@ -10,10 +10,14 @@ from ragqueue.language.sentences import split
 from ragqueue.language.tokens import tokenize
 from ragqueue.types import Chunk, Citation, Hit
 
-SENTENCE_SHARE = 0.4  # share of a claim's words that one sentence holds when it carries the claim ...
+SENTENCE_SHARE = (
+    0.4  # share of a claim's words that one sentence holds when it carries the claim ...
+)
 PASSAGE_SHARE = 0.6  # ... or that the whole passage does: a claim may sum up several sentences
 _MARKER = re.compile(r"\[(\d{1,2}(?:, ?\d{1,2}){0,7})\]")
-_BEGUN = re.compile(r"\[(?:\d{1,2}(?:, ?\d{1,2}){0,7}(?:, ?)?)?\Z")  # what the next delta may complete to a marker
+_BEGUN = re.compile(
+    r"\[(?:\d{1,2}(?:, ?\d{1,2}){0,7}(?:, ?)?)?\Z"
+)  # what the next delta may complete to a marker
 _GROUPED = re.compile(r"(?<=\d)[,'\u202f\u00a0](?=\d{3}(?!\d))")  # 1,000 = 1000
 
 
@@ -22,7 +26,9 @@ class CitationScanner:
 
     def __init__(self, hits: Sequence[Hit]) -> None:
         self._hits = hits
-        self._text = self._claim = self._sentence = ""  # all so far; since the last marker; the last sentence of that
+        self._text = self._claim = self._sentence = (
+            ""  # all so far; since the last marker; the last sentence of that
+        )
         self._shown = self._after = 0  # how far the text was shown, and where its last marker ended
         self.citations: list[Citation] = []
         self.invalid: list[int] = []  # numbers in the text that name no passage
@@ -44,7 +50,9 @@ class CitationScanner:
         if before.endswith("\\") or is_code(before):
             return ()
         self._after = marker.end()
-        if any(map(str.isalnum, claim)):  # else the marker stands with the last one, and shares its claim
+        if any(
+            map(str.isalnum, claim)
+        ):  # else the marker stands with the last one, and shares its claim
             self._claim, self._sentence = claim, claim[slice(*split(claim)[-1])]
         named = list(dict.fromkeys(map(int, re.findall(r"\d+", marker[1]))))
         found = [self._cite(n) for n in named if 1 <= n <= len(self._hits)]
@@ -58,12 +66,26 @@ class CitationScanner:
         language, sentences, every = _read(chunk)
         words = _words(self._sentence, language) or _words(self._claim, language)
         # Of two that share as much, the one that says less besides; then the first.
-        start, end, held = max(sentences, key=lambda sentence: (len(words & sentence[2]), -len(sentence[2])))
-        carried = len(words & held) >= SENTENCE_SHARE * len(words) or len(words & every) >= PASSAGE_SHARE * len(words)
+        start, end, held = max(
+            sentences, key=lambda sentence: (len(words & sentence[2]), -len(sentence[2]))
+        )
+        carried = len(words & held) >= SENTENCE_SHARE * len(words) or len(
+            words & every
+        ) >= PASSAGE_SHARE * len(words)
         if whole := _verbatim(self._claim, chunk.text):
             (start, end), carried = whole, True
-        supported = bool(words) and carried and {word for word in words if any(map(str.isdigit, word))} <= every
-        place = (chunk.document_id, chunk.version, chunk.start + start, chunk.start + end, chunk.page)
+        supported = (
+            bool(words)
+            and carried
+            and {word for word in words if any(map(str.isdigit, word))} <= every
+        )
+        place = (
+            chunk.document_id,
+            chunk.version,
+            chunk.start + start,
+            chunk.start + end,
+            chunk.page,
+        )
         return Citation(n, *place, quote=chunk.text[start:end], supported=supported)
 
 
@@ -72,7 +94,10 @@ def _verbatim(claim: str, text: str) -> tuple[int, int] | None:
     said = claim.replace("\\[", "[").strip()
     if len(split(said)) < 2:
         return None
-    for quote in (said, said.rpartition("\n")[0].rstrip()):  # code that was cut off was given a fence to end with
+    for quote in (
+        said,
+        said.rpartition("\n")[0].rstrip(),
+    ):  # code that was cut off was given a fence to end with
         if quote and (at := text.find(quote)) >= 0:
             return at, at + len(quote)
     return None
@@ -86,6 +111,9 @@ def _words(text: str, language: str) -> frozenset[str]:
 def _read(chunk: Chunk) -> tuple[str, list[tuple[int, int, frozenset[str]]], frozenset[str]]:
     """Return a passage's language, its sentences with their words, and all of its words with those of its title."""
     language, text = chunk.language or detect(chunk.text), chunk.text
-    sentences = [(start, end, _words(text[start:end], language)) for start, end in split(text) or [(0, len(text))]]
+    sentences = [
+        (start, end, _words(text[start:end], language))
+        for start, end in split(text) or [(0, len(text))]
+    ]
     about = _words(" ".join((chunk.title, *chunk.heading_path)), language)
     return language, sentences, about.union(*(words for _, _, words in sentences))

@@ -16,11 +16,15 @@ MEANINGS = {  # of an answer's `grounding`
 }
 LEVELS = ("abstained", "weak", "grounded")
 # BM25 over its bound, where no embedder speaks.
-KEYWORD_ABSTAIN = 0.15  # refuses 94 % of the questions on another subject and loses none that the sources answer
+KEYWORD_ABSTAIN = (
+    0.15  # refuses 94 % of the questions on another subject and loses none that the sources answer
+)
 KEYWORD_WEAK = 0.25  # keeps 95 % of the questions that the sources answer
 
 
-async def judge(question: str, hits: Sequence[Hit], embedder: Embedder | None, *, sentences: bool = True) -> str:
+async def judge(
+    question: str, hits: Sequence[Hit], embedder: Embedder | None, *, sentences: bool = True
+) -> str:
     """Return "grounded", "weak" or "abstained": the best that is known of a passage, by cosines, or by keywords where no embedder speaks.
 
     Without `sentences` the passage counts twice (AUC 0.88, not 0.91): they cost 0.1 s of CPU, which an extractive answer spends anyway.
@@ -34,16 +38,29 @@ async def judge(question: str, hits: Sequence[Hit], embedder: Embedder | None, *
     best = max(sorted(cosines), key=lambda at: cosines[at])
     passage = sentence = cosines[best]
     if sentences:
-        weighed = await weigh(question, [hit.chunk.text for hit in hits[:PASSAGES]], embedder.embed, embedder.languages)
-        sentence = max((one.cosine for one in weighed if one.passage == best and one.cosine is not None), default=passage)
-    return LEVELS[max(level, _level(passage + sentence, embedder.abstain_below, embedder.weak_below))]
+        weighed = await weigh(
+            question,
+            [hit.chunk.text for hit in hits[:PASSAGES]],
+            embedder.embed,
+            embedder.languages,
+        )
+        sentence = max(
+            (one.cosine for one in weighed if one.passage == best and one.cosine is not None),
+            default=passage,
+        )
+    return LEVELS[
+        max(level, _level(passage + sentence, embedder.abstain_below, embedder.weak_below))
+    ]
 
 
 def _hears(embedder: Embedder | None, hit: Hit) -> bool:
     """Tell whether the cosine of a passage says something."""
     if embedder is None or hit.cosine is None:
         return False
-    return embedder.languages is None or (hit.chunk.language or detect(hit.chunk.text)) in embedder.languages
+    return (
+        embedder.languages is None
+        or (hit.chunk.language or detect(hit.chunk.text)) in embedder.languages
+    )
 
 
 def _level(near: float, abstain_below: float, weak_below: float) -> int:

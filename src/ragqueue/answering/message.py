@@ -11,14 +11,23 @@ from ragqueue.jobs.views import ANNOTATION, DELTA, RESTARTED, annotation
 from ragqueue.storable import as_text
 from ragqueue.types import Hit, Outcome
 
-OPENED, DONE, SOURCES = "response.output_item.added", "response.output_item.done", "ragqueue:sources"
+OPENED, DONE, SOURCES = (
+    "response.output_item.added",
+    "response.output_item.done",
+    "ragqueue:sources",
+)
 
 
 class Message:
     """Writes the answer; what an earlier run left of it in the log is taken over, and not written again."""
 
     def __init__(self, pen: Pen) -> None:
-        self._pen, self._index, self._logged, self.text = pen, 1, 0, ""  # its output, its events in the log but for its text
+        self._pen, self._index, self._logged, self.text = (
+            pen,
+            1,
+            0,
+            "",
+        )  # its output, its events in the log but for its text
         self.sources: Mapping[str, Any] | None = None  # what the earlier run found
         self.finish: str | None = None  # known once the earlier run began to close
         self._annotations: list[dict[str, Any]] = []
@@ -41,8 +50,13 @@ class Message:
         past, self.text, self._shown = self.text, "", len(self.text)
         self._echo, self._scanner = EchoFilter(), CitationScanner(hits)
         self._write(OPENED, {"item": self._item("in_progress") | {"content": []}})
-        self._write("response.content_part.added", {"content_index": 0, "part": {"type": "output_text", "text": "", "annotations": []}})
-        self._show(past, last=True)  # for its citations: those that were not written yet are written now
+        self._write(
+            "response.content_part.added",
+            {"content_index": 0, "part": {"type": "output_text", "text": "", "annotations": []}},
+        )
+        self._show(
+            past, last=True
+        )  # for its citations: those that were not written yet are written now
 
     def write(self, text: str, *, last: bool = False) -> None:
         """Add what a generator says to the answer; of the last, nothing is held back."""
@@ -51,7 +65,9 @@ class Message:
     def _show(self, text: str, *, last: bool) -> None:
         for shown, citations in self._scanner.feed(text, last=last):
             if fresh := shown[max(0, self._shown - len(self.text)) :]:
-                self._pen.write(DELTA, {"output_index": self._index, "content_index": 0, "delta": fresh})
+                self._pen.write(
+                    DELTA, {"output_index": self._index, "content_index": 0, "delta": fresh}
+                )
             self.text += shown
             for citation in citations:
                 cited = annotation(citation._asdict(), len(self._annotations), self._index)
@@ -70,9 +86,19 @@ class Message:
     def outcome(self, about: Mapping[str, Any]) -> Outcome:
         """Return the answer as it stands, with what else is known about it; its grounding is settled by what it cites."""
         found, invalid = self._scanner.citations, self._scanner.invalid
-        told = {"text": self.text, "citations": [citation._asdict() for citation in found], "invalid_markers": invalid}
-        grounding = {"grounding": settle(about["grounding"], found, invalid)} if "grounding" in about else {}
-        return Outcome("succeeded", result=told | {"log_end": self._pen.end} | dict(about) | grounding)
+        told = {
+            "text": self.text,
+            "citations": [citation._asdict() for citation in found],
+            "invalid_markers": invalid,
+        }
+        grounding = (
+            {"grounding": settle(about["grounding"], found, invalid)}
+            if "grounding" in about
+            else {}
+        )
+        return Outcome(
+            "succeeded", result=told | {"log_end": self._pen.end} | dict(about) | grounding
+        )
 
     def _write(self, type_: str, data: dict[str, Any]) -> None:
         """Write the message's next event, unless an earlier run did: all but the text follow from the text."""
@@ -82,5 +108,13 @@ class Message:
             self._pen.write(type_, {"output_index": self._index} | data)
 
     def _item(self, status: str) -> dict[str, Any]:
-        content = [{"type": "output_text", "text": self.text, "annotations": list(self._annotations)}]
-        return {"type": "message", "id": f"msg_{self._pen.job_id}_{self._index}", "role": "assistant", "status": status, "content": content}
+        content = [
+            {"type": "output_text", "text": self.text, "annotations": list(self._annotations)}
+        ]
+        return {
+            "type": "message",
+            "id": f"msg_{self._pen.job_id}_{self._index}",
+            "role": "assistant",
+            "status": status,
+            "content": content,
+        }

@@ -31,15 +31,28 @@ _CONTROL = re.compile(
 _TAG = re.compile(r"<(?=\s*/?\s*source)", re.IGNORECASE)
 
 
-def build(question: str, hits: Sequence[Hit], *, system: str = SYSTEM, budget_tokens: int, nonce: str, prefix: str = "") -> Prompt:
+def build(
+    question: str,
+    hits: Sequence[Hit],
+    *,
+    system: str = SYSTEM,
+    budget_tokens: int,
+    nonce: str,
+    prefix: str = "",
+) -> Prompt:
     """Return the prompt with as many whole passages as the budget holds, the first cut to fit; `nonce` is random. Raises InvalidRequest."""
     asked = clean(question, nonce).strip()
     room = budget_tokens - estimate(asked) - FENCE_TOKENS
     if room <= 0:
-        raise InvalidRequest(f"the question takes about {estimate(asked)} tokens of {budget_tokens}: shorten it")
+        raise InvalidRequest(
+            f"the question takes about {estimate(asked)} tokens of {budget_tokens}: shorten it"
+        )
     kept: list[str] = []
     for n, hit in enumerate(hits, 1):
-        text, names = clean(hit.chunk.text, nonce), filter(None, (hit.chunk.title, *hit.chunk.heading_path))
+        text, names = (
+            clean(hit.chunk.text, nonce),
+            filter(None, (hit.chunk.title, *hit.chunk.heading_path)),
+        )
         if not kept and (size := estimate(text)) > room - FENCE_TOKENS:
             text = text[: max(1, len(text) * max(0, room - FENCE_TOKENS) // size)]
         title = clean(" ".join(" > ".join(names).split()), nonce).replace('"', "'")[:200]
@@ -49,7 +62,13 @@ def build(question: str, hits: Sequence[Hit], *, system: str = SYSTEM, budget_to
             break
         kept.append(passage)
     sources = "\n\n".join(kept) or "(no sources were found)"
-    return Prompt(question, tuple(hits[: len(kept)]), system, f"Sources:\n\n{sources}\n\nQuestion: {asked}", prefix)
+    return Prompt(
+        question,
+        tuple(hits[: len(kept)]),
+        system,
+        f"Sources:\n\n{sources}\n\nQuestion: {asked}",
+        prefix,
+    )
 
 
 def clean(text: str, nonce: str) -> str:

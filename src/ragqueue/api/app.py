@@ -56,7 +56,10 @@ def bare_app() -> FastAPI:
     )
     for module in (chat, jobs, documents, search, health):
         app.include_router(module.router)
-    for path, file in {"/": PAGE, **{f"/static/{name}": file for name, file in STATIC.items()}}.items():
+    for path, file in {
+        "/": PAGE,
+        **{f"/static/{name}": file for name, file in STATIC.items()},
+    }.items():
         page = FileResponse(file, headers=_PAGE_HEADERS, media_type=_MEDIA[file.suffix])
         app.router.routes.append(Route(path, page, methods=["GET"], include_in_schema=False))
     kinds: Any = (RequestValidationError, HTTPException)

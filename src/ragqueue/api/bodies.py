@@ -19,11 +19,20 @@ class Taken(BaseModel):
 
 
 class Question(Taken):
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"question": "How do I declare a query parameter?"}]})
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"question": "How do I declare a query parameter?"}]},
+    )
     question: Words = Field(description="What to answer, in plain words")
-    collection: Collection | None = Field(None, description="Only documents of this collection; by default all of yours")
-    limit: int | None = Field(None, ge=1, le=50, description="Most passages that the answer is written from")
-    model: str | None = Field(None, description="The model that must answer: the one that is configured")
+    collection: Collection | None = Field(
+        None, description="Only documents of this collection; by default all of yours"
+    )
+    limit: int | None = Field(
+        None, ge=1, le=50, description="Most passages that the answer is written from"
+    )
+    model: str | None = Field(
+        None, description="The model that must answer: the one that is configured"
+    )
     metadata: dict[Label, Value] | None = Field(
         None, max_length=16, description="Up to 16 short texts of yours, given back with the answer"
     )

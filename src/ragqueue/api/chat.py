@@ -36,7 +36,13 @@ LastSeen = Annotated[Seq | None, BeforeValidator(lambda text: text or None), Hea
     "/chat",
     status_code=202,
     response_model=Accepted,
-    responses={200: {"description": "The answer (`Prefer: wait=N`), or its events", "model": ChatView, "content": STREAM}},
+    responses={
+        200: {
+            "description": "The answer (`Prefer: wait=N`), or its events",
+            "model": ChatView,
+            "content": STREAM,
+        }
+    },
 )
 async def ask(
     body: Question,
@@ -52,7 +58,9 @@ async def ask(
     """Accept a question durably: 202 with links, or its event stream, or with `Prefer: wait=N` the answer if it is ready in time."""
     await check_question(parts, tenant, body.question, body.collection)
     if body.model not in (None, parts.settings.llm_model, parts.generator.model):
-        raise InvalidRequest(f"model is {body.model!r}: this server answers with {parts.settings.llm_model!r}")
+        raise InvalidRequest(
+            f"model is {body.model!r}: this server answers with {parts.settings.llm_model!r}"
+        )
     streams = "text/event-stream" in accept
     wait = re.search(r"wait=(\d{1,9})", prefer)
     if streams or wait:
@@ -86,7 +94,12 @@ async def show_chat(job: Chat, parts: Parts) -> Response:
     },
 )
 async def follow_chat(
-    job: Chat, parts: Parts, hold: Hold, welcome: Welcome, last_event_id: LastSeen = None, starting_after: Seq | None = None
+    job: Chat,
+    parts: Parts,
+    hold: Hold,
+    welcome: Welcome,
+    last_event_id: LastSeen = None,
+    starting_after: Seq | None = None,
 ) -> Response:
     """Stream a question's events; with `Last-Event-ID` or `starting_after` only those after it, 204 when there are no more."""
     after = starting_after if last_event_id is None else last_event_id
@@ -99,7 +112,9 @@ async def follow_chat(
 @router.post("/chat/{chat_id}/cancel", response_model=ChatView)
 async def cancel_chat(job: Chat, parts: Parts) -> Response:
     """Ask for the end of an answer; asking twice does no harm."""
-    return await _shown(parts, await cancel(parts.records, parts.log, job.tenant, job.id) or job, {})
+    return await _shown(
+        parts, await cancel(parts.records, parts.log, job.tenant, job.id) or job, {}
+    )
 
 
 @router.delete("/chat/{chat_id}", status_code=204)
@@ -127,19 +142,31 @@ async def _shown(parts: Runtime, job: Job, headers: dict[str, str]) -> Response:
     return JSONResponse(chat_view(job, answer), 200, headers)
 
 
-async def _stream(parts: Runtime, job: Job, after: int | None, welcome: Callable[[], bool]) -> Response:
+async def _stream(
+    parts: Runtime, job: Job, after: int | None, welcome: Callable[[], bool]
+) -> Response:
     """Send events as text/event-stream, in plain bytes (a tenth of the delay of an event-stream helper). Raises Unavailable."""
     batches = await parts.follower.open(job, after, welcome=welcome)
-    headers = {"cache-control": "no-store", "x-accel-buffering": "no", "content-location": f"/chat/{job.id}"}
-    return StreamingResponse(_frames(batches, welcome), media_type="text/event-stream", headers=headers)
+    headers = {
+        "cache-control": "no-store",
+        "x-accel-buffering": "no",
+        "content-location": f"/chat/{job.id}",
+    }
+    return StreamingResponse(
+        _frames(batches, welcome), media_type="text/event-stream", headers=headers
+    )
 
 
-async def _frames(batches: AsyncIterator[list[Event]], welcome: Callable[[], bool]) -> AsyncIterator[bytes]:
+async def _frames(
+    batches: AsyncIterator[list[Event]], welcome: Callable[[], bool]
+) -> AsyncIterator[bytes]:
     lead = b"retry: 2000\n"  # inside the first event: a block of its own breaks some clients
     with telemetry.STREAMS.track_inprogress():
         async for batch in batches:
             for event in batch:
-                data = json.encode({"type": event.type, "sequence_number": event.seq} | dict(event.data))
+                data = json.encode(
+                    {"type": event.type, "sequence_number": event.seq} | dict(event.data)
+                )
                 lead += b"id: %d\nevent: %b\ndata: %b\n\n" % (event.seq, event.type.encode(), data)
             # A keep-alive has one newline only: a blank line would dispatch an empty event in some clients.
             yield lead if batch else b": keep-alive\n"
@@ -149,4 +176,8 @@ async def _frames(batches: AsyncIterator[list[Event]], welcome: Callable[[], boo
 
 
 def _sent_away() -> dict[str, Any]:
-    return {"type": "error", "code": Unauthorised.code, "message": "the API key of this stream is not valid any more"}
+    return {
+        "type": "error",
+        "code": Unauthorised.code,
+        "message": "the API key of this stream is not valid any more",
+    }

@@ -9,14 +9,22 @@ from ragqueue.api.bodies import Problem
 from ragqueue.api.gate import PUBLIC
 from ragqueue.api.problems import MEDIA_TYPE
 
-_EVERYWHERE = {401: "No valid API key was given", 403: "A page of another origin asked", 500: "A fault of the server's"}
+_EVERYWHERE = {
+    401: "No valid API key was given",
+    403: "A page of another origin asked",
+    500: "A fault of the server's",
+}
 _ALWAYS = {503: "A service is away: come back after `Retry-After` seconds"}
 _INVALID = {422: "A value is outside what is allowed"}
 _NOT_FOUND = {404: "There is no such thing, or it is another tenant's"}
 _BODY = {400: "The body cannot be read", 413: "The body is too large"}
 # operation -> what else it may answer
 _BESIDES: dict[str, dict[int, str]] = {
-    "ask": {404: "There is no such collection", 429: "Too many jobs wait, or too many streams are open", 507: "The disk is full"},
+    "ask": {
+        404: "There is no such collection",
+        429: "Too many jobs wait, or too many streams are open",
+        507: "The disk is full",
+    },
     "follow_chat": {429: "Too many streams are open"},
     "erase_chat": {409: "It has not ended: cancel it first"},
     "cancel_job": {409: "A delete cannot be cancelled"},
@@ -31,7 +39,11 @@ _BESIDES: dict[str, dict[int, str]] = {
     "search": {404: "There is no such collection"},
     "search_by_query": {404: "There is no such collection"},
 }
-_SCHEME = {"type": "http", "scheme": "bearer", "description": "A key of `ragqueue keys create`; none is needed before the first is made"}
+_SCHEME = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "A key of `ragqueue keys create`; none is needed before the first is made",
+}
 _FROM_FASTAPI = ("HTTPValidationError", "ValidationError")
 
 

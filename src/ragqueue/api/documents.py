@@ -14,7 +14,19 @@ from ragqueue.types import Document
 
 router = APIRouter(tags=["documents"])
 _SOURCE = 1000  # characters of a source
-_SHOWN = ("id", "collection", "source", "title", "media_type", "version", "language", "chunks", "error", "created_at", "updated_at")
+_SHOWN = (
+    "id",
+    "collection",
+    "source",
+    "title",
+    "media_type",
+    "version",
+    "language",
+    "chunks",
+    "error",
+    "created_at",
+    "updated_at",
+)
 Known = Annotated[Document, owned(documents.get, "document")]
 Kept = Annotated[documents.Receipt, owned(documents.receipt, "document", "receipt for ")]
 After = Annotated[Words, Query(max_length=100)]
@@ -33,13 +45,21 @@ def _view(document: Document) -> dict[str, Any]:
     response_model=Uploaded,
     responses={200: {"model": Uploaded, "description": "Its bytes are known already"}},
 )
-async def upload(tenant: Tenant, parts: Parts, file: UploadFile, collection: Into = "default", source: Named = None) -> Response:
+async def upload(
+    tenant: Tenant,
+    parts: Parts,
+    file: UploadFile,
+    collection: Into = "default",
+    source: Named = None,
+) -> Response:
     """Accept a file durably: 202 with the job that reads it, or 200 when its bytes are known already."""
     if not (name := (source or file.filename or "")[:_SOURCE]):
         raise InvalidRequest("source: name the file, by its filename or by the field `source`")
     declared = file.content_type if file.content_type != "application/octet-stream" else None
     data = await file.read()
-    document, job = await parts.ingester.accept(tenant, data, source=name, collection=collection, media_type=declared)
+    document, job = await parts.ingester.accept(
+        tenant, data, source=name, collection=collection, media_type=declared
+    )
     path = f"/documents/{document.id}"
     links = {"self": path, "text": f"{path}/text"} | ({"job": f"/jobs/{job.id}"} if job else {})
     body = _view(document) | {"job_id": job.id if job else None, "links": links}
@@ -48,11 +68,22 @@ async def upload(tenant: Tenant, parts: Parts, file: UploadFile, collection: Int
 
 @router.get("/documents", response_model=Documents)
 async def list_documents(
-    tenant: Tenant, parts: Parts, collection: Collection | None = None, after: After = "", limit: Limit = 100
+    tenant: Tenant,
+    parts: Parts,
+    collection: Collection | None = None,
+    after: After = "",
+    limit: Limit = 100,
 ) -> dict[str, Any]:
     """List documents in order of id; `next` continues the list."""
-    rows = await parts.records.read(partial(documents.listed, tenant=tenant, collection=collection, after=after, limit=limit + 1))
-    return {"documents": [_view(row) for row in rows[:limit]], "next": rows[limit - 1].id if len(rows) > limit else None}
+    rows = await parts.records.read(
+        partial(
+            documents.listed, tenant=tenant, collection=collection, after=after, limit=limit + 1
+        )
+    )
+    return {
+        "documents": [_view(row) for row in rows[:limit]],
+        "next": rows[limit - 1].id if len(rows) > limit else None,
+    }
 
 
 @router.get("/documents/{document_id}", response_model=DocumentView)
@@ -67,7 +98,9 @@ async def document_text(document: Known, parts: Parts, version: Version = None) 
     stored = await parts.records.read(documents.text_of, document.tenant, document.id, version)
     if stored is None:
         raise NotFound(f"document {document.id!r} has no version {version or document.version}")
-    return PlainTextResponse(stored[0], headers={"x-version": str(stored[1]), "x-content-type-options": "nosniff"})
+    return PlainTextResponse(
+        stored[0], headers={"x-version": str(stored[1]), "x-content-type-options": "nosniff"}
+    )
 
 
 @router.delete("/documents/{document_id}", status_code=202, response_model=Deleted)
@@ -75,7 +108,9 @@ async def delete_document(document: Known, parts: Parts) -> Response:
     """Hide a document at once and erase it with everything that quotes it; the receipt says when."""
     job = await parts.eraser.delete(document.tenant, document.id)
     links = {"receipt": f"/documents/{document.id}/receipt", "job": f"/jobs/{job.id}"}
-    return JSONResponse({"id": document.id, "job_id": job.id, "links": links}, 202, {"location": links["receipt"]})
+    return JSONResponse(
+        {"id": document.id, "job_id": job.id, "links": links}, 202, {"location": links["receipt"]}
+    )
 
 
 @router.get("/documents/{document_id}/receipt", response_model=ReceiptView)

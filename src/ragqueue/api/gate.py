@@ -103,8 +103,13 @@ class Gate:
         state["runtime"] = self._runtime
         headers, path = Headers(scope=scope), scope["path"]
         if self._private and not await self._keyring.ever_made():
-            check_neighbour(headers, navigates=path in PUBLIC and scope["method"] == "GET", allowed=self._hosts)
-            state["tenant"], state["caller"] = "default", LOCAL  # a key that nobody asked for is ignored
+            check_neighbour(
+                headers, navigates=path in PUBLIC and scope["method"] == "GET", allowed=self._hosts
+            )
+            state["tenant"], state["caller"] = (
+                "default",
+                LOCAL,
+            )  # a key that nobody asked for is ignored
         elif path not in PUBLIC and not path.startswith("/static/"):
             state["tenant"], state["caller"] = await self._known(headers.get("authorization", ""))
         else:
@@ -138,7 +143,9 @@ def check_neighbour(headers: Headers, *, navigates: bool, allowed: Collection[st
     name = host_name(host)
     if not (is_loopback(name) or name in allowed):
         what = f"Host is {host!r:.100}: without an API key only this host may ask"
-        raise Forbidden(f"{what}. RAGQUEUE_ALLOWED_HOSTS lists more names, `ragqueue keys create NAME` makes a key")
+        raise Forbidden(
+            f"{what}. RAGQUEUE_ALLOWED_HOSTS lists more names, `ragqueue keys create NAME` makes a key"
+        )
     if not allowed and any(header in headers for header in _FORWARDED):
         raise Forbidden(
             "the request came through a proxy, and there is no API key: anybody could read every document. "
@@ -146,11 +153,15 @@ def check_neighbour(headers: Headers, *, navigates: bool, allowed: Collection[st
         )
     origin = headers.get("origin")
     if origin is not None and origin.lower().partition("://")[2] != host.lower():
-        raise Forbidden(f"Origin is {origin!r:.100}: without an API key no page of another origin may ask")
+        raise Forbidden(
+            f"Origin is {origin!r:.100}: without an API key no page of another origin may ask"
+        )
     site = headers.get("sec-fetch-site", "none")
     follows_link = navigates and headers.get("sec-fetch-mode") == "navigate"
     if site not in ("none", "same-origin") and not follows_link:
-        raise Forbidden(f"Sec-Fetch-Site is {site!r:.40}: without an API key no page of another origin may ask")
+        raise Forbidden(
+            f"Sec-Fetch-Site is {site!r:.40}: without an API key no page of another origin may ask"
+        )
 
 
 def host_name(host: str) -> str:

@@ -21,7 +21,11 @@ async def live() -> dict[str, str]:
     return {"status": "alive"}
 
 
-@router.get("/readyz", response_model=Ready, responses={503: {"model": Ready, "description": "It cannot work now"}})
+@router.get(
+    "/readyz",
+    response_model=Ready,
+    responses={503: {"model": Ready, "description": "It cannot work now"}},
+)
 async def ready(parts: Parts) -> Response:
     """Say whether records, event log and queue can be used; workers are reported, not needed."""
     found: dict[str, Any] = {}
@@ -44,7 +48,11 @@ async def ready(parts: Parts) -> Response:
     if troubled := parts.keeper.troubled():
         checks["loops"] = f"{', '.join(troubled)} of this process fail again and again: see its log"
     ok, count = len(found) == len(checks), len(found.get("records", ()))
-    body: dict[str, Any] = {"status": "ready" if ok else "not ready", "checks": checks, "workers": count}
+    body: dict[str, Any] = {
+        "status": "ready" if ok else "not ready",
+        "checks": checks,
+        "workers": count,
+    }
     if ok and not count:
         body["note"] = "no worker is running: questions wait until one is (`ragqueue worker`)"
     return JSONResponse(body, 200 if ok else 503)
@@ -54,9 +62,24 @@ async def ready(parts: Parts) -> Response:
 async def metrics(parts: Parts) -> Response:
     """Return the metrics of this process, of all workers together, and of the records, for Prometheus."""
     gauge = await parts.records.read(workers.gauge, 2 * parts.settings.lease)
-    depth = [("queue_depth", {"lane": lane}, gauge.states.get((lane, "queued"), 0)) for lane in LANES]
-    oldest = [("queue_oldest_seconds", {"lane": lane}, gauge.oldest.get(lane, 0.0)) for lane in LANES]
-    states = [("jobs", {"lane": lane, "state": state}, gauge.states.get((lane, state), 0)) for lane in LANES for state in get_args(State)]
-    samples = [*depth, *oldest, *states, *((name, {}, value) for name, value in gauge.totals.items())]
-    shown = telemetry.exposition(gauge.sums, [(f"ragqueue_{name}", labels, value) for name, labels, value in samples])
+    depth = [
+        ("queue_depth", {"lane": lane}, gauge.states.get((lane, "queued"), 0)) for lane in LANES
+    ]
+    oldest = [
+        ("queue_oldest_seconds", {"lane": lane}, gauge.oldest.get(lane, 0.0)) for lane in LANES
+    ]
+    states = [
+        ("jobs", {"lane": lane, "state": state}, gauge.states.get((lane, state), 0))
+        for lane in LANES
+        for state in get_args(State)
+    ]
+    samples = [
+        *depth,
+        *oldest,
+        *states,
+        *((name, {}, value) for name, value in gauge.totals.items()),
+    ]
+    shown = telemetry.exposition(
+        gauge.sums, [(f"ragqueue_{name}", labels, value) for name, labels, value in samples]
+    )
     return Response(shown, media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -31,10 +31,15 @@ async def list_jobs(
 ) -> dict[str, Any]:
     """List jobs, newest first; `next`, given as `after`, continues the list."""
     place = place_of(after) if after else None
-    query = partial(jobs.listed, tenant=tenant, state=state, kind=kind, after=place, limit=limit + 1)
+    query = partial(
+        jobs.listed, tenant=tenant, state=state, kind=kind, after=place, limit=limit + 1
+    )
     rows = await parts.records.read(query)
     more = len(rows) > limit
-    return {"jobs": [job_view(job) for job in rows[:limit]], "next": cursor_of(rows[limit - 1]) if more else None}
+    return {
+        "jobs": [job_view(job) for job in rows[:limit]],
+        "next": cursor_of(rows[limit - 1]) if more else None,
+    }
 
 
 @router.get("/jobs/{job_id}", response_model=JobView)

@@ -17,7 +17,12 @@ MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER = 2.0  # seconds, where nobody knows better
 
 
-def problem(error: RagqueueError, path: str, status: int | None = None, headers: Mapping[str, str] | None = None) -> JSONResponse:
+def problem(
+    error: RagqueueError,
+    path: str,
+    status: int | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
     """Return an error as a response, and count it."""
     status = status or error.status
     telemetry.REFUSED.labels(error.code).inc()
@@ -30,7 +35,12 @@ def problem(error: RagqueueError, path: str, status: int | None = None, headers:
 
 
 def _body(error: RagqueueError, path: str, status: int) -> dict[str, Any]:
-    openai = {"message": error.message, "type": _openai_type(status), "code": error.code, "param": None}
+    openai = {
+        "message": error.message,
+        "type": _openai_type(status),
+        "code": error.code,
+        "param": None,
+    }
     return {
         "type": f"https://ragqueue.dev/errors#{error.code}",
         "title": HTTPStatus(status).phrase,

@@ -22,9 +22,14 @@ class Streams:
     def enter(self, caller: str) -> None:
         """Count one more. Raises TooManyStreams."""
         if self._open[caller] >= self._each:
-            raise TooManyStreams(f"{self._each} streams of yours are open: close some, or raise RAGQUEUE_STREAMS", retry_after=5.0)
+            raise TooManyStreams(
+                f"{self._each} streams of yours are open: close some, or raise RAGQUEUE_STREAMS",
+                retry_after=5.0,
+            )
         if self.total >= self._most:
-            raise TooManyStreams(f"{self._most} streams are open, and this process cannot hold more", retry_after=5.0)
+            raise TooManyStreams(
+                f"{self._most} streams are open, and this process cannot hold more", retry_after=5.0
+            )
         self._open[caller] += 1
 
     def leave(self, caller: str) -> None:

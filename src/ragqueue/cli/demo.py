@@ -14,13 +14,27 @@ from ragqueue.settings import Settings
 async def demo(call: Call, leave: bool) -> None:
     began = time.monotonic()
     question = "How do I declare a query parameter with a default value?"
-    defaults = {name: field.default for name, field in Settings.model_fields.items()}  # go before what is set in `.env` and the shell
+    defaults = {
+        name: field.default for name, field in Settings.model_fields.items()
+    }  # go before what is set in `.env` and the shell
     with tempfile.TemporaryDirectory(prefix="ragqueue-demo-", ignore_cleanup_errors=True) as folder:
-        own = {"data": f"{folder}/data", "vector_db_path": f"{folder}/vectors", "queue": "sql", "events": "sql", "log_level": "ERROR"}
+        own = {
+            "data": f"{folder}/data",
+            "vector_db_path": f"{folder}/vectors",
+            "queue": "sql",
+            "events": "sql",
+            "log_level": "ERROR",
+        }
         call = Call(defaults | own | {"port": call.flags["port"] or 0}, None, call.tenant)
         async with Ragqueue(settings=call.flags) as ragqueue:
             done = await ragqueue.ingest(Path(__file__).parents[1] / "samples")
-            print(f"{len(done.ready)} sample documents with {done.chunks} passages (FastAPI's manual, MIT)", end=" ")
-            print(f"ingested in {time.monotonic() - began:.1f} s\n\nquestion: {question}\nanswer:   ", end="")
+            print(
+                f"{len(done.ready)} sample documents with {done.chunks} passages (FastAPI's manual, MIT)",
+                end=" ",
+            )
+            print(
+                f"ingested in {time.monotonic() - began:.1f} s\n\nquestion: {question}\nanswer:   ",
+                end="",
+            )
             await print_answer(ragqueue, question)
         await serve(call, no_worker=False, leave=leave)

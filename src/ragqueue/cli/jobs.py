@@ -8,8 +8,19 @@ from ragqueue.records import jobs
 
 
 async def jobs_list(call: Call, state: str | None, kind: str | None, limit: int) -> None:
-    found = await call.records(lambda c: jobs.listed(c, call.tenant, state=state, kind=kind, after=None, limit=limit))
-    call.show({"jobs": [job_view(job) for job in found]}, "id", "kind", "status", "attempt", "tries", "deaths", "error")
+    found = await call.records(
+        lambda c: jobs.listed(c, call.tenant, state=state, kind=kind, after=None, limit=limit)
+    )
+    call.show(
+        {"jobs": [job_view(job) for job in found]},
+        "id",
+        "kind",
+        "status",
+        "attempt",
+        "tries",
+        "deaths",
+        "error",
+    )
 
 
 async def jobs_show(call: Call, job_id: str) -> None:

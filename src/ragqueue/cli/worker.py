@@ -22,9 +22,14 @@ def worker(call: Call) -> None:
     settings = call.settings
     if not (settings.allow_old_sqlite or sqlite_is_safe()):
         said = f"SQLite {sqlite_module.sqlite_version} can corrupt a file that two processes write (its WAL-reset bug)"
-        raise ConfigError(f"{said}: use a newer Python, or set RAGQUEUE_ALLOW_OLD_SQLITE=1 to accept the risk", code="unsafe_sqlite")
+        raise ConfigError(
+            f"{said}: use a newer Python, or set RAGQUEUE_ALLOW_OLD_SQLITE=1 to accept the risk",
+            code="unsafe_sqlite",
+        )
 
-    async def prepare() -> None:  # what is wrong shows in the foreground; no connection lives on in a forked child, here and below
+    async def prepare() -> (
+        None
+    ):  # what is wrong shows in the foreground; no connection lives on in a forked child, here and below
         async with open_runtime(settings):
             pass
 
@@ -32,8 +37,17 @@ def worker(call: Call) -> None:
         asyncio.run(call.records(jobs.release, owner, write=True))
 
     asyncio.run(prepare())
-    print(f"{settings.processes} workers x {settings.concurrency} chats on {without_password(settings.queue_url)}", flush=True)
-    Supervisor(partial(live_as_worker, settings), release, processes=settings.processes, lease=settings.lease, drain=settings.drain).run()
+    print(
+        f"{settings.processes} workers x {settings.concurrency} chats on {without_password(settings.queue_url)}",
+        flush=True,
+    )
+    Supervisor(
+        partial(live_as_worker, settings),
+        release,
+        processes=settings.processes,
+        lease=settings.lease,
+        drain=settings.drain,
+    ).run()
 
 
 def live_as_worker(settings: Settings, owner: str, pulse: Callable[[], None]) -> None:
@@ -42,8 +56,14 @@ def live_as_worker(settings: Settings, owner: str, pulse: Callable[[], None]) ->
     raise_open_files()
 
     async def live() -> None:
-        async with open_runtime(settings) as runtime, runtime.working(runtime.worker(owner=owner)) as consuming:
-            signal.signal(signal.SIGTERM, lambda *_: consuming.get_loop().call_soon_threadsafe(consuming.cancel))
+        async with (
+            open_runtime(settings) as runtime,
+            runtime.working(runtime.worker(owner=owner)) as consuming,
+        ):
+            signal.signal(
+                signal.SIGTERM,
+                lambda *_: consuming.get_loop().call_soon_threadsafe(consuming.cancel),
+            )
             runtime.keeper.end_with(consuming.cancel)
             pulse()
             gc.freeze()  # as in `serve`

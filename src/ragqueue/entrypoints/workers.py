@@ -41,9 +41,13 @@ def _check(connection: Any) -> None:
     settings, _ = load()
     check_model(settings)
     if not settings.queue_url.startswith("rq"):
-        raise ConfigError(f"the queue is {settings.queue_url!r}, so the API rings nobody in Redis: set REDIS_URL in .env")
+        raise ConfigError(
+            f"the queue is {settings.queue_url!r}, so the API rings nobody in Redis: set REDIS_URL in .env"
+        )
     queue = adapters.by_url(RQQueue, adapters.QUEUES, settings.queue_url)
-    with asyncio.Runner() as runner:  # not a thread nor a connection of it lives on: what comes now may fork
+    with (
+        asyncio.Runner() as runner
+    ):  # not a thread nor a connection of it lives on: what comes now may fork
         try:
             queue.refuse_other(connection)
             runner.run(queue.check())
@@ -59,13 +63,19 @@ def look_before_start(name: str) -> None:
     with _in_one_line():
         if name == "Worker" and not hasattr(os, "fork"):
             simple = "rq worker -w ragqueue.entrypoints.rq.SimpleWorker"
-            raise ConfigError(f"Worker forks, which Windows cannot: use `{simple}` or `ragqueue worker`")
+            raise ConfigError(
+                f"Worker forks, which Windows cannot: use `{simple}` or `ragqueue worker`"
+            )
         load()  # what is wrong with ours is said first
         try:
             connection = CliConfig(**{**context.params, "worker_class": "rq.Worker"}).connection
         except (ValueError, TypeError, RedisError):
-            shown = without_password(context.params.get("url") or "a variable or the file of --config")
-            raise ConfigError(f"RQ's launcher cannot use its URL, {shown}: it should look like redis://host:6379/0") from None
+            shown = without_password(
+                context.params.get("url") or "a variable or the file of --config"
+            )
+            raise ConfigError(
+                f"RQ's launcher cannot use its URL, {shown}: it should look like redis://host:6379/0"
+            ) from None
         _check(connection)
 
 
@@ -75,7 +85,9 @@ class _Checked(RingWorker):
     def work(self, *args: Any, **options: Any) -> bool:
         with _in_one_line():
             if not self.queues or not set(self.queue_names()) <= set(_QUEUES):
-                raise ConfigError(f"this worker takes the queues {' and '.join(_QUEUES)}, not {', '.join(self.queue_names())}")
+                raise ConfigError(
+                    f"this worker takes the queues {' and '.join(_QUEUES)}, not {', '.join(self.queue_names())}"
+                )
             _check(self.connection)
             return bool(super().work(*args, **options))
 
@@ -91,8 +103,13 @@ class Worker(_Checked, worker.Worker):  # type: ignore[misc]
 class _Concurrent(ConcurrentWorker):
     def work(self, burst: bool = False, *, with_scheduler: bool = False, **options: Any) -> bool:
         """Work until told to stop (burst: until the queue is empty), then drain. Raises ConfigError, Unavailable."""
-        if len(self.queues) != 1 or {options.pop("max_jobs", None), options.pop("max_idle_time", None)} != {None}:
-            raise ConfigError(f"this worker takes exactly one queue, {' or '.join(_QUEUES)}, and neither --max-jobs nor --max-idle-time")
+        if len(self.queues) != 1 or {
+            options.pop("max_jobs", None),
+            options.pop("max_idle_time", None),
+        } != {None}:
+            raise ConfigError(
+                f"this worker takes exactly one queue, {' or '.join(_QUEUES)}, and neither --max-jobs nor --max-idle-time"
+            )
         lane = self.queue_names()[0].removeprefix(QUEUE_PREFIX)
         options.pop("dequeue_strategy", None)  # one queue needs none
         self.bootstrap(**options)

@@ -44,7 +44,10 @@ class Pen:
     def check(self) -> None:
         """Raise LeaseLost once a newer attempt has raised its fence; RagqueueError when its events cannot be written."""
         if self.broken:
-            raise RagqueueError(f"the events of job {self.job_id} cannot be written: see the log of the worker", retryable=True)
+            raise RagqueueError(
+                f"the events of job {self.job_id} cannot be written: see the log of the worker",
+                retryable=True,
+            )
         if self.lost:
             raise LeaseLost(f"attempt {self.attempt} of job {self.job_id} is no longer current")
 
@@ -83,7 +86,9 @@ class Batcher:
     async def open(self, job: Job) -> Pen:
         """Raise the fence of the job's attempt, then read what earlier attempts left. Raises LeaseLost."""
         pen = Pen(self, job.id, job.attempt, list(fence(job.id, job.attempt).events))
-        if job.attempt > 1:  # before the first attempt there is nothing: its fence travels with its first events
+        if (
+            job.attempt > 1
+        ):  # before the first attempt there is nothing: its fence travels with its first events
             await patiently(self._append, [pen])
             left = (await patiently(self._log.read, {job.id: 0})).get(job.id, pen.kept)
             if any(event.type == DAMAGED for event in left):
@@ -144,5 +149,9 @@ class Batcher:
         if pen.sent < len(pen.kept):
             self.notice(pen)
 
-    async def _append(self, pens: Sequence[Pen]) -> list[int]:  # with what was written since the last try
-        return await self._log.append([Append(pen.job_id, pen.sent_to or -1, pen.kept[pen.sent :]) for pen in pens])
+    async def _append(
+        self, pens: Sequence[Pen]
+    ) -> list[int]:  # with what was written since the last try
+        return await self._log.append(
+            [Append(pen.job_id, pen.sent_to or -1, pen.kept[pen.sent :]) for pen in pens]
+        )

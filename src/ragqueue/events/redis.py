@@ -42,10 +42,19 @@ _BACKGROUND = ("aof_rewrite_in_progress", "aof_rewrite_scheduled", "rdb_bgsave_i
 _TRIED = _LOG + "ragqueue-check"  # the name of no job
 # Everything that is used, on a log that is gone at the end.
 _CHECK: tuple[brokers.Command, ...] = (
-    *brokers.QUESTIONS, ("UNLINK", _TRIED), ("XADD", _TRIED, "1-0", "type", ""), ("XRANGE", _TRIED, "-", "+", "COUNT", 1),
-    ("XREVRANGE", _TRIED, "+", "-", "COUNT", 1), ("XREAD", "BLOCK", 1, "STREAMS", _TRIED, "0-0"), ("EXPIRE", _TRIED, 60),
-    ("EVAL", _APPEND, 1, _TRIED, "-", 60, "1-1", "", "", ""), ("EVALSHA", _SHA, 1, _TRIED, "-", 60), ("DEL", _TRIED), ("MULTI",), ("EXEC",),
-)  # fmt: skip
+    *brokers.QUESTIONS,
+    ("UNLINK", _TRIED),
+    ("XADD", _TRIED, "1-0", "type", ""),
+    ("XRANGE", _TRIED, "-", "+", "COUNT", 1),
+    ("XREVRANGE", _TRIED, "+", "-", "COUNT", 1),
+    ("XREAD", "BLOCK", 1, "STREAMS", _TRIED, "0-0"),
+    ("EXPIRE", _TRIED, 60),
+    ("EVAL", _APPEND, 1, _TRIED, "-", 60, "1-1", "", "", ""),
+    ("EVALSHA", _SHA, 1, _TRIED, "-", 60),
+    ("DEL", _TRIED),
+    ("MULTI",),
+    ("EXEC",),
+)
 logger = logging.getLogger(__name__)
 
 
@@ -55,24 +64,42 @@ class RedisEventLog(EventLog):
     def __init__(self, url: str) -> None:
         self._shown = without_password(url)
         # Tries twice, for an old connection may be dead. One limit of ours a call, none a response: that would cost more than to read it.
-        self._redis = Redis.from_url(brokers.usable(url), retry=Retry(NoBackoff(), 1), socket_timeout=None)
+        self._redis = Redis.from_url(
+            brokers.usable(url), retry=Retry(NoBackoff(), 1), socket_timeout=None
+        )
         # As the server sent it: RESP2 answers with pairs of stream and entries, RESP3 with a map.
         self._redis.set_response_callback("XREAD", lambda answer, **_: dict(answer or {}))
         self._purging = asyncio.Lock()  # Redis writes one file at a time
 
     async def append(self, appends: Sequence[Append]) -> list[int]:
         pipeline = self._redis.pipeline(transaction=False)
-        call, script = pipeline.eval, _APPEND  # the first brings the script, for Redis may have been restarted; the others name it
+        call, script = (
+            pipeline.eval,
+            _APPEND,
+        )  # the first brings the script, for Redis may have been restarted; the others name it
         for append in appends:
-            fields = [value for event in append.events for value in (_id(event.seq), *_fields(event).values())]
-            call(script, 1, _LOG + append.job_id, "-" if append.after == -1 else _id(append.after), KEEP, *fields)
+            fields = [
+                value
+                for event in append.events
+                for value in (_id(event.seq), *_fields(event).values())
+            ]
+            call(
+                script,
+                1,
+                _LOG + append.job_id,
+                "-" if append.after == -1 else _id(append.after),
+                KEEP,
+                *fields,
+            )
             call, script = pipeline.evalsha, _SHA
         return [_seq(end) for end in await self._call(pipeline.execute())]
 
     async def read(self, cursors: Mapping[str, int], wait: float = 0) -> dict[str, list[Event]]:
         keys = [(_LOG + job_id).encode() for job_id in cursors]
         block = ("BLOCK", max(1, int(wait * 1000))) if wait > 0 else ()
-        reading = self._redis.execute_command("XREAD", *block, "STREAMS", *keys, *map(_id, cursors.values()))
+        reading = self._redis.execute_command(
+            "XREAD", *block, "STREAMS", *keys, *map(_id, cursors.values())
+        )
         streams: dict[bytes, list[Any]] = await self._call(reading, wait + PATIENCE)
         return {
             job_id: [_event(entry_id, fields) for entry_id, fields in streams[key]]
@@ -163,7 +190,9 @@ class RedisEventLog(EventLog):
         try:
             return await self._ask(awaitable, patience)
         except RedisError as error:
-            raise Unavailable(f"the event log {self._shown} failed: {brokers.reason(error)}") from error
+            raise Unavailable(
+                f"the event log {self._shown} failed: {brokers.reason(error)}"
+            ) from error
 
     async def _ask(self, awaitable: Awaitable[Any], patience: float = PATIENCE) -> Any:
         """Return what Redis answers. Raises Unavailable when it is away, RedisError when it refuses."""
@@ -171,7 +200,9 @@ class RedisEventLog(EventLog):
             async with asyncio.timeout(patience):
                 return await awaitable
         except (ConnectionError, RedisConnectionError, RedisTimeoutError, OSError) as error:
-            raise Unavailable(f"the event log {self._shown} failed: {brokers.reason(error)}") from error
+            raise Unavailable(
+                f"the event log {self._shown} failed: {brokers.reason(error)}"
+            ) from error
 
 
 def _fields(event: Event) -> dict[Any, Any]:
@@ -182,7 +213,12 @@ def _event(entry_id: bytes, fields: Sequence[bytes]) -> Event:
     """Return an entry as an event; whatever stands in Redis besides becomes one of DAMAGED."""
     found = dict(zip(fields[::2], fields[1::2], strict=False))
     type_ = found.get(b"type", b"").decode(errors="replace") or DAMAGED
-    return entry(_seq(entry_id), type_, found.get(b"data", b""), found.get(b"at", b"").decode(errors="replace"))
+    return entry(
+        _seq(entry_id),
+        type_,
+        found.get(b"data", b""),
+        found.get(b"at", b"").decode(errors="replace"),
+    )
 
 
 def _id(seq: int) -> str:

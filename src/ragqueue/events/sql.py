@@ -55,7 +55,9 @@ def grants(end: int, after: int, first: int) -> bool:
 
 def _append(connection: Connection, appends: Sequence[Append]) -> list[int]:
     wanted = to_json([append.job_id for append in appends])
-    ends: dict[str, int] = {job_id: end for job_id, end in connection.exec_driver_sql(_ENDS, (wanted,))}
+    ends: dict[str, int] = {
+        job_id: end for job_id, end in connection.exec_driver_sql(_ENDS, (wanted,))
+    }
     rows = []
     for append in appends:
         if append.events and grants(ends[append.job_id], append.after, append.events[0].seq):

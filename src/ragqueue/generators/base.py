@@ -9,7 +9,9 @@ from ragqueue.types import Delta, Prompt
 class Generator(ABC):
     model: str  # the name shown to users
     continues: bool  # whether `stream` can go on after `prompt.prefix` (else it starts anew and ignores it)
-    passages: int | None = None  # how many of `prompt.hits` it uses, best first; None: as many as the prompt holds
+    passages: int | None = (
+        None  # how many of `prompt.hits` it uses, best first; None: as many as the prompt holds
+    )
     weighs_sentences: bool = False  # whether it embeds the sentences of the best passages anyway, so that judging them costs nothing
 
     @abstractmethod

@@ -33,23 +33,43 @@ class ExtractiveGenerator(Generator):
     passages = 6  # sentences come from the best, and what they announce from the others, too
     weighs_sentences = True
 
-    def __init__(self, embed: Embed | None = None, *, languages: Collection[str] | None = None) -> None:
+    def __init__(
+        self, embed: Embed | None = None, *, languages: Collection[str] | None = None
+    ) -> None:
         self._embed, self._languages = embed, languages
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
         chunks = [hit.chunk for hit in prompt.hits[: self.passages]]
-        found = await weigh(prompt.question, [chunk.text for chunk in chunks], self._embed, self._languages)
-        found = [one for one in found if one.text not in (chunks[one.passage].title, *chunks[one.passage].heading_path)]
+        found = await weigh(
+            prompt.question, [chunk.text for chunk in chunks], self._embed, self._languages
+        )
+        found = [
+            one
+            for one in found
+            if one.text not in (chunks[one.passage].title, *chunks[one.passage].heading_path)
+        ]
         best = _best(chunks, sorted(found, key=lambda one: -one.score))
         if not best:
-            raise GenerationFailed("the passages hold no sentence that could be quoted", retryable=False)
+            raise GenerationFailed(
+                "the passages hold no sentence that could be quoted", retryable=False
+            )
         documents = [chunk.document_id for chunk in chunks]
-        best.sort(key=lambda quote: (documents.index(chunks[quote[0].passage].document_id), chunks[quote[0].passage].start, quote[0].start))
+        best.sort(
+            key=lambda quote: (
+                documents.index(chunks[quote[0].passage].document_id),
+                chunks[quote[0].passage].start,
+                quote[0].start,
+            )
+        )
         said, before = "", None
         for piece in (piece for quote in best for piece in quote):
             text = closed(chunks[piece.passage].text[piece.start : piece.end])
             lead = "" if before is None else "\n\n" if before.block or piece.block else " "
-            text = _escaped(said + lead, text) + ("\n\n" if piece.block else " ") + f"[{piece.passage + 1}]"
+            text = (
+                _escaped(said + lead, text)
+                + ("\n\n" if piece.block else " ")
+                + f"[{piece.passage + 1}]"
+            )
             yield Delta(lead + text)
             said, before = said + lead + text, piece
         yield Delta(finish="stop")
@@ -59,13 +79,18 @@ def _best(chunks: Sequence[Chunk], found: Sequence[Sentence]) -> list[list[_Piec
     """Return the quotes of the sentences, best first: those near the best, none twice."""
     quotes = [(one, quote) for one in found if (quote := _quote(chunks, one))]
     # Where every sentence announces what no passage holds, the sentences are all there is.
-    quotes = quotes or [(one, [_Piece(one.passage, one.start, one.start + len(one.text), block=False)]) for one in found]
+    quotes = quotes or [
+        (one, [_Piece(one.passage, one.start, one.start + len(one.text), block=False)])
+        for one in found
+    ]
     best, texts = list[list[_Piece]](), set[str]()
     for one, quote in quotes:
         if len(best) == QUOTES or (best and one.score < NEAR * quotes[0][0].score):
             break
         text = " ".join(chunks[piece.passage].text[piece.start : piece.end] for piece in quote)
-        if text not in texts and not any(_overlap(piece, other) for piece in quote for held in best for other in held):
+        if text not in texts and not any(
+            _overlap(piece, other) for piece in quote for held in best for other in held
+        ):
             best.append(quote)
             texts.add(text)
     return best
@@ -73,15 +98,24 @@ def _best(chunks: Sequence[Chunk], found: Sequence[Sentence]) -> list[list[_Piec
 
 def _quote(chunks: Sequence[Chunk], sentence: Sentence) -> list[_Piece]:
     """Return a sentence with what it announces, which may begin the next passage; nothing when no passage holds that."""
-    chunk, start, end = chunks[sentence.passage], sentence.start, sentence.start + len(sentence.text)
+    chunk, start, end = (
+        chunks[sentence.passage],
+        sentence.start,
+        sentence.start + len(sentence.text),
+    )
     if not announces(sentence.text):
-        return [_Piece(sentence.passage, start, end, block=FENCE_MARK.match(sentence.text) is not None)]
+        return [
+            _Piece(sentence.passage, start, end, block=FENCE_MARK.match(sentence.text) is not None)
+        ]
     if (last := announced(chunk.text, end)) > end:
         return [_Piece(sentence.passage, start, last, block=True)]
     for at, other in enumerate(chunks):
         follows = other.document_id == chunk.document_id and 0 <= other.start - chunk.end <= GAP
         if follows and not chunk.text[end:].strip() and (block := block_at(other.text, 0))[1]:
-            return [_Piece(sentence.passage, start, end, block=False), _Piece(at, *block, block=True)]
+            return [
+                _Piece(sentence.passage, start, end, block=False),
+                _Piece(at, *block, block=True),
+            ]
     return []
 
 

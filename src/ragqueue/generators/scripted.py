@@ -13,7 +13,24 @@ from ragqueue.errors import ConfigError, GenerationFailed
 from ragqueue.generators.base import Generator
 from ragqueue.types import Delta, Prompt
 
-WORDS = ("queue", "holds", "every", "job", "until", "one", "worker", "claims", "it", "and", "writes", "its", "answer", "for", "all", "here")
+WORDS = (
+    "queue",
+    "holds",
+    "every",
+    "job",
+    "until",
+    "one",
+    "worker",
+    "claims",
+    "it",
+    "and",
+    "writes",
+    "its",
+    "answer",
+    "for",
+    "all",
+    "here",
+)
 SENTENCE = 12  # words
 CITED = 3  # the first passages are cited in turn
 _RANGE = msgspec.Meta(ge=0, lt=10**9)
@@ -31,7 +48,11 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         word = WORDS[seed_of(f"{seed} {at}") % len(WORDS)]
         word = word.capitalize() if at % SENTENCE == 0 else word
         if at % SENTENCE == SENTENCE - 1 or at == self.tokens - 1:
-            word += f" [{at // SENTENCE % min(CITED, passages) + 1}]." if self.cite and passages else "."
+            word += (
+                f" [{at // SENTENCE % min(CITED, passages) + 1}]."
+                if self.cite and passages
+                else "."
+            )
         word = " " + word if at else word
         return word if now is None or not self.stamp else f"{word} @{now:017.6f}"
 
@@ -59,16 +80,27 @@ class ScriptedGenerator(Generator):
     def __init__(self, options: str = "") -> None:
         """Take `rate=20&tokens=100&stamp=1&continues=0&cite=1`. Raises ConfigError that names what is wrong."""
         try:
-            self.script = msgspec.convert(dict(parse_qsl(options, keep_blank_values=True)), Script, strict=False)
+            self.script = msgspec.convert(
+                dict(parse_qsl(options, keep_blank_values=True)), Script, strict=False
+            )
         except msgspec.ValidationError as error:
-            raise ConfigError(f"LLM_MODEL=scripted:{options}: {error}; use {', '.join(Script.__struct_fields__)}") from error
+            raise ConfigError(
+                f"LLM_MODEL=scripted:{options}: {error}; use {', '.join(Script.__struct_fields__)}"
+            ) from error
         self.continues = self.script.continues
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
-        script, seed, passages, began = self.script, seed_of(prompt.question), len(prompt.hits), time.monotonic()
+        script, seed, passages, began = (
+            self.script,
+            seed_of(prompt.question),
+            len(prompt.hits),
+            time.monotonic(),
+        )
         place = script.resume(seed, passages, prompt.prefix if self.continues else "")
         if place is None:
-            raise GenerationFailed("the text so far was not written by this script: it cannot be continued")
+            raise GenerationFailed(
+                "the text so far was not written by this script: it cannot be continued"
+            )
         for at in range(place[0], script.tokens):
             # By the clock, not by the last token: a late token does not push back the rest.
             due = began + (at - place[0]) / script.rate if script.rate else 0.0

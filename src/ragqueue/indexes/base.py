@@ -19,7 +19,9 @@ class Index(ABC):
         """Store or replace the vectors of these chunks. Raises Unavailable."""
 
     @abstractmethod
-    async def search(self, space: Space, vector: Vectors, limit: int, *, allowed: Collection[int] | None = None) -> list[tuple[int, float]]:
+    async def search(
+        self, space: Space, vector: Vectors, limit: int, *, allowed: Collection[int] | None = None
+    ) -> list[tuple[int, float]]:
         """Return at most `limit` (chunk number, cosine), best first, among `allowed` only when it is given."""
 
     @abstractmethod

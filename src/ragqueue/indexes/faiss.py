@@ -19,15 +19,25 @@ from ragqueue.records import chunks
 from ragqueue.records.store import Records
 from ragqueue.types import Space
 
-LOOK_EVERY = 0.2  # seconds between looks at the records: a new chunk is found everywhere within a second
+LOOK_EVERY = (
+    0.2  # seconds between looks at the records: a new chunk is found everywhere within a second
+)
 BATCH = 20_000  # vectors fed at once: 500,000 in one read stop every other thread for 0.4 s
-COMPACT_EVERY = 60.0  # seconds between two tries: one that failed must not be repeated at every search
-IDLE = 3600.0  # seconds without a search after which a space leaves the memory when another one comes
+COMPACT_EVERY = (
+    60.0  # seconds between two tries: one that failed must not be repeated at every search
+)
+IDLE = (
+    3600.0  # seconds without a search after which a space leaves the memory when another one comes
+)
 PROBES = 8  # newest vectors of a snapshot that are compared with the records
 SEAL = 4096  # vectors of an index above which none are put into it any more: 3 MB are copied in a millisecond
-EXACT_UP_TO = 300_000  # inverted lists above; no graphs, which lose a selective filter's hits (recall 0.12)
+EXACT_UP_TO = (
+    300_000  # inverted lists above; no graphs, which lose a selective filter's hits (recall 0.12)
+)
 FEW_ALLOWED = 0.1  # share below which all inverted lists are visited
-LOOSE_LEAST = 2_000  # vectors outside the snapshot, or gone, that do no harm; a tenth of it when that is more
+LOOSE_LEAST = (
+    2_000  # vectors outside the snapshot, or gone, that do no harm; a tenth of it when that is more
+)
 PARTIAL_AGE = 60.0  # seconds without a write after which nobody writes a partial file any more
 
 logger = logging.getLogger(__name__)
@@ -42,7 +52,9 @@ def _faiss() -> Any:
 class View(NamedTuple):
     """The state of a space that a search sees; the next state is another object."""
 
-    numbers: NDArray[np.int64] = np.empty(0, np.int64)  # of every vector, rising; -1 for those that are gone
+    numbers: NDArray[np.int64] = np.empty(
+        0, np.int64
+    )  # of every vector, rising; -1 for those that are gone
     indexes: tuple[Any, ...] = ()  # FAISS's, one after the other
     number: int = -1  # up to where it follows the chunks of the records,
     removal: int = 0  # and the removals
@@ -54,7 +66,11 @@ class View(NamedTuple):
 
     def follow(self, news: chunks.News) -> "View":
         """Return it with what changed in the records since."""
-        numbers, indexes, halves = np.where(np.isin(self.numbers, news.gone), -1, self.numbers), list(self.indexes), news.vectors
+        numbers, indexes, halves = (
+            np.where(np.isin(self.numbers, news.gone), -1, self.numbers),
+            list(self.indexes),
+            news.vectors,
+        )
         if not len(news.numbers):
             return self._replace(numbers=numbers, removal=news.removal)
         if indexes and indexes[-1].ntotal < SEAL and indexes[-1].d == halves.shape[1]:
@@ -63,7 +79,9 @@ class View(NamedTuple):
         numbers = np.append(numbers, news.numbers)
         return View(numbers, (*indexes, _index(halves)), int(numbers[-1]), news.removal, self.base)
 
-    def search(self, vector: Vectors, limit: int, allowed: Collection[int] | None = None) -> list[tuple[int, float]]:
+    def search(
+        self, vector: Vectors, limit: int, allowed: Collection[int] | None = None
+    ) -> list[tuple[int, float]]:
         """Return the nearest (number, cosine), ties by number. Raises ConfigError."""
         usable = self.numbers >= 0 if allowed is None else np.isin(self.numbers, list(allowed))
         start, found = 0, list[tuple[int, float]]()
@@ -78,10 +96,16 @@ class View(NamedTuple):
         return sorted(found, key=lambda hit: (-hit[1], hit[0]))[:limit]
 
 
-def _nearest(index: Any, usable: NDArray[np.bool_], vector: Vectors, limit: int) -> tuple[NDArray[np.int64], Vectors]:
+def _nearest(
+    index: Any, usable: NDArray[np.bool_], vector: Vectors, limit: int
+) -> tuple[NDArray[np.int64], Vectors]:
     """Return the nearest (places, cosines) in any order; the lower places where the last ones tie."""
     faiss, count, asked = _faiss(), int(np.count_nonzero(usable)), limit + 1
-    selector = None if count == len(usable) else faiss.IDSelectorBitmap(np.packbits(usable, bitorder="little"))
+    selector = (
+        None
+        if count == len(usable)
+        else faiss.IDSelectorBitmap(np.packbits(usable, bitorder="little"))
+    )
     parameters = faiss.SearchParameters(sel=selector)
     if hasattr(index, "nprobe"):
         visited = index.nlist if count < FEW_ALLOWED * len(usable) else index.nprobe
@@ -98,7 +122,9 @@ def _nearest(index: Any, usable: NDArray[np.bool_], vector: Vectors, limit: int)
 def _index(halves: NDArray[np.float16]) -> Any:
     faiss, (count, dimensions) = _faiss(), halves.shape
     if count <= EXACT_UP_TO:
-        index = faiss.IndexScalarQuantizer(dimensions, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+        index = faiss.IndexScalarQuantizer(
+            dimensions, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
+        )
         index.add_sa_codes(halves.view(np.uint8))  # the bits of the records are the codes
         return index
     lists = int(4 * count**0.5)
@@ -114,7 +140,10 @@ def _build(folder: Path, parts: Sequence[chunks.News]) -> View:
     """Write a snapshot of all that a space holds, delete the others, and return its view. Raises StoreFull."""
     view, partial = View(), folder / f"{os.urandom(8).hex()}.partial"
     if parts:
-        numbers, index = np.concatenate([part.numbers for part in parts]), _index(np.concatenate([part.vectors for part in parts]))
+        numbers, index = (
+            np.concatenate([part.numbers for part in parts]),
+            _index(np.concatenate([part.vectors for part in parts])),
+        )
         view = View(numbers, (index,), int(numbers[-1]), parts[0].removal, len(numbers))
         pieces = _faiss().serialize_index(index).data, numbers.astype("<i8").data
         checksum = zlib.crc32(pieces[1], zlib.crc32(pieces[0]))
@@ -124,10 +153,14 @@ def _build(folder: Path, parts: Sequence[chunks.News]) -> View:
                 file.writelines(pieces)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(partial, folder / f"{view.removal:020}-{view.number:020}-{checksum:08x}.faiss")  # the names sort by age
+            os.replace(
+                partial, folder / f"{view.removal:020}-{view.number:020}-{checksum:08x}.faiss"
+            )  # the names sort by age
         except OSError as error:
             _discard(partial)
-            raise StoreFull(f"the snapshot cannot be written to {str(folder)!r} ({error.strerror}): free some space there") from error
+            raise StoreFull(
+                f"the snapshot cannot be written to {str(folder)!r} ({error.strerror}): free some space there"
+            ) from error
     # Two processes may do this at once: the last one sees what both wrote, and keeps what knows of more removals.
     for path in sorted(folder.glob("*.faiss"), reverse=True)[len(view.indexes) :]:
         _discard(path)
@@ -144,11 +177,25 @@ def _load(path: Path, known: NDArray[np.int64], removal: int, truth: chunks.News
         return None
     index = _faiss().deserialize_index(data)  # which leaves what follows it
     numbers = data[-8 * index.ntotal :].view("<i8")
-    view = View(np.where(np.isin(numbers, known), numbers, -1), (index,), int(known[-1]), removal, len(numbers))
+    view = View(
+        np.where(np.isin(numbers, known), numbers, -1),
+        (index,),
+        int(known[-1]),
+        removal,
+        len(numbers),
+    )
     # After a backup was restored, or the records begun anew, the same numbers name other chunks.
     probes = zip(truth.numbers.tolist(), truth.vectors.astype(np.float32), strict=True)
-    same = (abs(view.search(vector, 1, [n])[0][1] - float(vector @ vector)) <= 1e-3 for n, vector in probes if n <= view.number)
-    return view if view.size == len(known) and truth.vectors.shape[1] == index.d and all(same) else None
+    same = (
+        abs(view.search(vector, 1, [n])[0][1] - float(vector @ vector)) <= 1e-3
+        for n, vector in probes
+        if n <= view.number
+    )
+    return (
+        view
+        if view.size == len(known) and truth.vectors.shape[1] == index.d and all(same)
+        else None
+    )
 
 
 def _discard(path: Path, age: float = 0.0) -> None:
@@ -183,7 +230,9 @@ class FaissIndex(Index):
     async def count(self, space: Space) -> int:
         return (await self._current(space)).size
 
-    async def search(self, space: Space, vector: Vectors, limit: int, *, allowed: Collection[int] | None = None) -> list[tuple[int, float]]:
+    async def search(
+        self, space: Space, vector: Vectors, limit: int, *, allowed: Collection[int] | None = None
+    ) -> list[tuple[int, float]]:
         view = await self._current(space)
         return await asyncio.to_thread(view.search, np.asarray(vector, np.float32), limit, allowed)
 
@@ -191,7 +240,11 @@ class FaissIndex(Index):
         """Write a new snapshot from the records and delete the old: removed vectors leave the disk. Raises StoreFull, Unavailable."""
         parts = [await self._records.read(chunks.news, space, -1, 0, BATCH)]
         while len(parts[-1].numbers):
-            parts.append(await self._records.read(chunks.news, space, int(parts[-1].numbers[-1]), parts[0].removal, BATCH))
+            parts.append(
+                await self._records.read(
+                    chunks.news, space, int(parts[-1].numbers[-1]), parts[0].removal, BATCH
+                )
+            )
         view = await asyncio.to_thread(_build, self._folder / chunks.scope(space), parts[:-1])
         if replica := self._replicas.get(space):
             async with replica.changing:
@@ -201,13 +254,19 @@ class FaissIndex(Index):
         """Return the space as the records have it, or had it a moment ago."""
         if space not in self._replicas:
             used_since = time.monotonic() - IDLE
-            self._replicas = {other: replica for other, replica in self._replicas.items() if replica.looked_at > used_since}
+            self._replicas = {
+                other: replica
+                for other, replica in self._replicas.items()
+                if replica.looked_at > used_since
+            }
         replica = self._replicas.setdefault(space, Replica())
         async with replica.changing:
             now, view = time.monotonic(), replica.view
             if view is None or space in self._changed or now - replica.looked_at >= LOOK_EVERY:
                 replica.looked_at = now
-                self._changed.discard(space)  # before the look: what is written meanwhile asks for another
+                self._changed.discard(
+                    space
+                )  # before the look: what is written meanwhile asks for another
                 view = replica.view = await self._follow(space, view or await self._saved(space))
         outside, gone = len(view.numbers) - view.base, len(view.numbers) - view.size
         if outside + gone >= max(LOOSE_LEAST, view.base // 10) and now >= replica.compact_after:
@@ -226,14 +285,20 @@ class FaissIndex(Index):
     async def _saved(self, space: Space) -> View:
         """Return the newest good snapshot; one that says something else than the records is deleted."""
         living, removal = await self._records.read(chunks.living, space)
-        for path in await asyncio.to_thread(sorted, (self._folder / chunks.scope(space)).glob("*.faiss"), reverse=True):
+        for path in await asyncio.to_thread(
+            sorted, (self._folder / chunks.scope(space)).glob("*.faiss"), reverse=True
+        ):
             known = living[living <= int(path.stem.split("-")[1])]
             if len(known):
-                truth = await self._records.read(chunks.news, space, int(known[-PROBES:][0]) - 1, removal, PROBES)
+                truth = await self._records.read(
+                    chunks.news, space, int(known[-PROBES:][0]) - 1, removal, PROBES
+                )
                 with suppress(OSError):  # another process has just deleted it
                     if view := await asyncio.to_thread(_load, path, known, removal, truth):
                         return view
-            logger.warning("index.snapshot_refused %s: the space is built again from the records", path.name)
+            logger.warning(
+                "index.snapshot_refused %s: the space is built again from the records", path.name
+            )
             await asyncio.to_thread(_discard, path)
         return View()
 

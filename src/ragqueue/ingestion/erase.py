@@ -25,13 +25,17 @@ logger = logging.getLogger(__name__)
 class Eraser:
     """Hides documents at once, and does the jobs that erase them."""
 
-    def __init__(self, records: Records, submitter: Submitter, log: EventLog, index: Index | None) -> None:
+    def __init__(
+        self, records: Records, submitter: Submitter, log: EventLog, index: Index | None
+    ) -> None:
         self._records, self._submitter, self._log, self._index = records, submitter, log, index
 
     async def delete(self, tenant: str, document_id: str) -> Job:
         """Hide a document in every process and submit its erasure. Raises NotFound, StoreFull."""
         hide = partial(documents.hide, tenant=tenant, document_id=document_id)
-        return await self._submitter.submit(tenant, "delete", {"document_id": document_id}, first=hide)
+        return await self._submitter.submit(
+            tenant, "delete", {"document_id": document_id}, first=hide
+        )
 
     async def run(self, job: Job) -> Outcome:
         """Do a delete job: every step can be repeated, and the receipt is completed last.
@@ -62,7 +66,9 @@ class Eraser:
                 if not asked:
                     await cancel(self._records, self._log, owner, job_id)
             await asyncio.sleep(LOOK_EVERY)
-        raise Unavailable(f"{len(living)} jobs still use document {document_id}: the erasure is tried again")
+        raise Unavailable(
+            f"{len(living)} jobs still use document {document_id}: the erasure is tried again"
+        )
 
     async def _leave_index(self, tenant: str, document_id: str, chunk_numbers: list[int]) -> None:
         space = await self._records.read(documents.space_of, tenant, document_id)
@@ -73,7 +79,9 @@ class Eraser:
             await compact(space)
 
 
-def _erase(connection: Connection, tenant: str, document_id: str) -> tuple[list[int], dict[str, int]]:
+def _erase(
+    connection: Connection, tenant: str, document_id: str
+) -> tuple[list[int], dict[str, int]]:
     chunk_numbers = chunks.remove(connection, tenant, document_id)
     counts = documents.erase(connection, tenant, document_id)
     counts["jobs"] = jobs.forget_document(connection, tenant, document_id)

@@ -27,23 +27,43 @@ _EMBED_AT_ONCE = 64  # passages between two looks at whether the job was cancell
 
 class Ingester:
     def __init__(
-        self, records: Records, submitter: Submitter, pool: ParserPool, embedder: Embedder | None, index: Index | None, *, max_upload: int
+        self,
+        records: Records,
+        submitter: Submitter,
+        pool: ParserPool,
+        embedder: Embedder | None,
+        index: Index | None,
+        *,
+        max_upload: int,
     ) -> None:
         self._records, self._submitter, self._pool = records, submitter, pool
         self._embedder, self._index, self._max_upload = embedder, index, max_upload
-        self._generation = embedder.name if embedder else KEYWORDS_ONLY  # that new collections are built with
+        self._generation = (
+            embedder.name if embedder else KEYWORDS_ONLY
+        )  # that new collections are built with
 
     async def accept(
-        self, tenant: str, data: bytes, *, source: str, collection: str = "default", media_type: str | None = None
+        self,
+        tenant: str,
+        data: bytes,
+        *,
+        source: str,
+        collection: str = "default",
+        media_type: str | None = None,
     ) -> tuple[Document, Job | None]:
         """Store a file durably and submit its ingest; no job when the document has these bytes already. Raises RequestError, StoreFull."""
         if len(data) > self._max_upload:
-            raise TooLarge(f"{source!r} has {len(data):,} bytes, the limit is {self._max_upload:,} (RAGQUEUE_MAX_UPLOAD)")
+            raise TooLarge(
+                f"{source!r} has {len(data):,} bytes, the limit is {self._max_upload:,} (RAGQUEUE_MAX_UPLOAD)"
+            )
         if not data:
             raise UnreadableDocument(f"{source!r} is empty: give a file with text")
         check_storable("source", source)
         check_storable("collection", collection)
-        known_type, sha256 = media_type_of(source, data, media_type), hashlib.sha256(data).hexdigest()
+        known_type, sha256 = (
+            media_type_of(source, data, media_type),
+            hashlib.sha256(data).hexdigest(),
+        )
         await self._check_generation(tenant, collection)
         for _ in range(SAME_MOMENT):
             try:
@@ -60,12 +80,26 @@ class Ingester:
         if known is not None and known.state == "ready" and known.sha256 == sha256:
             return known, None
         document_id, upload_id = known.id if known else uuid.uuid4().hex, uuid.uuid4().hex
-        payload = {"document_id": document_id, "upload_id": upload_id, "source": source, "media_type": media_type}
+        payload = {
+            "document_id": document_id,
+            "upload_id": upload_id,
+            "source": source,
+            "media_type": media_type,
+        }
 
         def add(connection: Connection, _: str) -> None:
-            documents.add_upload(connection, tenant=tenant, collection=collection, data=data, generation=self._generation, **payload)
+            documents.add_upload(
+                connection,
+                tenant=tenant,
+                collection=collection,
+                data=data,
+                generation=self._generation,
+                **payload,
+            )
 
-        job = await self._submitter.submit(tenant, "ingest", payload | {"sha256": sha256}, first=add)
+        job = await self._submitter.submit(
+            tenant, "ingest", payload | {"sha256": sha256}, first=add
+        )
         document = await self._records.read(documents.get, tenant, document_id)
         if document is None:
             raise NotFound(f"document {document_id!r} was deleted while it came in")
@@ -77,17 +111,28 @@ class Ingester:
         document = await self._records.read(documents.get, job.tenant, payload["document_id"])
         data = await self._records.read(documents.upload_data, job.tenant, payload["upload_id"])
         if document is None or data is None:
-            return Outcome("failed", None, "not_found", "the document was deleted, or replaced by a newer upload, before it was read")
+            return Outcome(
+                "failed",
+                None,
+                "not_found",
+                "the document was deleted, or replaced by a newer upload, before it was read",
+            )
         await self._check_generation(job.tenant, document.collection)
         try:
-            count = await self._store(document, job, await self._pool.parse(data, payload["source"], payload["media_type"]))
+            count = await self._store(
+                document,
+                job,
+                await self._pool.parse(data, payload["source"], payload["media_type"]),
+            )
         except UnreadableDocument as error:
             reason = error.message
             if error.retryable:  # the parser died
                 if job.tries + 1 < QUARANTINED_AFTER:
                     raise  # the child may have died of something else
                 reason += f"; it broke its parser {QUARANTINED_AFTER} times and is not tried again"
-            await self._records.write(documents.refuse, job.tenant, document.id, reason, payload["upload_id"])
+            await self._records.write(
+                documents.refuse, job.tenant, document.id, reason, payload["upload_id"]
+            )
             return Outcome("failed", None, error.code, reason)
         return Outcome("succeeded", result={"document_id": document.id, "chunks": count})
 
@@ -96,18 +141,39 @@ class Ingester:
         title = parsed.title or document.source.replace("\\", "/").rsplit("/", 1)[-1]
         passages, language, tenant = chunk(parsed), detect(parsed.text), document.tenant
         if not passages:
-            raise UnreadableDocument(f"{document.source!r} holds no text that could be answered from")
+            raise UnreadableDocument(
+                f"{document.source!r} holds no text that could be answered from"
+            )
         texts, vectors = [indexed_text(title, passage) for passage in passages], None
         if self._embedder is not None:
             starts = range(0, len(texts), _EMBED_AT_ONCE)
-            vectors = np.concatenate([await self._embedder.embed(texts[at : at + _EMBED_AT_ONCE]) for at in starts])
-        halves = [None] * len(texts) if vectors is None else [vector.tobytes() for vector in vectors.astype("<f2")]
-        rows, space = list(zip(passages, texts, halves, strict=True)), Space(tenant, document.collection, self._generation)
+            vectors = np.concatenate(
+                [await self._embedder.embed(texts[at : at + _EMBED_AT_ONCE]) for at in starts]
+            )
+        halves = (
+            [None] * len(texts)
+            if vectors is None
+            else [vector.tobytes() for vector in vectors.astype("<f2")]
+        )
+        rows, space = (
+            list(zip(passages, texts, halves, strict=True)),
+            Space(tenant, document.collection, self._generation),
+        )
 
         def write(connection: Connection) -> tuple[list[int], list[int]]:
-            documents.add_version(connection, document, parsed, title=title, language=language, chunks=len(rows), **said)
+            documents.add_version(
+                connection,
+                document,
+                parsed,
+                title=title,
+                language=language,
+                chunks=len(rows),
+                **said,
+            )
             replaced = chunks.remove(connection, tenant, document.id)
-            return replaced, chunks.insert(connection, space, document.id, document.version + 1, language, rows)
+            return replaced, chunks.insert(
+                connection, space, document.id, document.version + 1, language, rows
+            )
 
         replaced, numbers = await self._records.write(write)
         if vectors is not None and self._index is not None:

@@ -13,7 +13,9 @@ async def erase_jobs(records: Records, log: EventLog, ids: Sequence[tuple[str, s
     """Erase ended jobs, given as (tenant, job id), with their answers and logs. Raises Unavailable."""
     await log.drop([job_id for _, job_id in ids])
     for tenant in {tenant for tenant, _ in ids}:
-        await records.write(jobs.erase, tenant, [job_id for owner, job_id in ids if owner == tenant])
+        await records.write(
+            jobs.erase, tenant, [job_id for owner, job_id in ids if owner == tenant]
+        )
 
 
 async def cancel(records: Records, log: EventLog, tenant: str, job_id: str) -> Job | None:
@@ -35,8 +37,14 @@ async def end_unheld(records: Records, log: EventLog, job: Job) -> None:
     """End a job over the head of a worker that may be gone: fence its log first, so that nothing follows the end."""
     if job.attempt:
         await log.append([fence(job.id, job.attempt + 1)])
-    code, said = "deadline_exceeded", f"after {job.attempt} runs" if job.attempt else "while it waited: is a worker running?"
+    code, said = (
+        "deadline_exceeded",
+        f"after {job.attempt} runs" if job.attempt else "while it waited: is a worker running?",
+    )
     if job.deaths:
-        code, said = "dead_letter", f"after {job.deaths} deaths of the processes that ran it: `ragqueue jobs retry {job.id}`"
+        code, said = (
+            "dead_letter",
+            f"after {job.deaths} deaths of the processes that ran it: `ragqueue jobs retry {job.id}`",
+        )
     failed = Outcome("failed", None, code, f"the deadline passed {said}")
     await records.write(jobs.bury, job, Outcome("cancelled") if job.cancel_requested else failed)

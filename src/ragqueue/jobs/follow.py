@@ -16,8 +16,12 @@ from ragqueue.types import ENDED, QUEUED_SEQ, Event, Job
 KEEP_ALIVE = 15.0  # seconds without an event after which a batch is empty
 PAUSE = 0.005  # seconds between two reads of the hub: under load one that finds more tokens costs less than more reads
 LONGEST_READ = 0.05  # seconds that the hub waits for an event: a stream that begins is read from the next read on
-ROWS_EVERY = 1.0  # seconds between looks at the rows of live jobs: the row decides that a job has ended
-_LOST = Event(QUEUED_SEQ, RESTARTED, {"reason": "log_lost"})  # a reader that breaks off here resumes at the start
+ROWS_EVERY = (
+    1.0  # seconds between looks at the rows of live jobs: the row decides that a job has ended
+)
+_LOST = Event(
+    QUEUED_SEQ, RESTARTED, {"reason": "log_lost"}
+)  # a reader that breaks off here resumes at the start
 logger = logging.getLogger(__name__)
 
 
@@ -27,7 +31,9 @@ class Reader:
     def __init__(self, job: Job, cursor: int, welcome: Callable[[], bool]) -> None:
         self.job_id, self.cursor, self.ended = job.id, cursor, job.ended
         self.inbox: list[Event] = []
-        self.woken = asyncio.Event()  # there is something in the inbox, or the job has ended, or the reader must go
+        self.woken = (
+            asyncio.Event()
+        )  # there is something in the inbox, or the job has ended, or the reader must go
         self.welcome = welcome
 
     async def take(self) -> list[Event]:
@@ -50,7 +56,9 @@ class Follower:
         self._joined = asyncio.Event()
         self._rows_at = 0.0
 
-    async def open(self, job: Job, after: int | None = None, *, welcome: Callable[[], bool] = lambda: True) -> AsyncIterator[list[Event]]:
+    async def open(
+        self, job: Job, after: int | None = None, *, welcome: Callable[[], bool] = lambda: True
+    ) -> AsyncIterator[list[Event]]:
         """Return batches of events after `after` (None: all), empty when nothing happens, to the terminal one.
 
         All comes again after a lost log. The batches end early once the reader is no longer welcome. Raises Unavailable
@@ -67,7 +75,9 @@ class Follower:
         async for batch in await self.open(job, after):
             yield batch
 
-    async def _follow(self, job: Job, lead: list[Event], shown: int, welcome: Callable[[], bool]) -> AsyncIterator[list[Event]]:
+    async def _follow(
+        self, job: Job, lead: list[Event], shown: int, welcome: Callable[[], bool]
+    ) -> AsyncIterator[list[Event]]:
         if lead:
             yield lead
         async for batch, seq in self._from_the_log(job, shown, welcome):
@@ -79,11 +89,15 @@ class Follower:
         if row is None:
             return
         answer = await patiently(self._records.read, jobs.answer, job.tenant, job.id)
-        if answer and shown < answer["log_end"]:  # the log was lost or damaged, or is past its retention
+        if (
+            answer and shown < answer["log_end"]
+        ):  # the log was lost or damaged, or is past its retention
             yield ([_LOST] if shown > QUEUED_SEQ else []) + retold(row, answer)
         yield [terminal(row, answer)]
 
-    async def _from_the_log(self, job: Job, shown: int, welcome: Callable[[], bool]) -> AsyncIterator[tuple[list[Event], int]]:
+    async def _from_the_log(
+        self, job: Job, shown: int, welcome: Callable[[], bool]
+    ) -> AsyncIterator[tuple[list[Event], int]]:
         """Yield (events, seq of the last one shown) until the job has ended or the reader is not welcome."""
         reader = Reader(job, shown, welcome)
         blind = ended = False  # blind: its log is damaged, the answer is told from the records
@@ -96,12 +110,17 @@ class Follower:
                 ended = reader.ended
                 if ended:
                     new += await self._after(job.id, new[-1].seq if new else shown)
-                if _holds_a(FENCE, new) and (blind or not await patiently(self._holds, job.id, shown)):
+                if _holds_a(FENCE, new) and (
+                    blind or not await patiently(self._holds, job.id, shown)
+                ):
                     if not blind:  # a new attempt began without knowing what this reader was shown, or all was erased
                         yield [_LOST], QUEUED_SEQ
                     new, blind, shown = await self._after(job.id, QUEUED_SEQ), False, QUEUED_SEQ
                 if _holds_a(DAMAGED, new) and not blind:
-                    logger.error("log.damaged job=%s: its readers are told the answer once it is complete", job.id)
+                    logger.error(
+                        "log.damaged job=%s: its readers are told the answer once it is complete",
+                        job.id,
+                    )
                     yield [_LOST], QUEUED_SEQ
                     blind = True
                 if blind:
@@ -132,13 +151,17 @@ class Follower:
         if not self._readers:
             self._joined.clear()
             await self._joined.wait()
-        readers = list(self._readers)  # who joins during the read gets nothing from it: its cursor may be older
+        readers = list(
+            self._readers
+        )  # who joins during the read gets nothing from it: its cursor may be older
         cursors: dict[str, int] = {}
         for reader in readers:
             cursors[reader.job_id] = min(reader.cursor, cursors.get(reader.job_id, reader.cursor))
         found = await patiently(self._log.read, cursors, LONGEST_READ)
         for reader in readers:
-            if new := [event for event in found.get(reader.job_id, ()) if event.seq > reader.cursor]:
+            if new := [
+                event for event in found.get(reader.job_id, ()) if event.seq > reader.cursor
+            ]:
                 reader.inbox += new
                 reader.cursor = new[-1].seq
                 reader.woken.set()
@@ -168,8 +191,17 @@ def coalesced(events: list[Event]) -> list[Event]:
     shown: list[Event] = []
     for event in events:
         last = shown[-1] if shown and event.type == DELTA else None
-        if last and last.type == DELTA and last.data.get("output_index") == event.data.get("output_index"):
-            shown[-1] = Event(event.seq, DELTA, {**event.data, "delta": last.data.get("delta", "") + event.data.get("delta", "")}, event.at)
+        if (
+            last
+            and last.type == DELTA
+            and last.data.get("output_index") == event.data.get("output_index")
+        ):
+            shown[-1] = Event(
+                event.seq,
+                DELTA,
+                {**event.data, "delta": last.data.get("delta", "") + event.data.get("delta", "")},
+                event.at,
+            )
         elif event.type not in (FENCE, END):
             shown.append(event)
     return shown

@@ -36,23 +36,44 @@ class Reconciler:
     """Puts right what nobody works on, in every API and worker process: every step is conditional, so that two at once do no harm."""
 
     def __init__(
-        self, records: Records, queue: JobQueue, log: EventLog, ringer: Ringer, submitter: Submitter, *, keep_events: float,
-        keep_jobs: float, lease: float,
-    ) -> None:  # fmt: skip
+        self,
+        records: Records,
+        queue: JobQueue,
+        log: EventLog,
+        ringer: Ringer,
+        submitter: Submitter,
+        *,
+        keep_events: float,
+        keep_jobs: float,
+        lease: float,
+    ) -> None:
         """`keep_events` and `keep_jobs`: seconds after the end of a job."""
-        self._records, self._queue, self._log, self._ringer, self._submitter = records, queue, log, ringer, submitter
+        self._records, self._queue, self._log, self._ringer, self._submitter = (
+            records,
+            queue,
+            log,
+            ringer,
+            submitter,
+        )
         self._keep_events, self._keep_jobs, self._lease = keep_events, keep_jobs, lease
 
     def looks(self) -> list[tuple[Look, float]]:
         """Return what is to be looked at, each about every so many seconds, whatever becomes of the others."""
-        often = [(look, OFTEN) for look in (self.deadlines, self.rings, self.retention, self.erasures)]
-        return [(partial(_patient, look), seconds) for look, seconds in [(self.leases, SOON), *often, (self.tidy, RARELY)]]
+        often = [
+            (look, OFTEN) for look in (self.deadlines, self.rings, self.retention, self.erasures)
+        ]
+        return [
+            (partial(_patient, look), seconds)
+            for look, seconds in [(self.leases, SOON), *often, (self.tidy, RARELY)]
+        ]
 
     async def leases(self) -> None:
         """Release dead leases and ring what has never been rung."""
         dead, unrung = await self._records.read(jobs.neglected)
         if dead:
-            logger.warning("reconcile.released jobs=%d", len(await self._records.write(jobs.release)))
+            logger.warning(
+                "reconcile.released jobs=%d", len(await self._records.write(jobs.release))
+            )
         if dead or unrung:
             self._ringer.ring(await self._records.note(jobs.ring_due))
 
@@ -84,7 +105,9 @@ class Reconciler:
         for tenant, document_id in await self._records.read(documents.unerased, ERASE_AGAIN):
             take = partial(documents.take_erasure, tenant=tenant, document_id=document_id)
             with suppress(Conflict):  # another process was faster
-                await self._submitter.submit(tenant, "delete", {"document_id": document_id}, first=take, admitted=True)
+                await self._submitter.submit(
+                    tenant, "delete", {"document_id": document_id}, first=take, admitted=True
+                )
                 logger.warning("reconcile.erasure_again document=%s", document_id)
 
     async def tidy(self) -> None:

@@ -12,7 +12,9 @@ def weight(count: int, df: int) -> float:
     return math.log1p((max(count - df, 0) + 0.5) / (df + 0.5))
 
 
-def bm25(weights: Mapping[str, float], tokens: Iterable[str], *, length: int, average: float) -> tuple[float, float]:
+def bm25(
+    weights: Mapping[str, float], tokens: Iterable[str], *, length: int, average: float
+) -> tuple[float, float]:
     """Return the BM25 of a text of `length` tokens (mean: `average`) for terms of these weights, and its part of the highest, 0..1."""
     held = Counter(filter(weights.__contains__, tokens))
     norm = K1 * (1 - B + B * length / average) if average > 0 else K1

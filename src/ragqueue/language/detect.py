@@ -26,7 +26,10 @@ def detect(text: str) -> str:
 
 @cache
 def _identifier() -> Any:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # here: it costs half a second and numpy
+    from py3langid.langid import (
+        MODEL_FILE,
+        LanguageIdentifier,
+    )  # here: it costs half a second and numpy
 
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE)
     identifier.set_languages((STEMMED | UNSTEMMED) & set(identifier.labels))

@@ -24,7 +24,10 @@ LONGEST_TITLE = 80  # characters of a heading
 # What is no prose: bullets, lines that begin with markup, and within a line what holds no words.
 _BULLET = re.compile(r"(?:>\s*)*(?:[-*+•]\s+|\d{1,3}[.)]\s+)?(?:\[[ xX]\]\s+)?")
 _MARKUP = re.compile(r"#|\||\{[*%#{]|///|:::|!!!|<!--|```|~~~|---|===")
-_ABOVE, _BELOW = re.compile(r"(?:\A|\n[ \t]*\n)[ \t]*\Z"), re.compile(r"[ \t]*\n[ \t]*\n\s*\S")  # empty lines
+_ABOVE, _BELOW = (
+    re.compile(r"(?:\A|\n[ \t]*\n)[ \t]*\Z"),
+    re.compile(r"[ \t]*\n[ \t]*\n\s*\S"),
+)  # empty lines
 _NO_WORDS = re.compile(r"<[^<>]*>|!\[[^\]]*\]\([^)]*\)|\]\([^)]*\)|https?://\S+|`[^`]*`")
 
 
@@ -56,34 +59,63 @@ def candidates(passage: int, text: str) -> list[Sentence]:
 def _is_prose(body: str) -> bool:
     words = _NO_WORDS.sub(" ", body)
     letters = sum(map(str.isalpha, words))
-    said = letters >= 5 if SPACELESS.search(body) else letters >= 12 and letters * 2 >= len(words) and len(words.split()) >= 3
-    return said and not _MARKUP.match(body) and not body.endswith(("?", "？"))  # a question is a heading of its answer
+    said = (
+        letters >= 5
+        if SPACELESS.search(body)
+        else letters >= 12 and letters * 2 >= len(words) and len(words.split()) >= 3
+    )
+    return (
+        said and not _MARKUP.match(body) and not body.endswith(("?", "？"))
+    )  # a question is a heading of its answer
 
 
 def _is_title(text: str, start: int, end: int) -> bool:
     """Tell whether a sentence is a short line without a stop that stands alone above more text: a heading that no markup shows."""
     line = text[start:end]
     alone = _ABOVE.search(text[:start]) and _BELOW.match(text, end)
-    return bool(alone) and len(line) <= LONGEST_TITLE and "\n" not in line and line[-1].isalnum() and not OPENS.match(line)
+    return (
+        bool(alone)
+        and len(line) <= LONGEST_TITLE
+        and "\n" not in line
+        and line[-1].isalnum()
+        and not OPENS.match(line)
+    )
 
 
-async def weigh(question: str, passages: Sequence[str], embed: Embed | None, languages: Collection[str] | None = None) -> list[Sentence]:
+async def weigh(
+    question: str,
+    passages: Sequence[str],
+    embed: Embed | None,
+    languages: Collection[str] | None = None,
+) -> list[Sentence]:
     """Return the `SENTENCES` of the first passages that are nearest by their words, in order, with their scores.
 
     `languages` are those that `embed` speaks (None: all). A sentence in another has no cosine, and ranks as if it had an average one.
     """
     spoken = [detect(text) for text in passages[:PASSAGES]]
-    sentences = [sentence for at, text in enumerate(passages[:PASSAGES]) for sentence in candidates(at, text)]
+    sentences = [
+        sentence for at, text in enumerate(passages[:PASSAGES]) for sentence in candidates(at, text)
+    ]
     tokens = [tokenize(sentence.text, spoken[sentence.passage]) for sentence in sentences]
     df = Counter(token for words in tokens for token in set(words))
     average = sum(map(len, tokens)) / max(1, len(tokens))
     terms = asked(question, set(spoken))
-    weights = {language: {term: said * weight(len(tokens), df[term]) for term, said in held.items()} for language, held in terms.items()}
+    weights = {
+        language: {term: said * weight(len(tokens), df[term]) for term, said in held.items()}
+        for language, held in terms.items()
+    }
     for sentence, words in zip(sentences, tokens, strict=True):
-        sentence.score = KEYWORD_WEIGHT * bm25(weights[spoken[sentence.passage]], words, length=len(words), average=average)[1]
+        sentence.score = (
+            KEYWORD_WEIGHT
+            * bm25(weights[spoken[sentence.passage]], words, length=len(words), average=average)[1]
+        )
     nearest = sorted(sentences, key=lambda sentence: -sentence.score)[:SENTENCES]
     sentences = sorted(nearest, key=lambda sentence: (sentence.passage, sentence.start))
-    heard = [sentence for sentence in sentences if languages is None or spoken[sentence.passage] in languages]
+    heard = [
+        sentence
+        for sentence in sentences
+        if languages is None or spoken[sentence.passage] in languages
+    ]
     if embed and heard:
         vectors = await embed([question, *(sentence.text[:LONGEST] for sentence in heard)])
         for sentence, cosine in zip(heard, vectors[1:] @ vectors[0], strict=True):

@@ -68,7 +68,11 @@ def announced(text: str, at: int) -> int:
     while blank := _BLANK.match(text, end):
         stop = block_at(text, blank.end())[1]
         goes_on = end == at or announces(text[:end])
-        if stop <= blank.end() or stop > limit or not (goes_on or _GOES_ON.match(text, blank.end())):
+        if (
+            stop <= blank.end()
+            or stop > limit
+            or not (goes_on or _GOES_ON.match(text, blank.end()))
+        ):
             break
         end = stop
     return end
@@ -87,7 +91,13 @@ def block_at(text: str, start: int) -> tuple[int, int]:
 
 def _end(text: str, start: int) -> int:
     """Return where a block without a fence ends: at an empty line, behind which a list goes on with an item, and code with an indent."""
-    goes_on = _WITHIN_LIST if _ITEM.match(text, start) else _INDENTED if _INDENTED.match(text, start) else None
+    goes_on = (
+        _WITHIN_LIST
+        if _ITEM.match(text, start)
+        else _INDENTED
+        if _INDENTED.match(text, start)
+        else None
+    )
     at, end, blank = start, start, False
     for line in text[start:].splitlines(keepends=True):
         if line.strip():
@@ -114,4 +124,8 @@ def says_nothing(sentence: str) -> bool:
     if len(parts) > 2 and sentence[0] != "|" and all(0 < len(part.split()) <= 4 for part in parts):
         return True
     rest = _LINK.sub(" ", sentence)
-    return rest != sentence and sum(map(str.isalpha, rest)) * 3 < sum(map(str.isalpha, sentence)) and len(rest.split()) < 4
+    return (
+        rest != sentence
+        and sum(map(str.isalpha, rest)) * 3 < sum(map(str.isalpha, sentence))
+        and len(rest.split()) < 4
+    )

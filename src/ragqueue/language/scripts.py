@@ -7,7 +7,23 @@ STEMMED = {
     "pl", "pt", "ro", "ru", "sr", "sv", "ta", "tr",
 }  # fmt: skip
 # Known, but without a stemmer: their words are indexed as they stand.
-UNSTEMMED = {"bg", "bn", "he", "hr", "ja", "ka", "ko", "mk", "sk", "sl", "th", "uk", "ur", "vi", "zh"}
+UNSTEMMED = {
+    "bg",
+    "bn",
+    "he",
+    "hr",
+    "ja",
+    "ka",
+    "ko",
+    "mk",
+    "sk",
+    "sl",
+    "th",
+    "uk",
+    "ur",
+    "vi",
+    "zh",
+}
 DENSE = {  # scripts without spaces: Hangul, Thai, Kana, Han
     "ko": "\u1100-\u11ff\u3131-\u318e\uac00-\ud7a3",
     "th": "\u0e01-\u0e3a\u0e40-\u0e4e",

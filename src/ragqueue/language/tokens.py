@@ -20,9 +20,21 @@ _MARKS = "\u0300-\u036f\u0591-\u05bd\u05bf-\u05c7\u0610-\u061a\u064b-\u065f\u067
 # No token begins with "_": tokens of our own that mark a scope do, and no text can forge them.
 _WORD = re.compile(rf"[^\W_][\w{_MARKS}]*(?:[^\W_]|[{_MARKS}])|\d")
 _ASCII_WORD = re.compile(r"[a-z0-9]\w*[a-z0-9]|[0-9]", re.ASCII)
-_LETTERS = {"ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i"}
+_LETTERS = {
+    "ß": "ss",
+    "æ": "ae",
+    "œ": "oe",
+    "ø": "o",
+    "ł": "l",
+    "đ": "d",
+    "ð": "d",
+    "þ": "th",
+    "ı": "i",
+}
 _FOLDED = dict.fromkeys(range(0x300, 0x370)) | str.maketrans(_LETTERS)
-_local = threading.local()  # holds a thread's stemmers: two threads in one stemmer corrupt its state
+_local = (
+    threading.local()
+)  # holds a thread's stemmers: two threads in one stemmer corrupt its state
 
 
 def tokenize(text: str, language: str, *, own: str | None = None) -> list[str]:
@@ -36,7 +48,10 @@ def tokenize(text: str, language: str, *, own: str | None = None) -> list[str]:
         stemmers[language] = Stemmer.Stemmer(language)
     pattern, pieces = _ASCII_WORD, [text.lower()]
     if not text.isascii():
-        pattern, pieces = _WORD, SPACELESS.split(unicodedata.normalize("NFKC", text.lower().replace("\u00ad", "")))
+        pattern, pieces = (
+            _WORD,
+            SPACELESS.split(unicodedata.normalize("NFKC", text.lower().replace("\u00ad", ""))),
+        )
     tokens: list[str] = []
     for at, piece in enumerate(pieces):
         if at % 2:
@@ -56,7 +71,10 @@ def asked(question: str, languages: Iterable[str]) -> dict[str, Counter[str]]:
     """
     own = detect(question)
     # A question of stop words alone keeps them: a short one may be taken for English and say something else.
-    return {language: Counter(tokenize(question, language, own=own) or tokenize(question, language)) for language in languages}
+    return {
+        language: Counter(tokenize(question, language, own=own) or tokenize(question, language))
+        for language in languages
+    }
 
 
 @cache

@@ -16,4 +16,6 @@ class Parser(ABC):
 def opened(outline: dict[int, str], level: int, heading: str) -> dict[int, str]:
     """Return the open headings by level once this one has begun, cut to 200 characters: it closes those of its level and below."""
     title = " ".join(heading.split())[:200]
-    return {above: text for above, text in outline.items() if above < level} | ({level: title} if title else {})
+    return {above: text for above, text in outline.items() if above < level} | (
+        {level: title} if title else {}
+    )

@@ -23,7 +23,10 @@ _BLOCKS = frozenset((
     "tfoot", "th", "thead",
 ))  # fmt: skip
 _UNSEEN = "audio, canvas, datalist, dialog:not([open]), head, iframe, noscript, object, script, select, style, svg, template, title, video, [hidden]"
-_UNSEEN_STYLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden|(?:font-size|opacity)\s*:\s*0[a-z%]*\s*(?:;|!|\Z)", re.I)
+_UNSEEN_STYLE = re.compile(
+    r"display\s*:\s*none|visibility\s*:\s*hidden|(?:font-size|opacity)\s*:\s*0[a-z%]*\s*(?:;|!|\Z)",
+    re.I,
+)
 _LAYOUT = "table:has(table, h1, h2, h3, h4, h5, h6)"  # a table that only places things on the page
 
 
@@ -47,13 +50,26 @@ class HtmlParser(Parser):
             end, whole = end + len(text[-1]), place.whole
             blocks.append(Block(place.kind, start, end, tuple(outline.values())))
         title = page.css_first("head title, h1, h2, h3, h4, h5, h6")
-        return Parsed("".join(text)[2:], blocks, title=" ".join(title.text().split()) if title is not None else "")
+        return Parsed(
+            "".join(text)[2:],
+            blocks,
+            title=" ".join(title.text().split()) if title is not None else "",
+        )
 
 
 def _lines(page: LexborHTMLParser) -> Iterator[tuple[_Place, str]]:
     """Yield what can be seen, line by line; without recursion, for pages nest a hundred thousand deep."""
-    unseen = {node.mem_id for node in page.css(_UNSEEN + (", nav" if page.css_first("main, article, [role=main]") is not None else ""))}
-    unseen |= {node.mem_id for node in page.css("[style]") if _UNSEEN_STYLE.search(node.attributes["style"] or "")}
+    unseen = {
+        node.mem_id
+        for node in page.css(
+            _UNSEEN + (", nav" if page.css_first("main, article, [role=main]") is not None else "")
+        )
+    }
+    unseen |= {
+        node.mem_id
+        for node in page.css("[style]")
+        if _UNSEEN_STYLE.search(node.attributes["style"] or "")
+    }
     layout = {node.mem_id for node in page.css(_LAYOUT)}
     run, marker, here, stack = list[str](), "", _Place(), list[Any]([(page.root, _Place())])
     while stack:
@@ -68,7 +84,10 @@ def _lines(page: LexborHTMLParser) -> Iterator[tuple[_Place, str]]:
             continue
         else:
             tag, place = node.tag, place if node.mem_id in layout else _inside(node, place)
-            stack += ((tag, place), *((child, place) for child in reversed(list(node.iter(include_text=True)))))
+            stack += (
+                (tag, place),
+                *((child, place) for child in reversed(list(node.iter(include_text=True)))),
+            )
         if tag not in _BLOCKS:
             run += "\n" * (tag == "br" and not ends)
         elif tag not in _LINES and place.kind in _FLAT:
@@ -89,8 +108,14 @@ def _inside(node: Any, place: _Place) -> _Place:
         level = int(tag[1]) if kind == "heading" else place.level
         return place._replace(kind=kind, whole=0 if kind == "quote" else node.mem_id, level=level)
     start = (tag == "ol" and node.attributes.get("start")) or "1"
-    markers = map("{}. ".format, count(int(start) if start.isdecimal() and len(start) < 10 else 1)) if tag == "ol" else repeat("- ")
-    return _Place(kind, place.whole if place.kind == kind else node.mem_id, place.level + 1, markers)
+    markers = (
+        map("{}. ".format, count(int(start) if start.isdecimal() and len(start) < 10 else 1))
+        if tag == "ol"
+        else repeat("- ")
+    )
+    return _Place(
+        kind, place.whole if place.kind == kind else node.mem_id, place.level + 1, markers
+    )
 
 
 def _shown(run: str, place: _Place, marker: str) -> str:

@@ -24,7 +24,9 @@ _TAGS = re.compile(r"(?:\s|<[^<>]*>)*+")  # and nothing else: no block
 _INK = re.compile(r"\S(?:.*\S)?", re.S)
 _CODE = re.compile(r"[^\S\n]*\S(?:.*\S)?", re.S)  # the indent of its first line is part of it
 _ATTRIBUTES = re.compile(r"\{[^{}]*\}\s*\Z")  # "# Install { #install }"
-_BLOCKS = MarkdownIt("commonmark", {"maxNesting": 100}).enable("table").disable(["inline", "text_join"])
+_BLOCKS = (
+    MarkdownIt("commonmark", {"maxNesting": 100}).enable("table").disable(["inline", "text_join"])
+)
 _INLINE = MarkdownIt("commonmark", {"maxNesting": 100})
 
 
@@ -41,14 +43,23 @@ class MarkdownParser(Parser):
             if token.level or token.map is None or token.type not in _KINDS:
                 continue
             if token.type == "heading_open":
-                children = _INLINE.parseInline(_ATTRIBUTES.sub("", tokens[at + 1].content))[0].children or []
-                shown = (" " if child.type == "softbreak" else child.content for child in children if child.type != "html_inline")
+                children = (
+                    _INLINE.parseInline(_ATTRIBUTES.sub("", tokens[at + 1].content))[0].children
+                    or []
+                )
+                shown = (
+                    " " if child.type == "softbreak" else child.content
+                    for child in children
+                    if child.type != "html_inline"
+                )
                 heading = " ".join("".join(shown).split())
                 outline = opened(outline, int(token.tag[1:]), heading)
                 title = title or (heading if token.tag == "h1" else "")
             edges = [lines[token.map[0]], min(lines[token.map[1]], len(text))]
             if token.type == "html_block":  # the stretches between what no reader of the page sees
-                edges[1:1] = itertools.chain.from_iterable(unseen.span() for unseen in _UNSEEN.finditer(text, *edges))
+                edges[1:1] = itertools.chain.from_iterable(
+                    unseen.span() for unseen in _UNSEEN.finditer(text, *edges)
+                )
             for span in zip(edges[::2], edges[1::2], strict=True):
                 ink = (_CODE if _KINDS[token.type] == "code" else _INK).search(text, *span)
                 if ink and not _TAGS.fullmatch(text, *span):

@@ -25,7 +25,14 @@ _REASONS |= {MEMORY_EXIT: "memory limit", -24: "time limit"}  # -24: SIGXCPU
 class ParserPool:
     """Starts, reuses and replaces at most `processes` children; `memory` (bytes above the start) and `seconds` bound each document."""
 
-    def __init__(self, *, processes: int = 1, memory: int = 1_200_000_000, seconds: float = 60, table: Mapping[str, str] = PARSERS) -> None:
+    def __init__(
+        self,
+        *,
+        processes: int = 1,
+        memory: int = 1_200_000_000,
+        seconds: float = 60,
+        table: Mapping[str, str] = PARSERS,
+    ) -> None:
         self._memory, self._seconds, self._table = memory, seconds, table
         self._slots, self._closed = asyncio.Semaphore(processes), False
         self._idle, self._alive = list[Process](), set[Process]()
@@ -33,7 +40,9 @@ class ParserPool:
     async def parse(self, data: bytes, name: str, media_type: str) -> Parsed:
         """Return what a file holds. Raises UnreadableDocument, retryable when it broke its child; Unavailable when no child can start."""
         async with self._slots:
-            return await self._ask(Request(secrets.token_hex(8), self._table[media_type], name, data, self._seconds))
+            return await self._ask(
+                Request(secrets.token_hex(8), self._table[media_type], name, data, self._seconds)
+            )
 
     async def close(self) -> None:
         """Kill every child; a parse that is under way fails."""
@@ -54,13 +63,21 @@ class ParserPool:
                     raise UnreadableDocument(parsed)
                 return parsed
             except TimeoutError:
-                raise UnreadableDocument(f"{unread}the parser died (time limit of {self._seconds:g} s)", retryable=True) from None
+                raise UnreadableDocument(
+                    f"{unread}the parser died (time limit of {self._seconds:g} s)", retryable=True
+                ) from None
             except msgspec.MsgspecError as error:
-                raise UnreadableDocument(f"{unread}its parser answered nonsense ({error})") from error
+                raise UnreadableDocument(
+                    f"{unread}its parser answered nonsense ({error})"
+                ) from error
             except (EOFError, ConnectionError):
                 reason = await _end(child, patience=1)
-                if fresh and not self._closed:  # a used child has ended its life, or died of the documents before: again with a new one
-                    raise UnreadableDocument(f"{unread}the parser died ({reason})", retryable=True) from None
+                if (
+                    fresh and not self._closed
+                ):  # a used child has ended its life, or died of the documents before: again with a new one
+                    raise UnreadableDocument(
+                        f"{unread}the parser died ({reason})", retryable=True
+                    ) from None
             finally:
                 if child not in self._idle:
                     await _end(child)
@@ -78,13 +95,26 @@ async def isolation(memory: int) -> str:
 async def _launch(memory: int) -> tuple[Process, str]:
     """Return a new child and what it says of its bounds. Raises Unavailable."""
     # -P: what lies in the working directory is no module of ours; -B: a child may write no files
-    command = [sys.executable, "-P", "-B", "-c", "from ragqueue.parsers.child import main; main()", str(memory)]
+    command = [
+        sys.executable,
+        "-P",
+        "-B",
+        "-c",
+        "from ragqueue.parsers.child import main; main()",
+        str(memory),
+    ]
     # It finds the same modules but holds no keys; only POSIX lets Python start without the rest.
-    environment = {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))} if os.name == "posix" else None
+    environment = (
+        {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
+        if os.name == "posix"
+        else None
+    )
     child, bounds = None, ""
     try:
         async with asyncio.timeout(_START):
-            child = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, env=environment, limit=2**20)
+            child = await asyncio.create_subprocess_exec(
+                *command, stdin=PIPE, stdout=PIPE, env=environment, limit=2**20
+            )
             bounds = str(await _exchange(child, None))
         return child, bounds
     except (EOFError, OSError, msgspec.MsgspecError) as error:
@@ -106,7 +136,9 @@ async def _exchange(child: Process, request: Request | None) -> Parsed | str:
     size = int.from_bytes(await child.stdout.readexactly(8), "big")
     if size > 1_000_000 + 16 * MAX_TEXT:
         raise msgspec.ValidationError(f"{size:,} bytes")
-    return await asyncio.to_thread(_checked, await child.stdout.readexactly(size), request.id if request else "")
+    return await asyncio.to_thread(
+        _checked, await child.stdout.readexactly(size), request.id if request else ""
+    )
 
 
 async def _end(child: Process, *, patience: float = 0) -> str:
@@ -129,5 +161,7 @@ def _checked(body: bytes, request_id: str) -> Parsed | str:
     parsed = Parsed("", ()) if isinstance(answer, str) else answer
     for before, block in itertools.pairwise((Block("paragraph", 0, 0), *parsed.blocks)):
         if not before.end <= block.start < block.end <= len(parsed.text):
-            raise msgspec.ValidationError(f"block {block.start}-{block.end} does not stand in order in the text")
+            raise msgspec.ValidationError(
+                f"block {block.start}-{block.end} does not stand in order in the text"
+            )
     return answer

@@ -20,7 +20,10 @@ _MAGIC = {  # what is not caught as binary data by its NUL bytes, or deserves a 
     b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "an old or encrypted Office document", b"\x1f\x8b": "gzip data", b"\x89PNG\r\n": "a PNG picture",
     b"\xff\xd8\xff": "a JPEG picture", b"GIF8": "a GIF picture", b"PK\x05\x06": "an empty ZIP archive",
 }  # fmt: skip
-_HTML = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?:<!--.{0,200}?-->\s*)?<(?:!doctype\s+html|html[\s>])", re.I | re.S)
+_HTML = re.compile(
+    rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?:<!--.{0,200}?-->\s*)?<(?:!doctype\s+html|html[\s>])",
+    re.I | re.S,
+)
 
 
 def media_type_of(name: str, data: bytes, declared: str | None = None) -> str:
@@ -29,7 +32,9 @@ def media_type_of(name: str, data: bytes, declared: str | None = None) -> str:
     suffix = re.findall(r"(?:\.[a-z][a-z0-9]{0,9})?\Z", name.lower())[0]
     if by_name := EXTENSIONS.get(suffix):
         if found and (by_name, found) != ("application/pdf", "a PDF"):
-            raise UnreadableDocument(f"{name!r} is named {suffix}, but its bytes are {found}: give it its right name, or another file")
+            raise UnreadableDocument(
+                f"{name!r} is named {suffix}, but its bytes are {found}: give it its right name, or another file"
+            )
         return by_name
     if found == "a PDF":
         return "application/pdf"
@@ -38,5 +43,9 @@ def media_type_of(name: str, data: bytes, declared: str | None = None) -> str:
         return stated
     if not (found or suffix or b"\x00" in data[:1024]):
         return "text/html" if _HTML.match(data[:1024]) else "text/plain"
-    what = found or (f"of type {stated!r}" if stated else f"named {suffix}" if suffix else "binary data")
-    raise UnsupportedMedia(f"no parser reads {name!r}, {what}: allowed are {', '.join(EXTENSIONS)}, or a text declared as text/plain")
+    what = found or (
+        f"of type {stated!r}" if stated else f"named {suffix}" if suffix else "binary data"
+    )
+    raise UnsupportedMedia(
+        f"no parser reads {name!r}, {what}: allowed are {', '.join(EXTENSIONS)}, or a text declared as text/plain"
+    )

@@ -38,6 +38,8 @@ class JobQueue(ABC):
 def ring_of(args: Sequence[object]) -> Ring:
     """Return the ring that travelled as these values through a broker. Raises InvalidRequest for anything else."""
     match args:
-        case [str(job_id), str(lane), str(database), int() | float() as stamp, bool(front)] if lane in LANES and 0 <= stamp < 1e12:
+        case [str(job_id), str(lane), str(database), int() | float() as stamp, bool(front)] if (
+            lane in LANES and 0 <= stamp < 1e12
+        ):
             return Ring(job_id, lane, database, stamp, front)
     raise InvalidRequest(f"these arguments are no ring: {args!r:.200}")

@@ -16,7 +16,17 @@ from rq import Queue, command, executions, job, results, suspension, utils, work
 from ragqueue import brokers
 from ragqueue.errors import ConfigError, Unavailable, without_password
 from ragqueue.queues.base import Handle, JobQueue, ring_of
-from ragqueue.queues.ring_job import CHECK, FAILED_FOR, HANDLER, QUEUE_PREFIX, RETRIES, RingJob, RingWorker, failed_notes, questions
+from ragqueue.queues.ring_job import (
+    CHECK,
+    FAILED_FOR,
+    HANDLER,
+    QUEUE_PREFIX,
+    RETRIES,
+    RingJob,
+    RingWorker,
+    failed_notes,
+    questions,
+)
 from ragqueue.types import LANES, Ring
 
 TAKE_WAIT = 0.25  # seconds of one blocking pop: bounds how long a stop takes
@@ -29,7 +39,9 @@ BATCH = 1000  # rings sent in one transaction
 class ConcurrentWorker(RingWorker):
     """A true RQ worker that runs many jobs of one queue on one loop; a thread keeps RQ's books, for many jobs in one round trip."""
 
-    connection_timeout = 10  # seconds that a command may take; RQ's own is the life time of a worker
+    connection_timeout = (
+        10  # seconds that a command may take; RQ's own is the life time of a worker
+    )
 
     def __init__(self, queues: Sequence[Any], name: str | None = None, **options: Any) -> None:
         super().__init__(queues, name, **options)
@@ -60,7 +72,9 @@ class ConcurrentWorker(RingWorker):
             self._keep_books()
             self.teardown()
 
-    def _work(self, handle: Handle, loop: asyncio.AbstractEventLoop, concurrency: int, burst: bool) -> None:
+    def _work(
+        self, handle: Handle, loop: asyncio.AbstractEventLoop, concurrency: int, burst: bool
+    ) -> None:
         away, beaten = False, 0.0
         while not self._stopping.is_set():
             try:
@@ -75,13 +89,17 @@ class ConcurrentWorker(RingWorker):
                 if burst and free and not (self._running or self._backlog):
                     return
                 self._keep_books(0 if free else TAKE_WAIT)
-                if self.should_run_maintenance_tasks:  # not all of RQ's maintenance: that may fork a scheduler
+                if (
+                    self.should_run_maintenance_tasks
+                ):  # not all of RQ's maintenance: that may fork a scheduler
                     self.clean_registries()
                 away = False
             except Exception as error:  # what stands in Redis can be anything; what was taken rings again: RQ finds it, or our reconcile
                 if not away:
                     self.log.warning(
-                        "rq.unavailable: waiting for Redis: %s", brokers.reason(error), exc_info=not isinstance(error, RedisError)
+                        "rq.unavailable: waiting for Redis: %s",
+                        brokers.reason(error),
+                        exc_info=not isinstance(error, RedisError),
                     )
                 away = True
                 self._stopping.wait(PAUSE)
@@ -109,7 +127,9 @@ class ConcurrentWorker(RingWorker):
                     rq_job = RingJob(raw.decode(), self.connection)
                     rq_job.restore(data)
                     ring = ring_of(rq_job.args)
-                except Exception:  # its ring is lost; or it is doubled and done; or it is no ring at all
+                except (
+                    Exception
+                ):  # its ring is lost; or it is doubled and done; or it is no ring at all
                     self.log.warning("rq.dropped: %.100r", raw, exc_info=bool(data))
                     continue
                 rq_job.origin = queue.name
@@ -124,7 +144,10 @@ class ConcurrentWorker(RingWorker):
             with suppress(Empty):
                 while future := self._ended.get(timeout=0 if len(pipeline) else wait):
                     execution = self._running.pop(future)
-                    rq_job, error = execution.job, None if future.cancelled() else future.exception()
+                    rq_job, error = (
+                        execution.job,
+                        None if future.cancelled() else future.exception(),
+                    )
                     execution.delete(rq_job, pipeline)
                     self.increment_total_working_time(utils.now() - execution.created_at, pipeline)
                     if not future.cancelled() and error is None:
@@ -138,7 +161,9 @@ class ConcurrentWorker(RingWorker):
                     else:
                         rq_job.set_status("failed" if error else "stopped", pipeline)
                         rq_job.failed_job_registry.add(rq_job, FAILED_FOR, pipeline=pipeline)
-                        results.Result.create_failure(rq_job, FAILED_FOR, repr(error or "stopped"), self.name, pipeline)
+                        results.Result.create_failure(
+                            rq_job, FAILED_FOR, repr(error or "stopped"), self.name, pipeline
+                        )
             pipeline.execute()
 
     def _beat(self) -> None:
@@ -169,7 +194,9 @@ class ConcurrentWorker(RingWorker):
             super()._set_ip_address(connection)
 
     def _pubsub_exception_handler(self, exc: Exception, pubsub: Any, pubsub_thread: Any) -> None:
-        self.log.debug("rq.commands: %r", exc)  # Redis is away, of which the worker tells; or a bad command
+        self.log.debug(
+            "rq.commands: %r", exc
+        )  # Redis is away, of which the worker tells; or a bad command
         time.sleep(PAUSE)
 
 
@@ -182,7 +209,10 @@ class RQQueue(JobQueue):
         self._redis = Redis.from_url(
             brokers.usable(url), retry=retry.Retry(backoff.NoBackoff(), 1)
         )  # once, for an old connection may be dead
-        self._queues = {lane: Queue(QUEUE_PREFIX + lane, connection=self._redis, job_class=RingJob) for lane in LANES}
+        self._queues = {
+            lane: Queue(QUEUE_PREFIX + lane, connection=self._redis, job_class=RingJob)
+            for lane in LANES
+        }
         self._workers: list[ConcurrentWorker] = []
 
     async def ring(self, rings: Sequence[Ring]) -> None:
@@ -206,10 +236,15 @@ class RQQueue(JobQueue):
 
     async def claim_database(self, database: str) -> None:
         await self._call(self._redis.setnx, "ragqueue:database", database)
-        found = (await self._call(self._redis.get, "ragqueue:database") or b"").decode(errors="replace")
+        found = (await self._call(self._redis.get, "ragqueue:database") or b"").decode(
+            errors="replace"
+        )
         if found != database:
             problem = f"the broker {self._shown} belongs to database {found!r}, but this process uses {database!r}"
-            raise ConfigError(f"{problem}: give both the same RAGQUEUE_DATA, or this one another REDIS_URL", code="database_mismatch")
+            raise ConfigError(
+                f"{problem}: give both the same RAGQUEUE_DATA, or this one another REDIS_URL",
+                code="database_mismatch",
+            )
 
     async def close(self) -> None:
         while self._workers:
@@ -220,7 +255,9 @@ class RQQueue(JobQueue):
         try:
             return await asyncio.to_thread(function, *args)
         except (RedisError, OSError) as error:
-            raise Unavailable(f"the broker {self._shown} failed: {brokers.reason(error)}") from error
+            raise Unavailable(
+                f"the broker {self._shown} failed: {brokers.reason(error)}"
+            ) from error
 
     def _check(self) -> list[str]:
         with self._redis.pipeline(transaction=False) as pipeline:
@@ -236,13 +273,22 @@ class RQQueue(JobQueue):
 
     def _ring(self, rings: Sequence[Ring]) -> None:
         # Each ring at the front goes before the last one: in reverse they keep their order.
-        ordered = [ring for ring in rings if not ring.front] + [ring for ring in reversed(rings) if ring.front]
+        ordered = [ring for ring in rings if not ring.front] + [
+            ring for ring in reversed(rings) if ring.front
+        ]
         for first in range(0, len(ordered), BATCH):
             with self._redis.pipeline() as pipeline:
                 for ring in ordered[first : first + BATCH]:
                     # A new id each time, for a doubled ring must not replace the first; no timeout, for our deadline ends a job.
                     self._queues[ring.lane].enqueue_call(
-                        HANDLER, list(ring), timeout=-1, result_ttl=0, failure_ttl=FAILED_FOR, at_front=ring.front,
-                        job_id=f"{ring.job_id}-{uuid.uuid4().hex[:12]}", retry=job.Retry(max=RETRIES), pipeline=pipeline,
-                    )  # fmt: skip
+                        HANDLER,
+                        list(ring),
+                        timeout=-1,
+                        result_ttl=0,
+                        failure_ttl=FAILED_FOR,
+                        at_front=ring.front,
+                        job_id=f"{ring.job_id}-{uuid.uuid4().hex[:12]}",
+                        retry=job.Retry(max=RETRIES),
+                        pipeline=pipeline,
+                    )
                 pipeline.execute()

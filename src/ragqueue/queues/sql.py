@@ -67,7 +67,11 @@ class SqlQueue(JobQueue):
 async def _wait(bell: asyncio.Event, commits: Generator[bool]) -> None:
     """Wait for a ring of this process, a commit of any process, or time to look anyway."""
     began = now = time.monotonic()
-    while not bell.is_set() and now < began + LOOK_ANYWAY and not (now >= began + BUSY and next(commits)):
+    while (
+        not bell.is_set()
+        and now < began + LOOK_ANYWAY
+        and not (now >= began + BUSY and next(commits))
+    ):
         try:
             async with asyncio.timeout(POLL):
                 await bell.wait()

@@ -12,7 +12,9 @@ from ragqueue.types import ENDED, Document, Parsed, Space
 
 _LIVE = documents.c.state != "deleted"
 _DOCUMENTS = select(*(documents.c[name] for name in Document._fields)).where(_LIVE)
-_QUOTE = text("insert into quotes (tenant, document_id, job_id) values (:tenant, :document_id, :job_id) on conflict do nothing")
+_QUOTE = text(
+    "insert into quotes (tenant, document_id, job_id) values (:tenant, :document_id, :job_id) on conflict do nothing"
+)
 _UNERASED = text(f"""
     select d.tenant, d.id from documents d left join jobs j on j.id = d.erasure
     where d.state = 'deleted' and d.erased_at is null and d.cleared_at is null
@@ -53,43 +55,101 @@ def get(connection: Connection, tenant: str, document_id: str) -> Document | Non
 
 def by_source(connection: Connection, tenant: str, collection: str, source: str) -> Document | None:
     """Return the document that was given under this source."""
-    row = connection.execute(_DOCUMENTS.filter_by(tenant=tenant, collection=collection, source=source)).first()
+    row = connection.execute(
+        _DOCUMENTS.filter_by(tenant=tenant, collection=collection, source=source)
+    ).first()
     return Document(*row) if row else None
 
 
-def listed(connection: Connection, tenant: str, *, collection: str | None, after: str, limit: int) -> list[Document]:
+def listed(
+    connection: Connection, tenant: str, *, collection: str | None, after: str, limit: int
+) -> list[Document]:
     """Return the tenant's documents in order of id."""
-    query = _DOCUMENTS.where(documents.c.tenant == tenant, documents.c.id > after).order_by(documents.c.id).limit(limit)
-    return [Document(*row) for row in connection.execute(query if collection is None else query.filter_by(collection=collection))]
+    query = (
+        _DOCUMENTS.where(documents.c.tenant == tenant, documents.c.id > after)
+        .order_by(documents.c.id)
+        .limit(limit)
+    )
+    return [
+        Document(*row)
+        for row in connection.execute(
+            query if collection is None else query.filter_by(collection=collection)
+        )
+    ]
 
 
 def counted(connection: Connection, tenant: str) -> dict[str, tuple[int, int]]:
     """Return how many documents and chunks of the tenant are ready, by language."""
-    query = select(documents.c.language, func.count(), func.sum(documents.c.chunks)).filter_by(tenant=tenant, state="ready")
-    return {language: (ready, chunks) for language, ready, chunks in connection.execute(query.group_by(documents.c.language))}
+    query = select(documents.c.language, func.count(), func.sum(documents.c.chunks)).filter_by(
+        tenant=tenant, state="ready"
+    )
+    return {
+        language: (ready, chunks)
+        for language, ready, chunks in connection.execute(query.group_by(documents.c.language))
+    }
 
 
 def add_upload(
-    connection: Connection, /, *, tenant: str, collection: str, source: str, media_type: str, data: bytes, document_id: str, upload_id: str,
+    connection: Connection,
+    /,
+    *,
+    tenant: str,
+    collection: str,
+    source: str,
+    media_type: str,
+    data: bytes,
+    document_id: str,
+    upload_id: str,
     generation: str,
-) -> None:  # fmt: skip
+) -> None:
     """Store the bytes of a file, and its document if the source is new. Raises Conflict when the source is another document by now, or was deleted."""
-    known, at = by_source(connection, tenant, collection, source), connection.execute(select(NOW)).scalar_one()
-    deleted = known is None and connection.execute(select(documents.c.id).filter_by(tenant=tenant, id=document_id)).first()
+    known, at = (
+        by_source(connection, tenant, collection, source),
+        connection.execute(select(NOW)).scalar_one(),
+    )
+    deleted = (
+        known is None
+        and connection.execute(
+            select(documents.c.id).filter_by(tenant=tenant, id=document_id)
+        ).first()
+    )
     if deleted or (known is not None and known.id != document_id):
-        raise Conflict(f"{source!r} came in, or was deleted, twice at the same moment: send it again")
+        raise Conflict(
+            f"{source!r} came in, or was deleted, twice at the same moment: send it again"
+        )
     if known is None:
         given = (tenant, document_id, collection, source, media_type)
-        new = Document(*given, title="", version=0, state="pending", sha256="", language="", chunks=0, created_at=at, updated_at=at)
+        new = Document(
+            *given,
+            title="",
+            version=0,
+            state="pending",
+            sha256="",
+            language="",
+            chunks=0,
+            created_at=at,
+            updated_at=at,
+        )
         connection.execute(insert(documents), new._asdict())
     row = {"tenant": tenant, "name": collection, "generation": generation, "created_at": at}
     connection.execute(insert(collections).prefix_with("or ignore"), row)
-    connection.execute(insert(uploads), {"tenant": tenant, "id": upload_id, "document_id": document_id, "data": data, "created_at": at})
+    connection.execute(
+        insert(uploads),
+        {
+            "tenant": tenant,
+            "id": upload_id,
+            "document_id": document_id,
+            "data": data,
+            "created_at": at,
+        },
+    )
 
 
 def generation(connection: Connection, tenant: str, collection: str) -> str | None:
     """Return the active generation of a collection."""
-    return connection.scalar(select(collections.c.generation).filter_by(tenant=tenant, name=collection))
+    return connection.scalar(
+        select(collections.c.generation).filter_by(tenant=tenant, name=collection)
+    )
 
 
 def upload_data(connection: Connection, tenant: str, upload_id: str) -> bytes | None:
@@ -97,34 +157,76 @@ def upload_data(connection: Connection, tenant: str, upload_id: str) -> bytes | 
     return connection.scalar(select(uploads.c.data).filter_by(tenant=tenant, id=upload_id))
 
 
-def refuse(connection: Connection, tenant: str, document_id: str, message: str, upload_id: str) -> None:
+def refuse(
+    connection: Connection, tenant: str, document_id: str, message: str, upload_id: str
+) -> None:
     """Say why a document could not be read, and drop the bytes; an older version of it stays as it is."""
-    values = {"error": message, "updated_at": NOW, "state": case((documents.c.version == 0, "failed"), else_=documents.c.state)}
-    connection.execute(update(documents).where(_LIVE).filter_by(tenant=tenant, id=document_id).values(values))
+    values = {
+        "error": message,
+        "updated_at": NOW,
+        "state": case((documents.c.version == 0, "failed"), else_=documents.c.state),
+    }
+    connection.execute(
+        update(documents).where(_LIVE).filter_by(tenant=tenant, id=document_id).values(values)
+    )
     connection.execute(delete(uploads).filter_by(tenant=tenant, id=upload_id))
 
 
-def add_version(connection: Connection, document: Document, parsed: Parsed, *, upload_id: str, **said: str | int) -> None:
+def add_version(
+    connection: Connection, document: Document, parsed: Parsed, *, upload_id: str, **said: str | int
+) -> None:
     """Make a text the next version of a document and drop its older uploads. Raises Unavailable when it was changed or deleted meanwhile.
 
     `said`: title, sha256, language, chunks (how many), media_type.
     """
     tenant, document_id, version = document.tenant, document.id, document.version + 1
-    unchanged = update(documents).where(_LIVE).filter_by(tenant=tenant, id=document_id, version=document.version)
-    if not connection.execute(unchanged.values(version=version, state="ready", error=None, updated_at=NOW, **said)).rowcount:
-        raise Unavailable(f"{document.source!r} was changed or deleted while it was read: it is read again")
-    row = {"tenant": tenant, "document_id": document_id, "version": version, "sha256": said["sha256"], "created_at": NOW}
-    connection.execute(insert(versions).values(row | {"text": parsed.text, "pages": parsed.pages, "blocks": parsed.blocks}))
-    came = select(uploads.c.created_at).filter_by(tenant=tenant, id=upload_id).scalar_subquery()  # what came later has its own ingest
-    connection.execute(delete(uploads).where(uploads.c.created_at < came).filter_by(tenant=tenant, document_id=document_id))
+    unchanged = (
+        update(documents)
+        .where(_LIVE)
+        .filter_by(tenant=tenant, id=document_id, version=document.version)
+    )
+    if not connection.execute(
+        unchanged.values(version=version, state="ready", error=None, updated_at=NOW, **said)
+    ).rowcount:
+        raise Unavailable(
+            f"{document.source!r} was changed or deleted while it was read: it is read again"
+        )
+    row = {
+        "tenant": tenant,
+        "document_id": document_id,
+        "version": version,
+        "sha256": said["sha256"],
+        "created_at": NOW,
+    }
+    connection.execute(
+        insert(versions).values(
+            row | {"text": parsed.text, "pages": parsed.pages, "blocks": parsed.blocks}
+        )
+    )
+    came = (
+        select(uploads.c.created_at).filter_by(tenant=tenant, id=upload_id).scalar_subquery()
+    )  # what came later has its own ingest
+    connection.execute(
+        delete(uploads)
+        .where(uploads.c.created_at < came)
+        .filter_by(tenant=tenant, document_id=document_id)
+    )
 
 
-def text_of(connection: Connection, tenant: str, document_id: str, version: int | None) -> tuple[str, int] | None:
+def text_of(
+    connection: Connection, tenant: str, document_id: str, version: int | None
+) -> tuple[str, int] | None:
     """Return (canonical text, version); the current version when none is given. A deleted document has none."""
     same = and_(versions.c.tenant == documents.c.tenant, versions.c.document_id == documents.c.id)
-    query = select(versions.c.text, versions.c.version).join(documents, same).where(_LIVE, documents.c.id == document_id)
+    query = (
+        select(versions.c.text, versions.c.version)
+        .join(documents, same)
+        .where(_LIVE, documents.c.id == document_id)
+    )
     wanted = documents.c.version if version is None else version
-    return connection.execute(query.where(documents.c.tenant == tenant, versions.c.version == wanted)).first()
+    return connection.execute(
+        query.where(documents.c.tenant == tenant, versions.c.version == wanted)
+    ).first()
 
 
 def forget_replaced(connection: Connection, age: float) -> None:
@@ -136,7 +238,9 @@ def forget_replaced(connection: Connection, age: float) -> None:
 def hide(connection: Connection, erasure: str, *, tenant: str, document_id: str) -> None:
     """Delete a document from the sight of every process; `erasure` is the job that will erase it. Raises NotFound."""
     mine = update(documents).where(_LIVE).filter_by(tenant=tenant, id=document_id)
-    if not connection.execute(mine.values(state="deleted", hidden_at=NOW, erasure=erasure)).rowcount:
+    if not connection.execute(
+        mine.values(state="deleted", hidden_at=NOW, erasure=erasure)
+    ).rowcount:
         raise NotFound(f"there is no document {document_id!r}")
 
 
@@ -161,38 +265,60 @@ def receipt(connection: Connection, tenant: str, document_id: str) -> Receipt | 
 
 def space_of(connection: Connection, tenant: str, document_id: str) -> Space | None:
     """Return where a document is, also a deleted one."""
-    same = and_(collections.c.tenant == documents.c.tenant, collections.c.name == documents.c.collection)
-    query = select(collections.c.tenant, collections.c.name, collections.c.generation).join_from(documents, collections, same)
-    row = connection.execute(query.where(documents.c.tenant == tenant, documents.c.id == document_id)).first()
+    same = and_(
+        collections.c.tenant == documents.c.tenant, collections.c.name == documents.c.collection
+    )
+    query = select(collections.c.tenant, collections.c.name, collections.c.generation).join_from(
+        documents, collections, same
+    )
+    row = connection.execute(
+        query.where(documents.c.tenant == tenant, documents.c.id == document_id)
+    ).first()
     return Space(*row) if row else None
 
 
-def note_quotes(connection: Connection, tenant: str, job_id: str, document_ids: Sequence[str]) -> bool:
+def note_quotes(
+    connection: Connection, tenant: str, job_id: str, document_ids: Sequence[str]
+) -> bool:
     """Remember that a job is shown passages of these documents; False when one of them was deleted: then it must not be."""
     ids = sorted(set(document_ids))
     if connection.execute(_HIDDEN, {"tenant": tenant, "ids": to_json(ids)}).first():
         return False
     if ids:
-        connection.execute(_QUOTE, [{"tenant": tenant, "document_id": d, "job_id": job_id} for d in ids])
+        connection.execute(
+            _QUOTE, [{"tenant": tenant, "document_id": d, "job_id": job_id} for d in ids]
+        )
     return True
 
 
 def erase(connection: Connection, tenant: str, document_id: str) -> dict[str, int]:
     """Erase a deleted document's texts, bytes and name, and the answers of ended jobs that were shown it; return the counts."""
     shown = select(quotes.c.job_id).filter_by(tenant=tenant, document_id=document_id)
-    ended = select(jobs.c.id).where(jobs.c.tenant == tenant, jobs.c.id.in_(shown), jobs.c.state.in_(ENDED))
+    ended = select(jobs.c.id).where(
+        jobs.c.tenant == tenant, jobs.c.id.in_(shown), jobs.c.state.in_(ENDED)
+    )
     doomed = {
         "versions": delete(versions).filter_by(tenant=tenant, document_id=document_id),
         "files": delete(uploads).filter_by(tenant=tenant, document_id=document_id),
         "answers": delete(answers).where(answers.c.tenant == tenant, answers.c.job_id.in_(ended)),
     }
-    connection.execute(update(documents).filter_by(tenant=tenant, id=document_id).values(source="", title="", sha256="", error=None))
+    connection.execute(
+        update(documents)
+        .filter_by(tenant=tenant, id=document_id)
+        .values(source="", title="", sha256="", error=None)
+    )
     return {name: connection.execute(query).rowcount for name, query in doomed.items()}
 
 
-def note_cleared(connection: Connection, tenant: str, document_id: str, counts: Mapping[str, int]) -> None:
+def note_cleared(
+    connection: Connection, tenant: str, document_id: str, counts: Mapping[str, int]
+) -> None:
     """Note that the rows of a hidden document are gone, and what went."""
-    mine = update(documents).filter_by(tenant=tenant, id=document_id).where(documents.c.cleared_at.is_(None))
+    mine = (
+        update(documents)
+        .filter_by(tenant=tenant, id=document_id)
+        .where(documents.c.cleared_at.is_(None))
+    )
     connection.execute(mine.values(cleared_at=NOW, counts=counts))
     connection.execute(delete(quotes).filter_by(tenant=tenant, document_id=document_id))
 

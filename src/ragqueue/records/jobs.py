@@ -4,7 +4,22 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, delete, func, insert, or_, select, text, true, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    text,
+    true,
+    tuple_,
+    update,
+)
 
 from ragqueue.records.schema import answers, events, jobs, quotes
 from ragqueue.records.store import NOW, to_json
@@ -16,11 +31,28 @@ _QUEUED, _RUNNING = jobs.c.state == "queued", jobs.c.state == "running"
 _DUE, _UNRUNG = and_(_QUEUED, jobs.c.run_at <= NOW), jobs.c.rung_at.is_(None)
 _GIVEN = jobs.c.id.in_(select(func.json_each(bindparam("ids")).table_valued("value").c.value))
 _REQUEUED = {"state": "queued", "place": 0.0, "rung_at": None, "owner": None, "lease_until": None}
-_FRESH = {"state": "queued", "attempt": 0, "tries": 0, "deaths": 0, "cancel_requested": False, "deadline_at": NOW + bindparam("deadline")}
-_HELD = {"attempt": jobs.c.attempt + 1, "lease_until": NOW + bindparam("lease"), "started_at": func.coalesce(jobs.c.started_at, NOW)}
+_FRESH = {
+    "state": "queued",
+    "attempt": 0,
+    "tries": 0,
+    "deaths": 0,
+    "cancel_requested": False,
+    "deadline_at": NOW + bindparam("deadline"),
+}
+_HELD = {
+    "attempt": jobs.c.attempt + 1,
+    "lease_until": NOW + bindparam("lease"),
+    "started_at": func.coalesce(jobs.c.started_at, NOW),
+}
 # These are run for each job, and to build one takes as long as to run it. What is given under a column's name is set, too.
-_NEW = insert(jobs).values(_FRESH | dict.fromkeys(("place", "run_at", "rung_at", "created_at"), NOW)).returning(*_COLUMNS)
-_CLAIM = update(jobs).where(jobs.c.id == bindparam("wanted"), _DUE).values(_HELD).returning(*_COLUMNS)
+_NEW = (
+    insert(jobs)
+    .values(_FRESH | dict.fromkeys(("place", "run_at", "rung_at", "created_at"), NOW))
+    .returning(*_COLUMNS)
+)
+_CLAIM = (
+    update(jobs).where(jobs.c.id == bindparam("wanted"), _DUE).values(_HELD).returning(*_COLUMNS)
+)
 _END = update(jobs).values(ended_at=NOW, owner=None, lease_until=None)
 _ANSWER = insert(answers).values(created_at=NOW)
 _SHOWN_DELETED = text("""
@@ -29,12 +61,29 @@ _SHOWN_DELETED = text("""
 
 
 def insert_job(
-    connection: Connection, tenant: str, job_id: str, kind: str, payload: Mapping[str, Any], deadline: float,
-    retry_of: str | None = None, idempotency: str | None = None,
-) -> Job:  # fmt: skip
+    connection: Connection,
+    tenant: str,
+    job_id: str,
+    kind: str,
+    payload: Mapping[str, Any],
+    deadline: float,
+    retry_of: str | None = None,
+    idempotency: str | None = None,
+) -> Job:
     """Add a queued job that is due now and counts as rung now: its submitter rings after the commit. `deadline`: seconds from now."""
-    new = {"tenant": tenant, "id": job_id, "kind": kind, "lane": lane_of(kind), "payload": payload, "deadline": deadline}
-    about = {"retry_of": retry_of, "idempotency": idempotency, "document_id": payload.get("document_id")}
+    new = {
+        "tenant": tenant,
+        "id": job_id,
+        "kind": kind,
+        "lane": lane_of(kind),
+        "payload": payload,
+        "deadline": deadline,
+    }
+    about = {
+        "retry_of": retry_of,
+        "idempotency": idempotency,
+        "document_id": payload.get("document_id"),
+    }
     return Job(*connection.execute(_NEW, new | about).one())
 
 
@@ -54,15 +103,25 @@ def by_key(connection: Connection, tenant: str, idempotency: str) -> Job | None:
 
 
 def listed(
-    connection: Connection, tenant: str, *, state: str | None, kind: str | None, after: tuple[float, str] | None, limit: int
+    connection: Connection,
+    tenant: str,
+    *,
+    state: str | None,
+    kind: str | None,
+    after: tuple[float, str] | None,
+    limit: int,
 ) -> list[Job]:
     """Return the tenant's newest jobs; `after`, the (created_at, id) of a job, goes on behind it."""
-    wanted = {name: value for name, value in (("state", state), ("kind", kind)) if value is not None}
+    wanted = {
+        name: value for name, value in (("state", state), ("kind", kind)) if value is not None
+    }
     query = select(*_COLUMNS).filter_by(tenant=tenant, **wanted)
     place = tuple_(jobs.c.created_at, jobs.c.id)
     if after is not None:
         query = query.where(place < tuple_(*after))
-    rows = connection.execute(query.order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit))
+    rows = connection.execute(
+        query.order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit)
+    )
     return [Job(*row) for row in rows]
 
 
@@ -74,15 +133,23 @@ def waiting(connection: Connection, tenant: str, lane: str) -> tuple[int, int]:
 
 def ended_since(connection: Connection, lane: str, seconds: float) -> int:
     """Return how many jobs of the lane ended in the last seconds."""
-    return connection.execute(select(func.count()).where(jobs.c.ended_at > NOW - seconds, jobs.c.lane == lane)).scalar_one()
+    return connection.execute(
+        select(func.count()).where(jobs.c.ended_at > NOW - seconds, jobs.c.lane == lane)
+    ).scalar_one()
 
 
 def due(connection: Connection, lane: str, limit: int) -> list[str]:
     """Return the ids of claimable jobs in the order of their places."""
-    return list(connection.scalars(select(jobs.c.id).where(_DUE, jobs.c.lane == lane).order_by(jobs.c.place).limit(limit)))
+    return list(
+        connection.scalars(
+            select(jobs.c.id).where(_DUE, jobs.c.lane == lane).order_by(jobs.c.place).limit(limit)
+        )
+    )
 
 
-def claim(connection: Connection, job_id: str, owner: str, stamp: float, lease: float) -> Job | None:
+def claim(
+    connection: Connection, job_id: str, owner: str, stamp: float, lease: float
+) -> Job | None:
     """Take a queued and due job for a new attempt; None when another was faster, or it is not due."""
     held = {"state": "running", "owner": owner, "claimed_stamp": stamp or None}
     return _only(connection, _CLAIM, held | {"wanted": job_id, "lease": lease})
@@ -90,13 +157,23 @@ def claim(connection: Connection, job_id: str, owner: str, stamp: float, lease: 
 
 def renew(connection: Connection, owner: str, held: Sequence[str], lease: float) -> dict[str, int]:
     """Extend a process's leases on the jobs that it says it holds; return {job id: attempt} of those it still has."""
-    query = update(jobs).where(jobs.c.owner == owner, _RUNNING, _GIVEN).values(lease_until=NOW + lease)
-    return dict(connection.execute(query.returning(jobs.c.id, jobs.c.attempt), {"ids": to_json(held)}).all())
+    query = (
+        update(jobs).where(jobs.c.owner == owner, _RUNNING, _GIVEN).values(lease_until=NOW + lease)
+    )
+    return dict(
+        connection.execute(query.returning(jobs.c.id, jobs.c.attempt), {"ids": to_json(held)}).all()
+    )
 
 
 def cancels(connection: Connection, owner: str) -> list[str]:
     """Return the process's running jobs that somebody wants to cancel."""
-    return list(connection.scalars(select(jobs.c.id).where(jobs.c.owner == owner, _RUNNING, jobs.c.cancel_requested == true())))
+    return list(
+        connection.scalars(
+            select(jobs.c.id).where(
+                jobs.c.owner == owner, _RUNNING, jobs.c.cancel_requested == true()
+            )
+        )
+    )
 
 
 def current(job_id: str, attempt: int) -> ColumnElement[bool]:
@@ -108,7 +185,12 @@ def finish(connection: Connection, job: Job, outcome: Outcome) -> bool:
     """End the job with this outcome, and store a chat's answer; False when the run is not the current one."""
     is_chat, key = job.kind == "chat", {"tenant": job.tenant, "job_id": job.id}
     if is_chat and connection.execute(_SHOWN_DELETED, key).first():
-        outcome = Outcome("failed", None, "source_deleted", "a document that it was answered from was deleted meanwhile: ask again")
+        outcome = Outcome(
+            "failed",
+            None,
+            "source_deleted",
+            "a document that it was answered from was deleted meanwhile: ask again",
+        )
     ended = outcome._replace(result=None) if is_chat else outcome
     if not connection.execute(_END.where(current(job.id, job.attempt)), ended._asdict()).rowcount:
         return False
@@ -119,14 +201,27 @@ def finish(connection: Connection, job: Job, outcome: Outcome) -> bool:
 
 def bury(connection: Connection, job: Job, outcome: Outcome) -> bool:
     """End a job over its worker's head, as the next attempt, with which the caller has fenced the log; False when it went on."""
-    as_seen = _END.filter_by(id=job.id, attempt=job.attempt, state=job.state).values(attempt=job.attempt + 1)
+    as_seen = _END.filter_by(id=job.id, attempt=job.attempt, state=job.state).values(
+        attempt=job.attempt + 1
+    )
     return bool(connection.execute(as_seen, outcome._asdict()).rowcount)
 
 
-def retry_later(connection: Connection, job: Job, delay: float, error_code: str, error_message: str) -> bool:
+def retry_later(
+    connection: Connection, job: Job, delay: float, error_code: str, error_message: str
+) -> bool:
     """Give the job back after a failed try; its next run is due after the delay (seconds), at the front."""
-    said = {"tries": jobs.c.tries + 1, "run_at": NOW + delay, "error_code": error_code, "error_message": error_message}
-    return bool(connection.execute(update(jobs).where(current(job.id, job.attempt)).values(_REQUEUED | said)).rowcount)
+    said = {
+        "tries": jobs.c.tries + 1,
+        "run_at": NOW + delay,
+        "error_code": error_code,
+        "error_message": error_message,
+    }
+    return bool(
+        connection.execute(
+            update(jobs).where(current(job.id, job.attempt)).values(_REQUEUED | said)
+        ).rowcount
+    )
 
 
 def release(connection: Connection, owner: str | None = None, died: bool = True) -> list[Ring]:
@@ -139,7 +234,10 @@ def release(connection: Connection, owner: str | None = None, died: bool = True)
 
 
 def _fronts(connection: Connection, query: Any) -> list[Ring]:
-    return [Ring(row.id, row.lane, "", 0.0, front=True) for row in connection.execute(query.returning(jobs.c.id, jobs.c.lane))]
+    return [
+        Ring(row.id, row.lane, "", 0.0, front=True)
+        for row in connection.execute(query.returning(jobs.c.id, jobs.c.lane))
+    ]
 
 
 def neglected(connection: Connection) -> tuple[bool, bool]:
@@ -149,17 +247,29 @@ def neglected(connection: Connection) -> tuple[bool, bool]:
     return connection.execute(select(dead, unrung)).one()
 
 
-def ring_due(connection: Connection, which: ColumnElement[bool] = _UNRUNG, limit: int = 10_000) -> list[Ring]:
+def ring_due(
+    connection: Connection, which: ColumnElement[bool] = _UNRUNG, limit: int = 10_000
+) -> list[Ring]:
     """Mark due jobs, by default those that were never rung, as rung now; the caller rings them, at the front."""
-    chosen = select(jobs.c.id).where(_DUE, which).order_by(jobs.c.place, jobs.c.created_at).limit(limit)
+    chosen = (
+        select(jobs.c.id).where(_DUE, which).order_by(jobs.c.place, jobs.c.created_at).limit(limit)
+    )
     return _fronts(connection, update(jobs).where(jobs.c.id.in_(chosen)).values(rung_at=NOW))
 
 
-def ring_lost(connection: Connection, lane: str, empty: bool, age: float, looked: float) -> list[Ring]:
+def ring_lost(
+    connection: Connection, lane: str, empty: bool, age: float, looked: float
+) -> list[Ring]:
     """Like `ring_due`, for jobs rung `age` seconds before the look at the queue (monotonic), if it was empty or `OVERTAKINGS` rung later were claimed."""
-    old = and_(jobs.c.lane == lane, jobs.c.rung_at < NOW - (age + time.monotonic() - looked))  # this write may have waited behind many
+    old = and_(
+        jobs.c.lane == lane, jobs.c.rung_at < NOW - (age + time.monotonic() - looked)
+    )  # this write may have waited behind many
     if not empty:
-        claimed = select(jobs.c.claimed_stamp).where(jobs.c.lane == lane, jobs.c.claimed_stamp.is_not(None)).correlate(None)
+        claimed = (
+            select(jobs.c.claimed_stamp)
+            .where(jobs.c.lane == lane, jobs.c.claimed_stamp.is_not(None))
+            .correlate(None)
+        )
         last = claimed.order_by(jobs.c.claimed_stamp.desc()).limit(1).offset(OVERTAKINGS - 1)
         old = and_(old, jobs.c.rung_at < last.scalar_subquery())
     return ring_due(connection, old, 2_000)
@@ -176,12 +286,21 @@ def overdue(connection: Connection, grace: float) -> list[Job]:
     """Return jobs that nobody works on and that must end: cancelled, or past their deadline (by `grace` while they run)."""
     waits = and_(_QUEUED, or_(jobs.c.cancel_requested == true(), jobs.c.deadline_at < NOW))
     runs = and_(_RUNNING, jobs.c.deadline_at < NOW - grace)
-    return [Job(*row) for row in connection.execute(select(*_COLUMNS).where(or_(_QUEUED, _RUNNING), or_(waits, runs)).limit(500))]
+    return [
+        Job(*row)
+        for row in connection.execute(
+            select(*_COLUMNS).where(or_(_QUEUED, _RUNNING), or_(waits, runs)).limit(500)
+        )
+    ]
 
 
 def states(connection: Connection, job_ids: Sequence[str]) -> dict[str, str]:
     """Return the state of these jobs in one query."""
-    return dict(connection.execute(select(jobs.c.id, jobs.c.state).where(_GIVEN), {"ids": to_json(job_ids)}).all())
+    return dict(
+        connection.execute(
+            select(jobs.c.id, jobs.c.state).where(_GIVEN), {"ids": to_json(job_ids)}
+        ).all()
+    )
 
 
 def answer(connection: Connection, tenant: str, job_id: str) -> dict[str, Any] | None:
@@ -191,7 +310,9 @@ def answer(connection: Connection, tenant: str, job_id: str) -> dict[str, Any] |
 
 def erase(connection: Connection, tenant: str, job_ids: Sequence[str]) -> int:
     """Erase ended jobs with their answers, events and what refers to them; return how many jobs went."""
-    ended = delete(jobs).where(jobs.c.tenant == tenant, jobs.c.id.in_(job_ids), jobs.c.state.in_(ENDED))
+    ended = delete(jobs).where(
+        jobs.c.tenant == tenant, jobs.c.id.in_(job_ids), jobs.c.state.in_(ENDED)
+    )
     gone = connection.scalars(ended.returning(jobs.c.id)).all()
     for table in (answers, quotes):
         connection.execute(delete(table).where(table.c.tenant == tenant, table.c.job_id.in_(gone)))
@@ -201,13 +322,19 @@ def erase(connection: Connection, tenant: str, job_ids: Sequence[str]) -> int:
 
 def expired(connection: Connection, age: float, limit: int) -> list[tuple[str, str]]:
     """Return (tenant, job id) of jobs that ended more than `age` seconds ago."""
-    query = select(jobs.c.tenant, jobs.c.id).where(jobs.c.ended_at < NOW - age).order_by(jobs.c.ended_at)
+    query = (
+        select(jobs.c.tenant, jobs.c.id)
+        .where(jobs.c.ended_at < NOW - age)
+        .order_by(jobs.c.ended_at)
+    )
     return list(connection.execute(query.limit(limit)))
 
 
 _LOGGED = text(f"""
     select id from jobs where log_dropped = 0 and attempt > 0 and ended_at < {NOW} - :age order by ended_at limit :limit""")
-_LOG_DROPPED = text("update jobs set log_dropped = 1 where id in (select value from json_each(:ids))")
+_LOG_DROPPED = text(
+    "update jobs set log_dropped = 1 where id in (select value from json_each(:ids))"
+)
 _FENCED = text("""
     select j.id, j.attempt from quotes q join jobs j on j.id = q.job_id
     where q.tenant = :tenant and q.document_id = :document_id and j.attempt > 0 and j.log_dropped = 0""")

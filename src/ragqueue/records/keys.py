@@ -23,7 +23,11 @@ def create(connection: Connection, tenant: str, name: str) -> str:
     check_storable("the key's name", name)
     check_storable("tenant", tenant)
     key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
-    connection.execute(insert(api_keys).values(tenant=tenant, id=key_id, hash=_hash(secret), name=name, created_at=NOW))
+    connection.execute(
+        insert(api_keys).values(
+            tenant=tenant, id=key_id, hash=_hash(secret), name=name, created_at=NOW
+        )
+    )
     return f"rq_{key_id}_{secret}"
 
 
@@ -52,10 +56,16 @@ def any_valid(connection: Connection) -> bool:
 
 def listed(connection: Connection) -> list[dict[str, Any]]:
     """Return every key: all columns but the hash of its secret."""
-    query = select(*(column for column in api_keys.c if column is not api_keys.c.hash)).order_by(api_keys.c.created_at)
+    query = select(*(column for column in api_keys.c if column is not api_keys.c.hash)).order_by(
+        api_keys.c.created_at
+    )
     return [dict(row) for row in connection.execute(query).mappings()]
 
 
 def revoke(connection: Connection, key_id: str) -> bool:
     """End a key's validity; False when there is no such valid key."""
-    return bool(connection.execute(update(api_keys).where(api_keys.c.id == key_id, _VALID).values(revoked_at=NOW)).rowcount)
+    return bool(
+        connection.execute(
+            update(api_keys).where(api_keys.c.id == key_id, _VALID).values(revoked_at=NOW)
+        ).rowcount
+    )

@@ -18,7 +18,9 @@ FEWEST_TERMS = 2
 MOST_TERMS = 12
 CANDIDATES = 200  # what the index's own ranking finds is ranked again
 # Lists travel as JSON: SQLAlchemy's `in_` took 2 ms of CPU a question.
-_WANTED = "c.tenant = :tenant and (:names is null or c.name in (select value from json_each(:names)))"
+_WANTED = (
+    "c.tenant = :tenant and (:names is null or c.name in (select value from json_each(:names)))"
+)
 _SUMS = text(f"""
     select c.name, c.generation, s.language, s.chunks, s.length from collections c
     left join spaces s on s.tenant = c.tenant and s.collection = c.name and s.generation = c.generation where {_WANTED} order by c.name""")
@@ -26,7 +28,9 @@ _FREQUENCIES = text(f"""
     select t.term, sum(t.df) from collections c
     cross join terms t on t.tenant = c.tenant and t.collection = c.name and t.generation = c.generation
     where {_WANTED} and t.term in (select value from json_each(:words)) group by t.term""")
-_FEATURES = text(f"select c.number, c.collection, c.generation, c.language, c.tokens, c.length, c.vector {SHOWN}")
+_FEATURES = text(
+    f"select c.number, c.collection, c.generation, c.language, c.tokens, c.length, c.vector {SHOWN}"
+)
 
 
 class Scored(NamedTuple):
@@ -49,12 +53,16 @@ class Weights(NamedTuple):
     picked: Mapping[str, float]  # the terms to look up
 
 
-def weigh(connection: Connection, tenant: str, names: Sequence[str] | None, question: str) -> Weights:
+def weigh(
+    connection: Connection, tenant: str, names: Sequence[str] | None, question: str
+) -> Weights:
     """Weigh a question's words in each language of these collections (None: of all of the tenant's). Raises NotFound."""
     wanted = {"tenant": tenant, "names": None if names is None else json.dumps(names)}
     rows = connection.execute(_SUMS, wanted).all()
     if missing := set(names or ()).difference(row.name for row in rows):
-        raise NotFound(f"there is no collection {min(missing)!r}: add a document to it first, or leave the collection out")
+        raise NotFound(
+            f"there is no collection {min(missing)!r}: add a document to it first, or leave the collection out"
+        )
     counts, lengths = Counter[str](), Counter[str]()
     for row in rows:
         if row.language is not None:
@@ -62,30 +70,51 @@ def weigh(connection: Connection, tenant: str, names: Sequence[str] | None, ques
             lengths[row.language] += row.length
     words = asked(question, counts)
     every = json.dumps(list(set().union(*words.values())))
-    df = {term: count for term, count in connection.execute(_FREQUENCIES, wanted | {"words": every})}
+    df = {
+        term: count for term, count in connection.execute(_FREQUENCIES, wanted | {"words": every})
+    }
     idf = {  # what the question says twice counts twice
-        language: {term: said * weight(counts.total(), df.get(term, 0)) for term, said in terms.items()}
+        language: {
+            term: said * weight(counts.total(), df.get(term, 0)) for term, said in terms.items()
+        }
         for language, terms in words.items()
     }
     picked: dict[str, float] = {}  # the rarest, as many as have no more postings than the budget
     for language, held in idf.items():
         budget = BUDGET * max(counts[language] / counts.total(), 0.1)
-        for at, term in enumerate(sorted(held.keys() & df, key=lambda term: (df[term], term))[:MOST_TERMS]):
+        for at, term in enumerate(
+            sorted(held.keys() & df, key=lambda term: (df[term], term))[:MOST_TERMS]
+        ):
             budget -= df[term]
             if budget >= 0 or at < FEWEST_TERMS:
                 picked[term] = held[term]
     average = {language: lengths[language] / count for language, count in counts.items()}
-    return Weights(tenant, dict.fromkeys(Space(tenant, row.name, row.generation) for row in rows), idf, average, picked)
+    return Weights(
+        tenant,
+        dict.fromkeys(Space(tenant, row.name, row.generation) for row in rows),
+        idf,
+        average,
+        picked,
+    )
 
 
 def scored(connection: Connection, weights: Weights, numbers: Collection[int]) -> list[Scored]:
     """Return these chunks with their BM25, best first, ties by number; those outside the spaces or that may not be shown are left out."""
     found = []
-    rows = connection.execute(_FEATURES, {"tenant": weights.tenant, "numbers": json.dumps(list(numbers))})
+    rows = connection.execute(
+        _FEATURES, {"tenant": weights.tenant, "numbers": json.dumps(list(numbers))}
+    )
     for number, collection, generation, language, tokens, length, vector in rows:
         if (weights.tenant, collection, generation) in weights.spaces:
             held, average = weights.idf.get(language, {}), weights.average.get(language, 0)
-            found.append(Scored(number, generation, vector, *bm25(held, tokens.split(" "), length=length, average=average)))
+            found.append(
+                Scored(
+                    number,
+                    generation,
+                    vector,
+                    *bm25(held, tokens.split(" "), length=length, average=average),
+                )
+            )
     return sorted(found, key=lambda one: (-one.bm25, one.number))
 
 
@@ -95,13 +124,24 @@ def search(connection: Connection, weights: Weights, limit: int) -> list[Scored]
         return []
     scopes = _any(map(scope, weights.spaces))
     if len(weights.picked) <= FEWEST_TERMS:
-        query = "select rowid from chunk_words where chunk_words match ? order by rank, rowid limit ?"
+        query = (
+            "select rowid from chunk_words where chunk_words match ? order by rank, rowid limit ?"
+        )
         values: list[float | str] = [f"{scopes} AND {_any(weights.picked)}"]
     else:  # the weights of the terms that a chunk holds are added: a third of the time of FTS5's own rank
-        each = " union all ".join(["select rowid as number, ? as weight from chunk_words where chunk_words match ?"] * len(weights.picked))
+        each = " union all ".join(
+            ["select rowid as number, ? as weight from chunk_words where chunk_words match ?"]
+            * len(weights.picked)
+        )
         query = f"select number from ({each}) held group by number order by sum(weight) desc, number limit ?"
-        values = [value for term, weight in weights.picked.items() for value in (weight, f"{scopes} AND {_any([term])}")]
-    numbers = connection.exec_driver_sql(query, (*values, max(2 * limit, CANDIDATES))).scalars().all()
+        values = [
+            value
+            for term, weight in weights.picked.items()
+            for value in (weight, f"{scopes} AND {_any([term])}")
+        ]
+    numbers = (
+        connection.exec_driver_sql(query, (*values, max(2 * limit, CANDIDATES))).scalars().all()
+    )
     return scored(connection, weights, numbers)[:limit]
 
 

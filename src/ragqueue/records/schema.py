@@ -4,7 +4,20 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from sqlalchemy import JSON, URL, Boolean, Column, Connection, Engine, Integer, MetaData, Table, inspect, select, text
+from sqlalchemy import (
+    JSON,
+    URL,
+    Boolean,
+    Column,
+    Connection,
+    Engine,
+    Integer,
+    MetaData,
+    Table,
+    inspect,
+    select,
+    text,
+)
 from sqlalchemy.types import NullType, TypeEngine
 
 from ragqueue.errors import ConfigError, told
@@ -13,12 +26,21 @@ from ragqueue.records.store import WRITE, Records, lock, transact
 HEAD = "0002"
 _FOLDER = Path(__file__).with_name("migrations")
 # A word after a colon says how a column is read; the database numbers a `key`.
-_TYPES: dict[str, TypeEngine[Any]] = {"": NullType(), "json": JSON(none_as_null=True), "bool": Boolean(), "key": Integer()}
+_TYPES: dict[str, TypeEngine[Any]] = {
+    "": NullType(),
+    "json": JSON(none_as_null=True),
+    "bool": Boolean(),
+    "key": Integer(),
+}
 
 
 def _table(words: str) -> Table:
     name, *columns = (word.partition(":") for word in words.split())
-    return Table(name[0], MetaData(), *(Column(column, _TYPES[kind], primary_key=kind == "key") for column, _, kind in columns))
+    return Table(
+        name[0],
+        MetaData(),
+        *(Column(column, _TYPES[kind], primary_key=kind == "key") for column, _, kind in columns),
+    )
 
 
 facts = _table("facts name value")
@@ -53,27 +75,39 @@ def open_records(folder: Path) -> Records:
         folder.mkdir(parents=True, exist_ok=True)
         TemporaryFile(dir=folder).close()
     except (OSError, ValueError) as error:  # ValueError: a NUL
-        raise ConfigError(f"the data folder {str(folder)!r} cannot be written ({told(error)}): set RAGQUEUE_DATA to another") from error
+        raise ConfigError(
+            f"the data folder {str(folder)!r} cannot be written ({told(error)}): set RAGQUEUE_DATA to another"
+        ) from error
     return Records(URL.create("sqlite", database=str(folder.absolute() / "records.sqlite3")))
 
 
 def migrate(engine: Engine) -> str:
     """Bring the database to HEAD and return its UUID, which its first migration made. Raises ConfigError."""
     with engine.connect() as connection:
-        lock(connection, "PRAGMA journal_mode=WAL")  # two processes may make the file at the same moment
+        lock(
+            connection, "PRAGMA journal_mode=WAL"
+        )  # two processes may make the file at the same moment
         known = inspect(connection).has_table("alembic_version")
         if not known or connection.scalar(text("select version_num from alembic_version")) != HEAD:
             transact(connection, _upgrade, strength=WRITE)
-        return str(connection.execute(select(facts.c.value).where(facts.c.name == "uuid")).scalar_one())
+        return str(
+            connection.execute(select(facts.c.value).where(facts.c.name == "uuid")).scalar_one()
+        )
 
 
 def statements(path: Path) -> list[str]:
     """Return the statements of a migration: each ends with a semicolon at the end of a line."""
-    return [statement for statement in path.read_text(encoding="utf-8").split(";\n") if statement.strip()]
+    return [
+        statement
+        for statement in path.read_text(encoding="utf-8").split(";\n")
+        if statement.strip()
+    ]
 
 
 def _upgrade(connection: Connection) -> None:
-    from alembic.operations import Operations  # imported when there is something to do: it costs 0.2 s
+    from alembic.operations import (
+        Operations,
+    )  # imported when there is something to do: it costs 0.2 s
     from alembic.runtime.migration import MigrationContext
     from alembic.script import ScriptDirectory
 
@@ -83,6 +117,9 @@ def _upgrade(connection: Connection) -> None:
     revision = context.get_current_revision()  # another process may have been faster
     if revision not in (None, *(path.name[:4] for path in _FOLDER.glob("[0-9]*.py"))):
         said = f"the database is of revision {revision!r}, this version knows up to {HEAD!r}"
-        raise ConfigError(f"{said}: install the version of ragqueue that wrote it, or a newer one", code="database_too_new")
+        raise ConfigError(
+            f"{said}: install the version of ragqueue that wrote it, or a newer one",
+            code="database_too_new",
+        )
     with Operations.context(context):
         context.run_migrations()

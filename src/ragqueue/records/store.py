@@ -10,7 +10,16 @@ from contextlib import closing, suppress
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
-from sqlalchemy import URL, ColumnElement, Connection, Engine, Float, create_engine, event, literal_column
+from sqlalchemy import (
+    URL,
+    ColumnElement,
+    Connection,
+    Engine,
+    Float,
+    create_engine,
+    event,
+    literal_column,
+)
 from sqlalchemy.exc import OperationalError
 
 from ragqueue.errors import StoreFull, Unavailable
@@ -34,7 +43,9 @@ NOW: ColumnElement[float] = literal_column("((julianday('now') - 2440587.5) * 86
 GENERIC, FULL = 1, 13
 LASTING = frozenset({10, 11, 14, 26})  # IOERR, CORRUPT, CANTOPEN, NOTADB
 BUSY = frozenset({5, 6})  # BUSY, LOCKED
-READ, NOTE, WRITE = range(3)  # what a transaction is for; a power cut may undo a note, never a crash of the process
+READ, NOTE, WRITE = range(
+    3
+)  # what a transaction is for; a power cut may undo a note, never a crash of the process
 
 
 def to_json(value: Any) -> str:
@@ -44,12 +55,20 @@ def to_json(value: Any) -> str:
 
 def sqlite_is_safe(version: tuple[int, ...] = sqlite_module.sqlite_version_info) -> bool:
     """Say whether two processes may write through this SQLite."""
-    return version >= (3, 51, 3) or any(version[:2] == v[:2] and version >= v for v in PATCHED_SQLITE)
+    return version >= (3, 51, 3) or any(
+        version[:2] == v[:2] and version >= v for v in PATCHED_SQLITE
+    )
 
 
 def open_engine(url: URL, *, pool_size: int = 5) -> Engine:
     """Return an engine with our way of transactions and our pragmas on each connection."""
-    engine = create_engine(url, module=sqlite_module, pool_size=pool_size, json_serializer=to_json, json_deserializer=msgspec.json.decode)
+    engine = create_engine(
+        url,
+        module=sqlite_module,
+        pool_size=pool_size,
+        json_serializer=to_json,
+        json_deserializer=msgspec.json.decode,
+    )
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _: Any) -> None:
@@ -77,7 +96,10 @@ class Records:
 
     def __init__(self, url: URL) -> None:
         self.url, self.engine = url, open_engine(url, pool_size=READERS + 8)
-        self._reads, self._writes = queue.SimpleQueue[Work | None](), queue.SimpleQueue[Work | None]()
+        self._reads, self._writes = (
+            queue.SimpleQueue[Work | None](),
+            queue.SimpleQueue[Work | None](),
+        )
         self._threads: list[threading.Thread] = []
         self._closed = False
         self.compacting = asyncio.Lock()  # one `compact` at a time is enough
@@ -94,24 +116,35 @@ class Records:
         """Like `write`, but a power cut may undo it: for what can be made again, like token events."""
         return await self._ask(NOTE, function, args)
 
-    def _ask(self, strength: int, function: Callable[..., T], args: tuple[Any, ...]) -> asyncio.Future[T]:
+    def _ask(
+        self, strength: int, function: Callable[..., T], args: tuple[Any, ...]
+    ) -> asyncio.Future[T]:
         if self._closed:
             raise Unavailable("the records are closed")
         if not self._threads:  # at the first use: a process that forks must not have threads
             queues = [(self._reads, 1)] * READERS + [(self._writes, GROUP)]
-            self._threads = [threading.Thread(target=self._serve, args=args, name="records", daemon=True) for args in queues]
+            self._threads = [
+                threading.Thread(target=self._serve, args=args, name="records", daemon=True)
+                for args in queues
+            ]
             for thread in self._threads:
                 thread.start()
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        (self._reads if strength == READ else self._writes).put(Work(function, args, strength, future))
+        (self._reads if strength == READ else self._writes).put(
+            Work(function, args, strength, future)
+        )
         return future
 
     def _serve(self, works: queue.SimpleQueue[Work | None], most: int) -> None:
-        connection: Connection | None = None  # for good: one out of the pool for each read costs more than most reads
+        connection: Connection | None = (
+            None  # for good: one out of the pool for each read costs more than most reads
+        )
         ended = False
         while not ended:
             waiting: list[Work | None] = [works.get()]
-            while len(waiting) < most and not works.empty():  # nobody else takes out of the queue of writes
+            while (
+                len(waiting) < most and not works.empty()
+            ):  # nobody else takes out of the queue of writes
                 waiting.append(works.get())
             ended = None in waiting  # which stands for the end
             group = [work for work in waiting if work is not None]
@@ -133,7 +166,9 @@ class Records:
             if not await asyncio.to_thread(self._truncate_log):
                 return
             await asyncio.sleep(0.1)
-        raise Unavailable("the write-ahead log cannot be emptied while somebody reads: try again later")
+        raise Unavailable(
+            "the write-ahead log cannot be emptied while somebody reads: try again later"
+        )
 
     async def size(self) -> int:
         """Return how many bytes the database file has, as of its last commit. Raises Unavailable."""
@@ -187,7 +222,9 @@ def settle(replies: Sequence[Reply]) -> None:
 
     for loop in {future.get_loop() for future, _, _ in replies}:
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(end, [reply for reply in replies if reply[0].get_loop() is loop])
+            loop.call_soon_threadsafe(
+                end, [reply for reply in replies if reply[0].get_loop() is loop]
+            )
 
 
 def discard(connection: Connection) -> None:
@@ -243,7 +280,9 @@ def _run_each(connection: Connection, group: Sequence[Work]) -> list[Reply]:
     return replies
 
 
-def transact(connection: Connection, function: Callable[..., T], *args: Any, strength: int = NOTE) -> T:
+def transact(
+    connection: Connection, function: Callable[..., T], *args: Any, strength: int = NOTE
+) -> T:
     """Run `function(connection, *args)` in a transaction, which a power cut may undo by default. Raises DBAPIError."""
     run(connection, "BEGIN") if strength == READ else begin(connection, durable=strength == WRITE)
     try:
@@ -257,7 +296,9 @@ def transact(connection: Connection, function: Callable[..., T], *args: Any, str
 
 def begin(connection: Connection, *, durable: bool) -> None:
     """Begin a write transaction."""
-    run(connection, f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")  # only between transactions
+    run(
+        connection, f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}"
+    )  # only between transactions
     lock(connection, "BEGIN IMMEDIATE")
 
 
@@ -290,5 +331,8 @@ def watch(engine: Engine) -> Generator[bool]:
     with closing(engine.raw_connection()) as connection:
         version = -1
         while True:
-            before, version = version, connection.cursor().execute("PRAGMA data_version").fetchone()[0]
+            before, version = (
+                version,
+                connection.cursor().execute("PRAGMA data_version").fetchone()[0],
+            )
             yield version != before

@@ -27,11 +27,32 @@ class Gauge(NamedTuple):
     totals: dict[str, int]  # of all jobs, and how many processes work
 
 
-def beat(connection: Connection, owner: str, lanes: str, running: int, deltas: Mapping[tuple[str, str], float]) -> None:
+def beat(
+    connection: Connection,
+    owner: str,
+    lanes: str,
+    running: int,
+    deltas: Mapping[tuple[str, str], float],
+) -> None:
     """Say that a process lives, and add what it counted since its last beat, by (name, labels as JSON)."""
-    connection.execute(_BEAT, {"owner": owner, "host": gethostname(), "pid": getpid(), "lanes": lanes, "running": running})
+    connection.execute(
+        _BEAT,
+        {
+            "owner": owner,
+            "host": gethostname(),
+            "pid": getpid(),
+            "lanes": lanes,
+            "running": running,
+        },
+    )
     if deltas:
-        connection.execute(_COUNT, [{"name": name, "labels": labels, "delta": delta} for (name, labels), delta in deltas.items()])
+        connection.execute(
+            _COUNT,
+            [
+                {"name": name, "labels": labels, "delta": delta}
+                for (name, labels), delta in deltas.items()
+            ],
+        )
 
 
 def leave(connection: Connection, owner: str) -> None:
@@ -47,21 +68,31 @@ def forget(connection: Connection, age: float) -> None:
 def alive(connection: Connection, age: float) -> list[dict[str, Any]]:
     """Return the processes that beat in the last `age` seconds: owner, host, pid, lanes, running, age (seconds since its last beat)."""
     columns = (workers.c[name] for name in ("owner", "host", "pid", "lanes", "running"))
-    query = select(*columns, (NOW - workers.c.beat_at).label("age")).where(workers.c.beat_at > NOW - age)
+    query = select(*columns, (NOW - workers.c.beat_at).label("age")).where(
+        workers.c.beat_at > NOW - age
+    )
     return [dict(row) for row in connection.execute(query).mappings()]
 
 
 def gauge(connection: Connection, age: float) -> Gauge:
     """Return what /metrics and `status` show of all tenants together; a process works that beat in the last `age` seconds."""
     counted = select(jobs.c.lane, jobs.c.state, func.count()).group_by(jobs.c.lane, jobs.c.state)
-    waiting = select(jobs.c.lane, NOW - func.min(jobs.c.run_at)).where(jobs.c.state == "queued", jobs.c.run_at <= NOW)
+    waiting = select(jobs.c.lane, NOW - func.min(jobs.c.run_at)).where(
+        jobs.c.state == "queued", jobs.c.run_at <= NOW
+    )
     dead = func.count().filter(jobs.c.state == "failed", jobs.c.error_code == "dead_letter")
     beating = select(func.count()).where(workers.c.beat_at > NOW - age).scalar_subquery()
-    sums = (func.coalesce(func.sum(jobs.c[name]), 0).label(f"job_{name}") for name in ("deaths", "tries"))
+    sums = (
+        func.coalesce(func.sum(jobs.c[name]), 0).label(f"job_{name}")
+        for name in ("deaths", "tries")
+    )
     totals = select(*sums, dead.label("dead_letters"), beating.label("workers"))
     return Gauge(
         {(lane, state): count for lane, state, count in connection.execute(counted)},
-        {lane: float(seconds) for lane, seconds in connection.execute(waiting.group_by(jobs.c.lane))},
+        {
+            lane: float(seconds)
+            for lane, seconds in connection.execute(waiting.group_by(jobs.c.lane))
+        },
         {(row.name, row.labels): row.value for row in connection.execute(select(counters))},
         dict(connection.execute(totals).mappings().one()),
     )

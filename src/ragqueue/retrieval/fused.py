@@ -20,7 +20,9 @@ POOL = 100  # candidates of each list
 FEW = 5  # below, mean and deviation say nothing: fixed scales are used
 FLAT = 1e-6  # a deviation below it: this list does not tell the candidates apart
 Floats = NDArray[np.float64]
-Nearest = tuple[NDArray[np.float32] | None, Sequence[int]]  # the question's vector, the numbers of the chunks near it
+Nearest = tuple[
+    NDArray[np.float32] | None, Sequence[int]
+]  # the question's vector, the numbers of the chunks near it
 
 
 class FusedRetriever:
@@ -29,7 +31,14 @@ class FusedRetriever:
     def __init__(self, records: Records, embedder: Embedder | None, index: Index | None) -> None:
         self._records, self._embedder, self._index = records, embedder, index
 
-    async def retrieve(self, tenant: str, question: str, *, collections: Sequence[str] | None = None, limit: int = 10) -> list[Hit]:
+    async def retrieve(
+        self,
+        tenant: str,
+        question: str,
+        *,
+        collections: Sequence[str] | None = None,
+        limit: int = 10,
+    ) -> list[Hit]:
         """Return at most `limit` hits, best first, from these collections (None: all of the tenant's). Raises NotFound, Unavailable."""
         pool = max(POOL, limit)
         weights = await self._records.read(keywords.weigh, tenant, collections, question)
@@ -47,24 +56,58 @@ class FusedRetriever:
         if not spaces or self._embedder is None or self._index is None:
             return None, []
         vector = (await self._embedder.embed([question]))[0]
-        lists = await asyncio.gather(*(self._index.search(space, vector, limit) for space in spaces))
-        found = sorted((pair for pairs in lists for pair in pairs), key=lambda pair: (-pair[1], pair[0]))
+        lists = await asyncio.gather(
+            *(self._index.search(space, vector, limit) for space in spaces)
+        )
+        found = sorted(
+            (pair for pairs in lists for pair in pairs), key=lambda pair: (-pair[1], pair[0])
+        )
         return vector, [number for number, _ in found[:limit]]
 
-    def _rank(self, connection: Connection, weights: Weights, worded: Sequence[Scored], nearest: Nearest, limit: int) -> list[Hit]:
+    def _rank(
+        self,
+        connection: Connection,
+        weights: Weights,
+        worded: Sequence[Scored],
+        nearest: Nearest,
+        limit: int,
+    ) -> list[Hit]:
         vector, near = nearest
         missing = set(near) - {one.number for one in worded}
         unworded = keywords.scored(connection, weights, missing)
-        pool = sorted([*worded, *unworded], key=lambda one: one.number)  # so that equal scores stay in this order
+        pool = sorted(
+            [*worded, *unworded], key=lambda one: one.number
+        )  # so that equal scores stay in this order
         cosines = np.full(len(pool), np.nan)
         if vector is not None:
-            held = [at for at, one in enumerate(pool) if one.vector is not None and self._speaks(one.generation)]
-            stored = np.frombuffer(b"".join(pool[at].vector or b"" for at in held), "<f2").reshape(len(held), len(vector))
-            cosines[held] = np.clip(stored.astype(np.float32) @ vector, -1, 1)  # rounding can pass 1
-        scores = fuse(cosines, np.array([one.bm25 for one in pool]), np.array([one.part for one in pool]))
+            held = [
+                at
+                for at, one in enumerate(pool)
+                if one.vector is not None and self._speaks(one.generation)
+            ]
+            stored = np.frombuffer(b"".join(pool[at].vector or b"" for at in held), "<f2").reshape(
+                len(held), len(vector)
+            )
+            cosines[held] = np.clip(
+                stored.astype(np.float32) @ vector, -1, 1
+            )  # rounding can pass 1
+        scores = fuse(
+            cosines, np.array([one.bm25 for one in pool]), np.array([one.part for one in pool])
+        )
         best = {pool[at].number: at for at in np.argsort(-scores, kind="stable")[:limit]}
-        found = ((chunk, best[chunk.number]) for chunk in chunks.load(connection, weights.tenant, list(best)))
-        return [Hit(chunk, float(scores[at]), None if np.isnan(cosines[at]) else float(cosines[at]), pool[at].part) for chunk, at in found]
+        found = (
+            (chunk, best[chunk.number])
+            for chunk in chunks.load(connection, weights.tenant, list(best))
+        )
+        return [
+            Hit(
+                chunk,
+                float(scores[at]),
+                None if np.isnan(cosines[at]) else float(cosines[at]),
+                pool[at].part,
+            )
+            for chunk, at in found
+        ]
 
 
 def fuse(cosines: Floats, bm25: Floats, parts: Floats) -> Floats:
@@ -73,7 +116,9 @@ def fuse(cosines: Floats, bm25: Floats, parts: Floats) -> Floats:
     if not known.any():
         return bm25
     if len(cosines) < FEW:
-        return DENSE_WEIGHT * np.maximum(np.where(known, cosines, 0), 0) + (1 - DENSE_WEIGHT) * parts
+        return (
+            DENSE_WEIGHT * np.maximum(np.where(known, cosines, 0), 0) + (1 - DENSE_WEIGHT) * parts
+        )
     dense = np.zeros(len(cosines))
     dense[known] = standardised(cosines[known])
     return DENSE_WEIGHT * dense + (1 - DENSE_WEIGHT) * standardised(bm25)
@@ -89,7 +134,16 @@ def hit_view(hit: Hit) -> dict[str, Any]:
     """Return a hit as users see it: where its chunk stands, what it says, and its scores."""
     chunk, cosine = hit.chunk, None if hit.cosine is None else round(hit.cosine, 6)
     return {
-        "document_id": chunk.document_id, "version": chunk.version, "start": chunk.start, "end": chunk.end, "page": chunk.page,
-        "title": chunk.title, "source": chunk.source, "heading_path": list(chunk.heading_path), "text": chunk.text,
-        "score": round(hit.score, 6), "cosine": cosine, "keyword": round(hit.keyword, 6),
-    }  # fmt: skip
+        "document_id": chunk.document_id,
+        "version": chunk.version,
+        "start": chunk.start,
+        "end": chunk.end,
+        "page": chunk.page,
+        "title": chunk.title,
+        "source": chunk.source,
+        "heading_path": list(chunk.heading_path),
+        "text": chunk.text,
+        "score": round(hit.score, 6),
+        "cosine": cosine,
+        "keyword": round(hit.keyword, 6),
+    }

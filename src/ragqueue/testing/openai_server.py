@@ -21,8 +21,22 @@ FAULT_AFTER = 5  # tokens
 RETRY_AFTER = 2  # seconds, sent with a refusal
 # A prompt that contains `FAULT:name` is refused, or its answer is struck after so many tokens: silent sends not even headers,
 # hang-first only comments, hang nothing more; cut ends without a finish reason, malformed with an event that is no JSON.
-REFUSALS = {"400": "context_length", "401": "bad_key", "404": "no_model", "429": "busy", "429-quota": "insufficient_quota", "500": "oops"}
-STREAM_FAULTS = {"silent": 0, "hang-first": 0, "empty": 0, "hang": FAULT_AFTER, "cut": FAULT_AFTER, "malformed": FAULT_AFTER}
+REFUSALS = {
+    "400": "context_length",
+    "401": "bad_key",
+    "404": "no_model",
+    "429": "busy",
+    "429-quota": "insufficient_quota",
+    "500": "oops",
+}
+STREAM_FAULTS = {
+    "silent": 0,
+    "hang-first": 0,
+    "empty": 0,
+    "hang": FAULT_AFTER,
+    "cut": FAULT_AFTER,
+    "malformed": FAULT_AFTER,
+}
 _CHUNK = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "sim"}
 
 
@@ -53,31 +67,56 @@ class OpenAISimulator(TestServer):
         fault = next(iter(re.findall(r"FAULT:([\w-]+)", str(body["messages"]))), "")
         if fault in REFUSALS:
             error = {"error": {"message": REFUSALS[fault], "code": REFUSALS[fault]}}
-            return web.json_response(error, status=int(fault[:3]), headers={"Retry-After": str(RETRY_AFTER)})
+            return web.json_response(
+                error, status=int(fault[:3]), headers={"Retry-After": str(RETRY_AFTER)}
+            )
         self.active += 1
         try:
             return await self._answer(request, body, fault)
         finally:
             self.active -= 1
 
-    async def _answer(self, request: web.Request, body: dict[str, Any], fault: str) -> web.StreamResponse:
+    async def _answer(
+        self, request: web.Request, body: dict[str, Any], fault: str
+    ) -> web.StreamResponse:
         """Stream one answer; aiohttp cancels what waits for ever when the client goes away."""
         messages = body["messages"]
-        question = next(message["content"] for message in reversed(messages) if message["role"] == "user")
+        question = next(
+            message["content"] for message in reversed(messages) if message["role"] == "user"
+        )
         prefix = messages[-1]["content"] if messages[-1]["role"] == "assistant" else ""
-        stream = self._model.stream(Prompt(question, make_hits(*re.findall("</source-", question)), "", question, prefix))
+        stream = self._model.stream(
+            Prompt(question, make_hits(*re.findall("</source-", question)), "", question, prefix)
+        )
         if fault == "silent":
             await asyncio.Event().wait()
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         response.enable_chunked_encoding()
         await response.prepare(request)
-        await response.write(_event(choices=[{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]))
+        await response.write(
+            _event(
+                choices=[
+                    {
+                        "index": 0,
+                        "delta": {"role": "assistant", "content": ""},
+                        "finish_reason": None,
+                    }
+                ]
+            )
+        )
         while fault == "hang-first":
             await response.write(b": still here\n\n")
             await asyncio.sleep(0.02)
         said = 0
-        while said < STREAM_FAULTS.get(fault, math.inf) and (delta := await anext(stream)).finish is None:
-            await response.write(_event(choices=[{"index": 0, "delta": {"content": delta.text}, "finish_reason": None}]))
+        while (
+            said < STREAM_FAULTS.get(fault, math.inf)
+            and (delta := await anext(stream)).finish is None
+        ):
+            await response.write(
+                _event(
+                    choices=[{"index": 0, "delta": {"content": delta.text}, "finish_reason": None}]
+                )
+            )
             said += 1
         if fault == "cut" and request.transport:
             request.transport.abort()
@@ -86,8 +125,16 @@ class OpenAISimulator(TestServer):
         if fault in ("cut", "malformed", "hang"):
             await asyncio.Event().wait()
         usage = {"prompt_tokens": len(question) // 4, "completion_tokens": said}
-        told = _event(choices=[], usage=usage) if (body.get("stream_options") or {}).get("include_usage") else b""
-        await response.write(_event(choices=[{"index": 0, "delta": {}, "finish_reason": "stop"}]) + told + b"data: [DONE]\n\n")
+        told = (
+            _event(choices=[], usage=usage)
+            if (body.get("stream_options") or {}).get("include_usage")
+            else b""
+        )
+        await response.write(
+            _event(choices=[{"index": 0, "delta": {}, "finish_reason": "stop"}])
+            + told
+            + b"data: [DONE]\n\n"
+        )
         return response
 
 

@@ -23,13 +23,28 @@ class Beat(threading.Thread):
     """Renews leases, notices lost ones and cancels, from a thread and connection of its own: a blocked loop must not lose 200 of them."""
 
     def __init__(
-        self, url: URL, owner: str, held: Collection[tuple[str, int]], *, lanes: str, lease: float, every: float, watch: Watch,
-        on_lost: Callable[[str, int], object], on_cancel: Callable[[str], object],
-    ) -> None:  # fmt: skip
+        self,
+        url: URL,
+        owner: str,
+        held: Collection[tuple[str, int]],
+        *,
+        lanes: str,
+        lease: float,
+        every: float,
+        watch: Watch,
+        on_lost: Callable[[str, int], object],
+        on_cancel: Callable[[str], object],
+    ) -> None:
         """`held` always has the (job id, attempt) of each run of the process; both callbacks run in this thread."""
         super().__init__(name="beat", daemon=True)
         self._engine = open_engine(url, pool_size=1)
-        self._owner, self._held, self._lanes, self._lease, self._every = owner, held, lanes, lease, every
+        self._owner, self._held, self._lanes, self._lease, self._every = (
+            owner,
+            held,
+            lanes,
+            lease,
+            every,
+        )
         self._watch, self._on_lost, self._on_cancel = watch, on_lost, on_cancel
         self._stopped = threading.Event()
         self._renewed_at = -math.inf
@@ -80,6 +95,12 @@ class Beat(threading.Thread):
         for job_id in jobs.cancels(connection, self._owner) if self._held else ():
             self._on_cancel(job_id)
 
-    def _renew(self, connection: Connection, held: set[tuple[str, int]], counts: telemetry.Counts) -> dict[str, int]:
+    def _renew(
+        self, connection: Connection, held: set[tuple[str, int]], counts: telemetry.Counts
+    ) -> dict[str, int]:
         workers.beat(connection, self._owner, self._lanes, len(held), counts)
-        return jobs.renew(connection, self._owner, [job_id for job_id, _ in held], self._lease) if held else {}
+        return (
+            jobs.renew(connection, self._owner, [job_id for job_id, _ in held], self._lease)
+            if held
+            else {}
+        )

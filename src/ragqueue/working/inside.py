@@ -28,7 +28,10 @@ async def work(worker: Worker, queue: JobQueue, lanes: Mapping[str, int], keeper
     """Consume the lanes, each with its concurrency, until cancelled or one of them is told to end; then the caller drains."""
     async with asyncio.TaskGroup() as group:
         consuming = [
-            group.create_task(_consume(queue, worker.handle, lane, most, keeper.watch("lanes")), name=f"lane-{lane}")
+            group.create_task(
+                _consume(queue, worker.handle, lane, most, keeper.watch("lanes")),
+                name=f"lane-{lane}",
+            )
             for lane, most in lanes.items()
         ]
         await asyncio.wait(consuming, return_when=asyncio.FIRST_COMPLETED)
@@ -36,7 +39,9 @@ async def work(worker: Worker, queue: JobQueue, lanes: Mapping[str, int], keeper
             task.cancel()
 
 
-async def _consume(queue: JobQueue, handle: Handle, lane: str, concurrency: int, watch: Watch) -> None:
+async def _consume(
+    queue: JobQueue, handle: Handle, lane: str, concurrency: int, watch: Watch
+) -> None:
     """Consume one lane until it is told to end; a surprise is waited out."""
     while True:
         try:

@@ -14,7 +14,9 @@ class Run:
     job: Job
     batcher: Batcher
     pen: Pen | None = None
-    partial: Callable[[], Outcome] | None = None  # what is kept when the last try fails in the middle
+    partial: Callable[[], Outcome] | None = (
+        None  # what is kept when the last try fails in the middle
+    )
     cancelled: bool = False
     finishing: bool = False
 

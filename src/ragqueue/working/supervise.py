@@ -35,7 +35,15 @@ class Child:
 class Supervisor:
     """Runs `processes` children until it is asked to stop."""
 
-    def __init__(self, main: Main, release: Callable[[str], None], *, processes: int, lease: float, drain: float) -> None:
+    def __init__(
+        self,
+        main: Main,
+        release: Callable[[str], None],
+        *,
+        processes: int,
+        lease: float,
+        drain: float,
+    ) -> None:
         """`main(owner, pulse)` is a child's life; `release(owner)` ends the leases of a dead one; times in seconds."""
         self._main, self._release = main, release
         self._processes, self._lease, self._drain = processes, lease, drain
@@ -70,7 +78,9 @@ class Supervisor:
     def _start(self) -> None:
         owner = f"{os.getpid()}-{os.urandom(4).hex()}"
         receiver, sender = _CONTEXT.Pipe(duplex=False)
-        process = _CONTEXT.Process(target=_live, args=(self._main, owner, sender, os.getpid()), name=f"worker-{owner}")
+        process = _CONTEXT.Process(
+            target=_live, args=(self._main, owner, sender, os.getpid()), name=f"worker-{owner}"
+        )
         process.start()
         sender.close()
         self._children.append(Child(owner, process, receiver))
@@ -87,7 +97,9 @@ class Supervisor:
             child.process.kill()
             child.process.join()
         if not child.process.is_alive():
-            logger.warning("supervisor.child_died pid=%s exit=%s", child.process.pid, child.process.exitcode)
+            logger.warning(
+                "supervisor.child_died pid=%s exit=%s", child.process.pid, child.process.exitcode
+            )
             self._children.remove(child)
             self._end_leases(child.owner)
             self._pause = 0.0 if child.beaten else min(10.0, max(0.2, self._pause * 2))  # seconds
@@ -102,9 +114,14 @@ class Supervisor:
 
 def _live(main: Main, owner: str, sender: Connection, parent_pid: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the whole group; the parent asks for the end
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl+C reaches the whole group; the parent asks for the end
     # In a thread that waits for nothing else: a child that waits for a lock is not silent.
-    main(owner, threading.Thread(target=pulse, args=(sender, parent_pid), name="pulse", daemon=True).start)
+    main(
+        owner,
+        threading.Thread(target=pulse, args=(sender, parent_pid), name="pulse", daemon=True).start,
+    )
 
 
 def pulse(sender: Connection, parent_pid: int) -> None:

@@ -32,20 +32,39 @@ class Worker:
     """Runs jobs of one process; `handle` is what every engine calls for a ring."""
 
     def __init__(
-        self, records: Records, batcher: Batcher, ringer: Ringer, kinds: Mapping[str, Kind], *, keeper: Keeper, owner: str, database: str,
-        lease: float, beat_every: float, lanes: str,
-    ) -> None:  # fmt: skip
+        self,
+        records: Records,
+        batcher: Batcher,
+        ringer: Ringer,
+        kinds: Mapping[str, Kind],
+        *,
+        keeper: Keeper,
+        owner: str,
+        database: str,
+        lease: float,
+        beat_every: float,
+        lanes: str,
+    ) -> None:
         """Make it on the loop that handles rings."""
         self._records, self._batcher, self._ringer, self._kinds = records, batcher, ringer, kinds
         self._owner, self._database, self._lease = owner, database, lease
         self._runs: dict[tuple[str, int], tuple[Run, asyncio.Task[None]]] = {}
         self._draining = False
-        soon: Callable[..., object] = asyncio.get_running_loop().call_soon_threadsafe  # the beat calls from its own thread
+        soon: Callable[..., object] = (
+            asyncio.get_running_loop().call_soon_threadsafe
+        )  # the beat calls from its own thread
         lost, cancel = partial(soon, self._lost), partial(soon, self._cancel)
         self._beat = Beat(
-            records.url, owner, self._runs, lanes=lanes, lease=lease, every=beat_every, watch=keeper.watch("beat"),
-            on_lost=lost, on_cancel=cancel,
-        )  # fmt: skip
+            records.url,
+            owner,
+            self._runs,
+            lanes=lanes,
+            lease=lease,
+            every=beat_every,
+            watch=keeper.watch("beat"),
+            on_lost=lost,
+            on_cancel=cancel,
+        )
         self.start = self._beat.start  # begins to beat
 
     async def handle(self, ring: Ring) -> None:
@@ -54,10 +73,14 @@ class Worker:
             logger.error("worker.foreign_ring job=%s: it belongs to another database", ring.job_id)
             return
         while not (self._beat.beats or self._draining):
-            await asyncio.sleep(HEART)  # a process without a heart claims nothing: it would lose the lease
+            await asyncio.sleep(
+                HEART
+            )  # a process without a heart claims nothing: it would lose the lease
         if self._draining:
             return  # the row still waits, and another worker's reconcile finds it
-        job = await asyncio.shield(self._records.write(jobs.claim, ring.job_id, self._owner, ring.stamp, self._lease))
+        job = await asyncio.shield(
+            self._records.write(jobs.claim, ring.job_id, self._owner, ring.stamp, self._lease)
+        )
         if job is None:
             return
         run = Run(job, self._batcher)
@@ -89,7 +112,10 @@ class Worker:
             if (outcome := await self._outcome(run)) is None:
                 return
             run.finishing = True
-            if run.pen is not None and (outcome := await self._flushed(run, run.pen, outcome)) is None:
+            if (
+                run.pen is not None
+                and (outcome := await self._flushed(run, run.pen, outcome)) is None
+            ):
                 return
             if not await patiently(self._records.write, jobs.finish, job, outcome):
                 raise LeaseLost("another attempt is the current one")
@@ -134,15 +160,23 @@ class Worker:
         except TimeoutError as error:
             if limit.expired():
                 return run.kept("failed", "deadline_exceeded", "the deadline passed while it ran")
-            return await self._try_again(run, Unavailable(f"a step of the job took too long: {told(error)}"))
+            return await self._try_again(
+                run, Unavailable(f"a step of the job took too long: {told(error)}")
+            )
         except Exception as error:  # a bug of ours must not leave the job running for ever
             logger.exception("worker.bug job=%s", job.id)
-            return await self._try_again(run, RagqueueError(f"{type(error).__name__} in the worker: see its log", retryable=True))
+            return await self._try_again(
+                run,
+                RagqueueError(f"{type(error).__name__} in the worker: see its log", retryable=True),
+            )
 
     async def _try_again(self, run: Run, error: RagqueueError) -> Outcome | None:
         """Give the job back, or return how it ends when no try is left or none would help."""
         job = run.job
-        delay = max(random.uniform(0, min(LONGEST_DELAY, FIRST_DELAY * 2**job.tries)), error.retry_after or 0.0)
+        delay = max(
+            random.uniform(0, min(LONGEST_DELAY, FIRST_DELAY * 2**job.tries)),
+            error.retry_after or 0.0,
+        )
         if run.cancelled:
             return run.kept("cancelled")
         if not error.retryable or job.tries + 1 >= TRIES or time.time() + delay >= job.deadline_at:
@@ -150,8 +184,16 @@ class Worker:
         if run.pen is not None and not run.pen.broken:
             await run.pen.flush()
         telemetry.RETRIES.labels(job.kind, error.code).inc()
-        logger.warning("worker.retry job=%s try=%d code=%s delay=%.1f", job.id, job.tries + 1, error.code, delay)
-        await patiently(self._records.write, jobs.retry_later, job, delay, error.code, error.message)
+        logger.warning(
+            "worker.retry job=%s try=%d code=%s delay=%.1f",
+            job.id,
+            job.tries + 1,
+            error.code,
+            delay,
+        )
+        await patiently(
+            self._records.write, jobs.retry_later, job, delay, error.code, error.message
+        )
         return None
 
     def _lost(self, job_id: str, attempt: int) -> None:

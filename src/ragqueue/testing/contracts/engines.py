@@ -50,7 +50,9 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 @asynccontextmanager
-async def working(queue: JobQueue, handle: Handle, lane: str = "chat", concurrency: int = 4) -> AsyncIterator["asyncio.Task[None]"]:
+async def working(
+    queue: JobQueue, handle: Handle, lane: str = "chat", concurrency: int = 4
+) -> AsyncIterator["asyncio.Task[None]"]:
     task = asyncio.create_task(queue.work(handle, lane, concurrency))
     try:
         yield task
@@ -74,20 +76,26 @@ class QueueContract:
         """Return the handle to work with; an engine whose queue is the jobs table claims the row first."""
         return handle
 
-    async def work(self, queue: JobQueue, wanted: list[str], concurrency: int = 4, *, failing: str = "") -> list[str]:
+    async def work(
+        self, queue: JobQueue, wanted: list[str], concurrency: int = 4, *, failing: str = ""
+    ) -> list[str]:
         """Work until these jobs were handled, and return the ids in order."""
         handled = Handled(failing)
         async with working(queue, self.claiming(handled), concurrency=concurrency):
             await until(lambda: {*handled.ids} >= {*wanted})
         return list(handled.ids)
 
-    async def test_every_ring_of_the_lane_and_no_other_reaches_a_handle(self, queue: JobQueue, other: JobQueue) -> None:
+    async def test_every_ring_of_the_lane_and_no_other_reaches_a_handle(
+        self, queue: JobQueue, other: JobQueue
+    ) -> None:
         await self.submit(other, rings(3, "background"))
         wanted = await self.submit(other, rings(20))
         assert sorted(await self.work(queue, wanted)) == sorted(wanted)
         assert await queue.depth("background") == 3
 
-    async def test_at_most_concurrency_handles_run_at_once_and_depth_counts_what_waits(self, queue: JobQueue) -> None:
+    async def test_at_most_concurrency_handles_run_at_once_and_depth_counts_what_waits(
+        self, queue: JobQueue
+    ) -> None:
         assert await queue.depth("chat") == 0
         await self.submit(queue, rings(12))
         assert await queue.depth("chat") == 12
@@ -124,7 +132,9 @@ class QueueContract:
         await self.submit(queue, [last])
         await self.work(queue, [ring.job_id, last.job_id])
 
-    async def test_cancelled_work_returns_and_leaves_running_handles_alone(self, queue: JobQueue) -> None:
+    async def test_cancelled_work_returns_and_leaves_running_handles_alone(
+        self, queue: JobQueue
+    ) -> None:
         await self.submit(queue, rings(4))
         handled = Handled(closed=True)
         async with working(queue, self.claiming(handled), concurrency=2):
@@ -134,7 +144,9 @@ class QueueContract:
         await until(lambda: handled.running == 0)
         assert (len(handled.rings), await queue.depth("chat")) == (2, 2)
 
-    async def test_an_idle_worker_is_woken_and_what_comes_after_its_end_reaches_the_next(self, queue: JobQueue, other: JobQueue) -> None:
+    async def test_an_idle_worker_is_woken_and_what_comes_after_its_end_reaches_the_next(
+        self, queue: JobQueue, other: JobQueue
+    ) -> None:
         handled = Handled()
         async with working(queue, self.claiming(handled)):
             for count in (1, 2):
@@ -175,7 +187,9 @@ class EventLogContract:
         return uuid.uuid4().hex
 
     @pytest.mark.parametrize(("appends", "held"), APPENDS.values(), ids=APPENDS)
-    async def test_an_append_is_written_where_the_log_ends(self, log: EventLog, job_id: str, appends: Steps, held: list[Event]) -> None:
+    async def test_an_append_is_written_where_the_log_ends(
+        self, log: EventLog, job_id: str, appends: Steps, held: list[Event]
+    ) -> None:
         for after, events, end in appends:
             assert await write(log, job_id, after, *events) == end.seq
         assert await everything(log, job_id) == held
@@ -183,18 +197,28 @@ class EventLogContract:
     async def test_appends_to_many_logs_are_decided_one_by_one(self, log: EventLog) -> None:
         first, longer, last = (uuid.uuid4().hex for _ in range(3))
         await write(log, longer, -1, A, B)
-        ends = await log.append([Append(first, 0, [A]), Append(longer, 0, [A]), Append(last, -1, [A])])
+        ends = await log.append(
+            [Append(first, 0, [A]), Append(longer, 0, [A]), Append(last, -1, [A])]
+        )
         assert ends == [A.seq, B.seq, A.seq]
-        assert await log.read(dict.fromkeys((first, longer, last), 0)) == {first: [A], longer: [A, B], last: [A]}
+        assert await log.read(dict.fromkeys((first, longer, last), 0)) == {
+            first: [A],
+            longer: [A, B],
+            last: [A],
+        }
 
-    async def test_a_long_log_is_read_whole_or_after_a_cursor(self, log: EventLog, job_id: str) -> None:
+    async def test_a_long_log_is_read_whole_or_after_a_cursor(
+        self, log: EventLog, job_id: str
+    ) -> None:
         written = [event(n) for n in range(2500)]
         await write(log, job_id, -1, *written)
         assert await everything(log, job_id) == written
         assert await everything(log, job_id, written[-3].seq) == written[-2:]
         assert await log.read({job_id: written[-1].seq}) == {}
 
-    async def test_a_log_that_was_dropped_is_empty_which_its_writer_learns(self, log: EventLog, job_id: str) -> None:
+    async def test_a_log_that_was_dropped_is_empty_which_its_writer_learns(
+        self, log: EventLog, job_id: str
+    ) -> None:
         kept = uuid.uuid4().hex
         await log.append([Append(job_id, -1, [A, B]), Append(kept, -1, [A])])
         await log.drop([job_id, uuid.uuid4().hex])
@@ -203,7 +227,9 @@ class EventLogContract:
         assert await write(log, job_id, -1, A, B, C) == C.seq
         assert await everything(log, job_id) == [A, B, C]
 
-    async def test_a_sealed_log_holds_a_fence_and_takes_nothing_of_older_attempts(self, log: EventLog, job_id: str) -> None:
+    async def test_a_sealed_log_holds_a_fence_and_takes_nothing_of_older_attempts(
+        self, log: EventLog, job_id: str
+    ) -> None:
         kept = uuid.uuid4().hex
         await log.append([Append(job_id, -1, [A, B]), Append(kept, -1, [A])])
         await log.seal([Append(job_id, -1, [SECOND])])
@@ -226,14 +252,27 @@ class EventLogContract:
         other = uuid.uuid4().hex
         await log.append([Append(job_id, -1, [A]), Append(other, -1, [A, B])])
         await self.damage(log, job_id, C.seq)
-        assert await log.read({job_id: 0, other: 0}) == {job_id: [A, Event(C.seq, DAMAGED, {})], other: [A, B]}
+        assert await log.read({job_id: 0, other: 0}) == {
+            job_id: [A, Event(C.seq, DAMAGED, {})],
+            other: [A, B],
+        }
 
-    async def test_any_text_up_to_a_megabyte_is_kept_as_it_is(self, log: EventLog, job_id: str) -> None:
-        written = event(0, data={"text": "ü 漢字 🦆 \u0000 \\ \" '" + "x" * 1_000_000, "list": [1, 2.5, None, True, {"a": "b"}]})
+    async def test_any_text_up_to_a_megabyte_is_kept_as_it_is(
+        self, log: EventLog, job_id: str
+    ) -> None:
+        written = event(
+            0,
+            data={
+                "text": "ü 漢字 🦆 \u0000 \\ \" '" + "x" * 1_000_000,
+                "list": [1, 2.5, None, True, {"a": "b"}],
+            },
+        )
         await write(log, job_id, -1, written)
         assert await everything(log, job_id) == [written]
 
-    async def test_a_waiting_read_gets_what_is_appended_even_after_one_that_was_cancelled(self, log: EventLog, job_id: str) -> None:
+    async def test_a_waiting_read_gets_what_is_appended_even_after_one_that_was_cancelled(
+        self, log: EventLog, job_id: str
+    ) -> None:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(log.read({job_id: 0}, LIMIT * 2), 0.01)
         reading = asyncio.create_task(log.read({job_id: 0, uuid.uuid4().hex: 0}, LIMIT * 2))
@@ -241,7 +280,9 @@ class EventLogContract:
         await write(log, job_id, -1, A)
         assert await asyncio.wait_for(reading, LIMIT) == {job_id: [A]}
 
-    async def test_a_waiting_read_ends_when_its_time_is_over(self, log: EventLog, job_id: str) -> None:
+    async def test_a_waiting_read_ends_when_its_time_is_over(
+        self, log: EventLog, job_id: str
+    ) -> None:
         began = time.monotonic()
         assert await asyncio.wait_for(log.read({job_id: 0}, 0.05), LIMIT) == {}
         assert time.monotonic() - began >= 0.04

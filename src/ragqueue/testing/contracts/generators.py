@@ -15,11 +15,22 @@ TEXTS = (
 
 def make_hits(*texts: str) -> list[Hit]:
     """Return hits over passages of documents d1, d2, ..., each starting at offset 100."""
-    return [Hit(Chunk(n, f"d{n}", 1, 100, 100 + len(text), text), 1 / n, cosine=0.8, keyword=0.5) for n, text in enumerate(texts, 1)]
+    return [
+        Hit(Chunk(n, f"d{n}", 1, 100, 100 + len(text), text), 1 / n, cosine=0.8, keyword=0.5)
+        for n, text in enumerate(texts, 1)
+    ]
 
 
-def make_prompt(question: str = "What happens to a job when its worker falls silent?", prefix: str = "") -> Prompt:
-    return Prompt(question, make_hits(*TEXTS), "Answer from the sources.", f"Sources: ...\n\nQuestion: {question}", prefix)
+def make_prompt(
+    question: str = "What happens to a job when its worker falls silent?", prefix: str = ""
+) -> Prompt:
+    return Prompt(
+        question,
+        make_hits(*TEXTS),
+        "Answer from the sources.",
+        f"Sources: ...\n\nQuestion: {question}",
+        prefix,
+    )
 
 
 async def collect(generator: Generator, prompt: Prompt) -> list[Delta]:
@@ -38,17 +49,26 @@ class GeneratorContract:
         assert earlier
         assert all(delta.finish is None and delta.text for delta in earlier)
 
-    async def test_an_answer_that_broke_off_anywhere_is_continued_or_begun_anew(self, generator: Generator) -> None:
+    async def test_an_answer_that_broke_off_anywhere_is_continued_or_begun_anew(
+        self, generator: Generator
+    ) -> None:
         whole = await text_of(generator, make_prompt())
         for cut in (*range(0, len(whole), 7), len(whole)):
             *said, last = await collect(generator, make_prompt(prefix=whole[:cut]))
-            assert "".join(delta.text for delta in (*said, last)) == (whole[cut:] if generator.continues else whole), cut
+            assert "".join(delta.text for delta in (*said, last)) == (
+                whole[cut:] if generator.continues else whole
+            ), cut
             assert last.finish in ("stop", "length")
 
-    async def test_streams_at_once_and_one_closed_early_do_not_disturb_each_other(self, generator: Generator) -> None:
+    async def test_streams_at_once_and_one_closed_early_do_not_disturb_each_other(
+        self, generator: Generator
+    ) -> None:
         first, second = make_prompt(), make_prompt("How long does a lease last?")
         alone = [await text_of(generator, first), await text_of(generator, second)]
         async with aclosing(generator.stream(first)) as stream:
             await anext(stream)
-            assert list(await asyncio.gather(text_of(generator, first), text_of(generator, second))) == alone
+            assert (
+                list(await asyncio.gather(text_of(generator, first), text_of(generator, second)))
+                == alone
+            )
         assert await text_of(generator, first) == alone[0]

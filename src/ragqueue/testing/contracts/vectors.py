@@ -10,8 +10,18 @@ from ragqueue.embedders.base import Embedder
 from ragqueue.indexes.base import Index
 from ragqueue.types import Space
 
-TEXTS = ["one", "How do I rotate a key of the gateway?", "a longer text about two things " * 20, "Schlüssel 密钥 🔑", "", "word " * 10_000]
-LIKE = ["How do I rotate the key of the gateway?", "To rotate the key of the gateway, run the command."]
+TEXTS = [
+    "one",
+    "How do I rotate a key of the gateway?",
+    "a longer text about two things " * 20,
+    "Schlüssel 密钥 🔑",
+    "",
+    "word " * 10_000,
+]
+LIKE = [
+    "How do I rotate the key of the gateway?",
+    "To rotate the key of the gateway, run the command.",
+]
 HERE = Space("acme", "default", "g1")
 DIMENSIONS = 16
 
@@ -28,7 +38,9 @@ class EmbedderContract:
         together = await embedder.embed(TEXTS)
         turned = (await embedder.embed(TEXTS[::-1]))[::-1]
         alone = np.concatenate([await embedder.embed([text]) for text in TEXTS])
-        at_the_same_time = np.concatenate(await asyncio.gather(*(embedder.embed([text]) for text in TEXTS)))
+        at_the_same_time = np.concatenate(
+            await asyncio.gather(*(embedder.embed([text]) for text in TEXTS))
+        )
         for other in (turned, alone, at_the_same_time):
             assert np.allclose(together, other, atol=1e-3)
 
@@ -42,17 +54,23 @@ class EmbedderContract:
 
 
 def vectors(count: int, *, seed: int = 0) -> NDArray[np.float32]:
-    made: NDArray[np.float32] = np.random.default_rng(seed).normal(size=(count, DIMENSIONS)).astype(np.float32)
+    made: NDArray[np.float32] = (
+        np.random.default_rng(seed).normal(size=(count, DIMENSIONS)).astype(np.float32)
+    )
     made /= np.linalg.norm(made, axis=1, keepdims=True)
     return made
 
 
 class IndexContract:
-    async def test_the_nearest_come_first_and_fewer_than_asked_for_are_no_error(self, index: Index) -> None:
+    async def test_the_nearest_come_first_and_fewer_than_asked_for_are_no_error(
+        self, index: Index
+    ) -> None:
         stored = vectors(50)
         await index.upsert(HERE, list(range(1, 51)), stored)
         found = await index.search(HERE, stored[7], 5)
-        assert [number for number, _ in found] == (np.argsort(-(stored @ stored[7]), kind="stable")[:5] + 1).tolist()
+        assert [number for number, _ in found] == (
+            np.argsort(-(stored @ stored[7]), kind="stable")[:5] + 1
+        ).tolist()
         assert found[0][1] == pytest.approx(1.0, abs=1e-2)
         assert len(await index.search(HERE, stored[7], 100)) == 50
 
@@ -84,5 +102,9 @@ class IndexContract:
     async def test_spaces_are_apart_and_an_empty_one_finds_nothing(self, index: Index) -> None:
         stored = vectors(2)
         await index.upsert(HERE, [1], stored[:1])
-        for other in (HERE._replace(tenant="globex"), HERE._replace(collection="other"), HERE._replace(generation="g2")):
+        for other in (
+            HERE._replace(tenant="globex"),
+            HERE._replace(collection="other"),
+            HERE._replace(generation="g2"),
+        ):
             assert (await index.search(other, stored[0], 5), await index.count(other)) == ([], 0)
