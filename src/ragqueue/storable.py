@@ -1,4 +1,7 @@
-"""Say what the records can hold: every door's texts and numbers pass here before anything is kept."""
+"""Say what the records can hold.
+
+Every door's texts and numbers pass here before anything is kept.
+"""
 
 import math
 import re
@@ -11,12 +14,15 @@ _NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 
 
 def as_text(text: str) -> str:
-    """Return a text of a program (a model, a parser) as one that can be stored, each wrong character replaced by U+FFFD."""
+    """Return a text of a program (a model, a parser) as one that can be stored.
+
+    Each wrong character is replaced by U+FFFD.
+    """
     return _NO_TEXT.sub("\ufffd", text)
 
 
 def check_storable(what: str, value: object) -> None:
-    """Raise InvalidRequest when a value, or one inside it, cannot be stored and given back as it came."""
+    """Raise InvalidRequest when a value, or one inside it, cannot be stored and given back."""
     if isinstance(value, str):
         if found := _NO_TEXT.search(value):
             kind = "a NUL" if found[0] == "\x00" else "half of a surrogate pair"

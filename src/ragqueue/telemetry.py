@@ -1,6 +1,7 @@
 """Names of metrics; no text of users and no ids stand in labels.
 
-What workers count is added up in the records (`take_counts`), so that /metrics of any API process shows all of them.
+What workers count is added up in the records (`take_counts`), so that /metrics of any API process
+shows all of them.
 """
 
 import json
@@ -22,6 +23,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 _SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)
+_ENDINGS = ("", "_total", "_bucket", "_count", "_sum")  # that Prometheus gives a name
 _TO_FIRST = "From the submit of a question to its first text"
 
 WORK = CollectorRegistry()
@@ -81,7 +83,10 @@ def untaken() -> Counts:
 
 
 def take_counts() -> Counts:
-    """Return what this process counted in WORK since the last call: for whoever adds it to the records."""
+    """Return what this process counted in WORK since the last call.
+
+    It is for whoever adds it to the records.
+    """
     global _taker
     with _taking:
         _taker = True
@@ -102,17 +107,15 @@ def _add(counts: Counts, sign: int) -> None:
 
 
 class _Shared(Collector):
-    """Shows samples under the names and types that the workers count with, and those of the gauges."""
+    """Shows samples under the names and types that the workers count with, and the gauges."""
 
     def __init__(self, samples: Sequence[Sample]) -> None:
         self._samples = samples
 
     def collect(self) -> Iterator[Metric]:
-        for metric in (
-            *WORK.collect(),
-            *(Metric(name, text, "gauge") for name, text in GAUGES.items()),
-        ):
-            names = {metric.name + ending for ending in ("", "_total", "_bucket", "_count", "_sum")}
+        gauges = [Metric(name, text, "gauge") for name, text in GAUGES.items()]
+        for metric in [*WORK.collect(), *gauges]:
+            names = {metric.name + ending for ending in _ENDINGS}
             metric.samples = [sample for sample in self._samples if sample.name in names]
             yield metric
 
@@ -120,33 +123,37 @@ class _Shared(Collector):
 def exposition(
     sums: Mapping[tuple[str, str], float], gauges: Iterable[tuple[str, dict[str, str], float]]
 ) -> bytes:
-    """Return the text of /metrics: this process's own, the sums of the workers, and gauges of the records."""
-    whole = dict(sums)
-    # Of a process that only serves, nobody takes them. Else the sums tell all: a total that is added up from two places
-    # at two moments can fall, which Prometheus takes for a restart.
-    own = Counts() if _taker else untaken()
-    for key, value in own.items():
-        whole[key] = whole.get(key, 0.0) + value
-    counted = ((name, json.loads(labels), value) for (name, labels), value in sorted(whole.items()))
-    return generate_latest(REGISTRY) + generate_latest(
-        _Shared([Sample(*sample) for sample in (*counted, *gauges)])
-    )
+    """Return the text of /metrics.
+
+    It holds this process's own metrics, the sums of the workers, and gauges of the records.
+    """
+    totals = dict(sums)
+    if not _taker:
+        # Of a process that only serves, nobody takes the counts. Else the sums tell all: a total
+        # that is added up from two places at two moments can fall, which Prometheus takes for a
+        # restart.
+        for key, value in untaken().items():
+            totals[key] = totals.get(key, 0.0) + value
+    samples = [
+        Sample(name, json.loads(labels), value) for (name, labels), value in sorted(totals.items())
+    ]
+    samples += [Sample(name, labels, value) for name, labels, value in gauges]
+    return generate_latest(REGISTRY) + generate_latest(_Shared(samples))
 
 
 class _JsonFormatter(logging.Formatter):
     """Writes one JSON object a line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        said = {
+        line = {
             "ts": round(record.created, 3),
             "level": record.levelname.lower(),
             "logger": record.name,
             "event": record.getMessage(),
         }
-        return json.dumps(
-            said | ({"error": self.formatException(record.exc_info)} if record.exc_info else {}),
-            ensure_ascii=False,
-        )
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
 
 
 def configure_logging(level: str, form: str) -> None:

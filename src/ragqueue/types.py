@@ -1,4 +1,7 @@
-"""One record for each thing that travels between rooms. Text offsets count code points; times are seconds since 1970 by the store's clock."""
+"""One record for each thing that travels between rooms.
+
+Text offsets count code points; times are seconds since 1970 by the store's clock.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -134,7 +137,10 @@ class Document(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """The passage that is indexed; its number is its row in the records and its id in every index."""
+    """The passage that is indexed.
+
+    Its number is its row in the records and its id in every index.
+    """
 
     number: int
     document_id: str
@@ -150,7 +156,10 @@ class Chunk(NamedTuple):
 
 
 class Hit(NamedTuple):
-    """A chunk with its scores; `score` ranks within one answer, `cosine` and `keyword` are comparable across questions."""
+    """A chunk with its scores.
+
+    `score` ranks within one answer, `cosine` and `keyword` are comparable across questions.
+    """
 
     chunk: Chunk
     score: float

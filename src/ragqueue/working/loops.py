@@ -1,7 +1,8 @@
 """Keep the background loops of a process alive: nothing in it dies unseen.
 
-A surprise in a loop is logged with its traceback, counted, waited out and gone on from. One that comes again and again
-turns /readyz red, then ends the process, so that whoever supervises it starts a new one.
+A surprise in a loop is logged with its traceback, counted, waited out and gone on from. One that
+comes again and again turns /readyz red, then ends the process, so that whoever supervises it starts
+a new one.
 """
 
 import asyncio
@@ -66,7 +67,7 @@ class Keeper:
         self._enders: list[Callable[[], object]] = []
 
     def keep(self, name: str, step: Step, *, every: Callable[[], float] | None = None) -> None:
-        """Run `step` again and again until `close`, with a pause of `every()` seconds in between."""
+        """Run `step` again and again until `close`, with pauses of `every()` seconds."""
         watch = self.watch(name)
         self._tasks.append(asyncio.create_task(_run(watch, step, every), name=f"loop-{name}"))
 
@@ -89,8 +90,10 @@ class Keeper:
     def check(self) -> None:
         """Raise Unavailable once a loop is beyond help."""
         if self.broken_loop:
-            said = f"the loop {self.broken_loop!r} of this process failed {BROKEN_AFTER} times in a row"
-            raise Unavailable(f"{said}: see its log, and start the process again")
+            raise Unavailable(
+                f"the loop {self.broken_loop!r} of this process failed {BROKEN_AFTER} times "
+                "in a row: see its log, and start the process again"
+            )
 
     async def close(self) -> None:
         """End every kept loop."""
@@ -114,7 +117,7 @@ async def _run(watch: Watch, step: Step, every: Callable[[], float] | None) -> N
     while True:
         try:
             await step()
-        except Exception as error:  # noqa: BLE001 - whatever it is: it is told, counted and gone on from
+        except Exception as error:  # noqa: BLE001 - it is told, counted and gone on from
             await asyncio.sleep(watch.failed(error))
             continue
         watch.went_well()
