@@ -88,7 +88,7 @@ async def die_after(house: Ragqueue, job: Job, deltas: int) -> list[Event]:
         while sum(event.type.endswith("text.delta") for event in logged) < deltas:
             await asyncio.sleep(0.01)
             logged = await log_of(house, job)
-    for run, task in list(worker._runs.values()):
+    for run, task in list(worker._held.values()):
         if run.pen is not None:
             run.pen.lost = True
         task.cancel()

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self
 
 from ragqueue.errors import InvalidRequest, NotFound, QueueFull, RagqueueError
 from ragqueue.parsers.table import EXTENSIONS
-from ragqueue.records import documents, jobs, workers
+from ragqueue.records import documents, erasures, jobs, workers
 from ragqueue.settings import load
 from ragqueue.storable import check_storable
 from ragqueue.types import Citation, Event, Hit, Job
@@ -159,10 +159,10 @@ class Ragqueue:
             self.tenant, question, collections=[collection] if collection else None, limit=limit
         )
 
-    async def delete(self, document_id: str) -> documents.Receipt:
+    async def delete(self, document_id: str) -> erasures.Receipt:
         """Delete a document and return its receipt once it is erased. Raises NotFound."""
         await self.ended(await self.runtime.eraser.delete(self.tenant, document_id))
-        receipt = await self.runtime.records.read(documents.receipt, self.tenant, document_id)
+        receipt = await self.runtime.records.read(erasures.receipt, self.tenant, document_id)
         assert receipt is not None
         return receipt
 

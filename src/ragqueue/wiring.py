@@ -22,7 +22,7 @@ from ragqueue.ingestion.ingest import Ingester
 from ragqueue.jobs.follow import Follower
 from ragqueue.jobs.reconcile import Reconciler
 from ragqueue.jobs.ring import Ringer
-from ragqueue.jobs.submit import Submitter
+from ragqueue.jobs.submit import Bounds, Submitter
 from ragqueue.parsers.pool import ParserPool
 from ragqueue.queues.base import JobQueue
 from ragqueue.records import jobs
@@ -40,21 +40,30 @@ class Runtime:
 
     def __init__(self, settings: Settings, records: Records, database: str) -> None:
         """Raises ConfigError for an adapter that cannot be built."""
-        self.settings, self.records, self.database = settings, records, database
+        self.settings = settings
+        self.records = records
+        self.database = database  # its UUID
         self.keeper = Keeper()
+        # Jobs that a worker runs at once.
+        self.lanes = {
+            "chat": settings.concurrency,
+            "background": settings.background_concurrency,
+        }
+        self._make_queue(settings, records)
+        self._make_retrieval(settings, records)
+        self._make_kinds(settings, records)
+
+    def _make_queue(self, settings: Settings, records: Records) -> None:
         self.queue = _by_url(JobQueue, adapters.QUEUES, settings.queue_url, records)
         self.log = _by_url(EventLog, adapters.EVENTS, settings.events_url, records)
-        self.batcher, self.ringer = (
-            Batcher(self.log, partial(records.read, jobs.is_current)),
-            Ringer(self.queue, database),
-        )
+        self.batcher = Batcher(self.log, self._is_current)
+        self.ringer = Ringer(self.queue, self.database)
         self.follower = Follower(records, self.log)
-        deadlines = {"chat": settings.chat_deadline, "background": settings.other_deadline}
         self.submitter = Submitter(
             records,
             self.ringer,
-            bounds=(settings.lane_bound, settings.tenant_bound),
-            deadlines=deadlines,
+            bounds=Bounds(of_all=settings.lane_bound, of_tenant=settings.tenant_bound),
+            deadlines={"chat": settings.chat_deadline, "background": settings.other_deadline},
         )
         self.reconciler = Reconciler(
             records,
@@ -66,27 +75,25 @@ class Runtime:
             keep_jobs=settings.keep_jobs,
             lease=settings.lease,
         )
-        self.embedder = (
-            None
-            if settings.embedder == "none"
-            else adapters.load(Embedder, adapters.EMBEDDERS, settings.embedder)()
-        )
-        asking, self.index = None, None
-        if self.embedder is not None:
-            build = adapters.load(Index, adapters.INDEXES, settings.index)
-            asking = RememberingEmbedder(self.embedder)
-            self.index = (
-                build(settings.vector_db_path, records) if settings.index == "faiss" else build()
-            )
-        self.retriever, self.generator = (
-            FusedRetriever(records, asking, self.index),
-            _generator(settings, asking),
-        )
+
+    def _make_retrieval(self, settings: Settings, records: Records) -> None:
+        self.embedder: Embedder | None = None
+        self.remembering: Embedder | None = None  # the same, for questions
+        self.index: Index | None = None
+        if settings.embedder != "none":
+            self.embedder = adapters.load(Embedder, adapters.EMBEDDERS, settings.embedder)()
+            self.remembering = RememberingEmbedder(self.embedder)
+            self.index = _index(settings, records)
+        self.retriever = FusedRetriever(records, self.remembering, self.index)
+
+    def _make_kinds(self, settings: Settings, records: Records) -> None:
+        """Make what does the jobs of each kind."""
+        self.generator = _generator(settings, self.remembering)
         self.answerer = Answerer(
             records,
             self.retriever,
             self.generator,
-            asking,
+            self.remembering,
             limit=settings.limit,
             system=settings.system_prompt,
             budget=settings.context,
@@ -105,28 +112,26 @@ class Runtime:
             max_upload=settings.max_upload,
         )
         self.eraser = Eraser(records, self.submitter, self.log, self.index)
-        self.lanes = {
-            "chat": settings.concurrency,
-            "background": settings.background_concurrency,
-        }  # jobs that a worker runs at once
+
+    async def _is_current(self, job_id: str, attempt: int) -> bool:
+        return await self.records.read(jobs.is_current, job_id, attempt)
 
     def keep_loops(self) -> None:
         """Begin the background work of the process."""
         self.keeper.keep("ringer", self.ringer.step)
         self.keeper.keep("batcher", self.batcher.step)
         self.keeper.keep("hub", self.follower.step)
-        for look, seconds in self.reconciler.looks():  # with jitter: many processes look
-            self.keeper.keep(
-                "reconciler", look, every=partial(random.uniform, 0.8 * seconds, 1.2 * seconds)
-            )
+        for look in self.reconciler.looks():
+            # With jitter: many processes look.
+            every = partial(random.uniform, 0.8 * look.every, 1.2 * look.every)
+            self.keeper.keep("reconciler", look.step, every=every)
 
     def worker(self, *, owner: str | None = None, lanes: Mapping[str, int] | None = None) -> Worker:
         """Return a worker that has not begun to beat."""
-        ingest, erase = self.ingester, self.eraser
         kinds = {
             "chat": self.answerer.run,
-            "ingest": lambda run: ingest.run(run.job),
-            "delete": lambda run: erase.run(run.job),
+            "ingest": lambda run: self.ingester.run(run.job),
+            "delete": lambda run: self.eraser.run(run.job),
         }
         return Worker(
             self.records,
@@ -152,7 +157,10 @@ class Runtime:
 
 @asynccontextmanager
 async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
-    """Build everything, keep its background work running, and close it. Raises ConfigError, Unavailable."""
+    """Build everything, keep its background work running, and close it.
+
+    Raises ConfigError, Unavailable.
+    """
     check_model(settings)
     records = open_records(settings.data)
     async with AsyncExitStack() as stack:
@@ -173,30 +181,36 @@ def _by_url(
     port: type[adapters.T], table: Mapping[str, tuple[str, str]], url: str, records: Records
 ) -> adapters.T:
     """Return the queue engine or event log that a URL names by its scheme. Raises ConfigError."""
-    return adapters.by_url(port, table, url, *([records] if re.match("sql([+:]|$)", url) else []))
+    if re.match("sql([+:]|$)", url):
+        return adapters.by_url(port, table, url, records)
+    return adapters.by_url(port, table, url)
+
+
+def _index(settings: Settings, records: Records) -> Index:
+    build = adapters.load(Index, adapters.INDEXES, settings.index)
+    if settings.index == "faiss":
+        return build(settings.vector_db_path, records)
+    return build()
 
 
 def _generator(settings: Settings, embedder: Embedder | None) -> Generator:
     kind, name = settings.model
-    build = adapters.load(
-        Generator, adapters.GENERATORS, settings.llm_model if kind == "python" else kind
-    )
+    adapter = settings.llm_model if kind == "python" else kind
+    build = adapters.load(Generator, adapters.GENERATORS, adapter)
     if kind == "extractive" and embedder is not None:
         return build(embedder.embed, languages=embedder.languages)
     if kind == "openai":
-        key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else ""
-        url, most = (
-            settings.openai_base_url or "https://api.openai.com/v1",
-            settings.concurrency + 10,
-        )
+        key = settings.openai_api_key
         return build(
             name,
-            base_url=url,
-            api_key=key,
+            base_url=settings.openai_base_url or "https://api.openai.com/v1",
+            api_key=key.get_secret_value() if key else "",
             continues=settings.model_continues,
-            max_connections=most,
+            max_connections=settings.concurrency + 10,
         )
-    return build(name) if kind == "scripted" else build()
+    if kind == "scripted":
+        return build(name)
+    return build()
 
 
 def is_private(settings: Settings) -> bool:

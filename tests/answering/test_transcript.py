@@ -1,10 +1,10 @@
-"""A message in the log, and the run that takes it over."""
+"""A transcript, the run that takes it over."""
 
 from typing import Any
 
 import pytest
 
-from ragqueue.answering.message import Message
+from ragqueue.answering.transcript import Transcript
 from ragqueue.events.pen import Pen
 from ragqueue.testing.contracts.generators import TEXTS, make_hits
 from ragqueue.types import Event
@@ -29,22 +29,24 @@ class NoBatcher:
 
 def pen_over(kept: list[Event]) -> Pen:
     """Return the pen of a run that finds these events in the log."""
-    return Pen(NoBatcher(), "job", 2, list(kept))  # type: ignore[arg-type]
+    pen = Pen(NoBatcher(), "job", 2)  # type: ignore[arg-type]
+    pen.kept = list(kept)
+    return pen
 
 
-def begun(pen: Pen, *, continues: bool = True) -> Message:
-    message = Message(pen)
-    message.begin(HITS, continues=continues)
-    return message
+def begun(pen: Pen, *, continues: bool = True) -> Transcript:
+    transcript = Transcript(pen)
+    transcript.begin(HITS, continues=continues)
+    return transcript
 
 
 def written(tokens: list[str] = TOKENS) -> list[Event]:
-    """Return the events of a message that no run had to take over."""
+    """Return the events of a transcript that no run had to take over."""
     pen = pen_over([])
-    message = begun(pen)
+    transcript = begun(pen)
     for token in tokens:
-        message.write(token)
-    message.close("stop")
+        transcript.write(token)
+    transcript.close("stop")
     return pen.kept
 
 
@@ -60,12 +62,12 @@ WHOLE = written()
 
 
 @pytest.mark.parametrize("cut", range(len(WHOLE) + 1))
-def test_a_message_is_taken_over_after_any_event_and_nothing_is_written_twice(cut: int) -> None:
+def test_a_transcript_is_taken_over_after_any_event_and_nothing_is_written_twice(cut: int) -> None:
     pen = pen_over(WHOLE[:cut])
 
-    message = begun(pen)
-    message.write("".join(TOKENS)[len(message.text) :])
-    message.close(message.finish or "stop")
+    transcript = begun(pen)
+    transcript.write("".join(TOKENS)[len(transcript.text) :])
+    transcript.close(transcript.finish or "stop")
 
     assert told(pen.kept) == told(WHOLE)
     assert pen.kept[:cut] == WHOLE[:cut]
@@ -73,11 +75,11 @@ def test_a_message_is_taken_over_after_any_event_and_nothing_is_written_twice(cu
 
 def test_the_outcome_is_the_same_for_the_run_that_took_over() -> None:
     pen = pen_over(WHOLE[:5])
-    message = begun(pen)
-    message.write("".join(TOKENS)[len(message.text) :])
-    message.close("stop")
+    transcript = begun(pen)
+    transcript.write("".join(TOKENS)[len(transcript.text) :])
+    transcript.close("stop")
 
-    result = message.outcome({"finish": "stop"}).result
+    result = transcript.outcome({"finish": "stop"}).result
 
     assert result is not None
     assert result["text"] == "".join(TOKENS)
@@ -86,17 +88,17 @@ def test_the_outcome_is_the_same_for_the_run_that_took_over() -> None:
     assert result["log_end"] == pen.end
 
 
-def test_a_message_that_cannot_be_continued_ends_incomplete_and_a_new_one_begins() -> None:
+def test_a_transcript_that_cannot_be_continued_ends_incomplete_and_a_new_one_begins() -> None:
     pen = pen_over(WHOLE[:4])
-    shown = Message(pen).text
+    shown = Transcript(pen).text
 
-    message = begun(pen, continues=False)
-    message.write("Anew.")
-    message.close("stop")
+    transcript = begun(pen, continues=False)
+    transcript.write("Anew.")
+    transcript.close("stop")
 
     new = pen.kept[4:]
     assert [event.type for event in new[:2]] == ["ragqueue:restarted", "response.output_item.done"]
     assert new[1].data["item"]["status"] == "incomplete"
     assert new[1].data["item"]["content"][0]["text"] == shown
-    assert told(new)[0] == message.text == "Anew."
+    assert told(new)[0] == transcript.text == "Anew."
     assert {event.data["output_index"] for event in new[2:]} == {2}

@@ -15,7 +15,7 @@ from ragqueue.events.sql import SqlEventLog
 from ragqueue.ingestion import erase
 from ragqueue.ingestion.erase import Eraser
 from ragqueue.jobs.control import cancel
-from ragqueue.records import documents, jobs
+from ragqueue.records import documents, erasures, jobs
 from ragqueue.records.schema import chunks
 from ragqueue.records.store import Records
 from ragqueue.types import Job, Outcome, Space
@@ -100,6 +100,9 @@ async def test_an_index_of_ones_own_is_told_what_an_erasure_took(tmp_path: Path)
         async def delete(self, space: Space, numbers: list[int]) -> None:
             told.append((space, sorted(numbers)))
 
+        async def compact(self, space: Space) -> None:
+            pass
+
     records = open_records(tmp_path)
     eraser, job, question = await begin(records, index=Foreign())
     numbers = [
@@ -125,7 +128,7 @@ async def test_a_question_is_not_shown_a_document_that_was_deleted_after_it_was_
     await records.write(hide, "d")
 
     assert not await records.note(documents.note_quotes, TENANT, question.id, ["d", "other"])
-    assert await records.read(jobs.touching, TENANT, "d") == []
+    assert await records.read(erasures.touching, TENANT, "d") == []
     records.close()
 
 
@@ -216,7 +219,7 @@ async def test_a_hidden_document_is_erased_even_if_its_job_came_to_nothing(
         document_id = stored.payload["document_id"]
 
         def hide_in_vain(connection: Connection) -> None:
-            documents.hide(connection, "vain", tenant="default", document_id=document_id)
+            erasures.hide(connection, "vain", tenant="default", document_id=document_id)
             if end != "lost":
                 job = jobs.insert_job(
                     connection, "default", "vain", "delete", {"document_id": document_id}, 600.0
@@ -232,7 +235,7 @@ async def test_a_hidden_document_is_erased_even_if_its_job_came_to_nothing(
 
 
 async def erased(ragqueue: Ragqueue, document_id: str) -> bool:
-    receipt = await ragqueue.runtime.records.read(documents.receipt, "default", document_id)
+    receipt = await ragqueue.runtime.records.read(erasures.receipt, "default", document_id)
     return receipt is not None and receipt.erased_at is not None
 
 

@@ -14,7 +14,7 @@ from ragqueue.events.sql import SqlEventLog
 from ragqueue.jobs.follow import Follower
 from ragqueue.jobs.reconcile import Reconciler
 from ragqueue.jobs.ring import Ringer
-from ragqueue.jobs.submit import Submitter
+from ragqueue.jobs.submit import Bounds, Submitter
 from ragqueue.queues.sql import SqlQueue
 from ragqueue.records import jobs
 from ragqueue.records.schema import migrate, open_records
@@ -41,7 +41,7 @@ class House:
         self.submitter = Submitter(
             self.records,
             self.ringer,
-            bounds=(20_000, 5_000),
+            bounds=Bounds(of_all=20_000, of_tenant=5_000),
             deadlines={"chat": 600.0, "background": 3600.0},
         )
         self.follower = Follower(self.records, self.log)

@@ -23,9 +23,10 @@ from ragqueue.errors import (
 from ragqueue.events.sql import SqlEventLog
 from ragqueue.jobs.control import cancel, end_unheld, erase_jobs
 from ragqueue.jobs.reconcile import Reconciler
+from ragqueue.jobs.submit import Bounds
 from ragqueue.queues.base import Handle
 from ragqueue.queues.sql import SqlQueue
-from ragqueue.records import jobs, schema, workers
+from ragqueue.records import jobs, retention, schema, workers
 from ragqueue.records.store import NOW
 from ragqueue.types import Append, Event, Outcome, Ring, seq_of
 from ragqueue.working.inside import work
@@ -116,7 +117,7 @@ async def test_a_lost_ring_is_rung_again_only_when_it_is_old_and_the_queue_is_em
 
     def lost(age: float, empty: bool) -> object:
         return house.records.write(
-            lambda c: jobs.ring_lost(c, "chat", empty, age, time.monotonic())
+            lambda c: jobs.ring_lost(c, "chat", empty=empty, age=age, looked=time.monotonic())
         )
 
     assert await lost(2.0, True) == []
@@ -181,7 +182,7 @@ async def test_twenty_overtakings_prove_a_lost_ring_and_nineteen_do_not(house: H
 
     def lost() -> object:
         return house.records.write(
-            lambda c: jobs.ring_lost(c, "chat", False, -1.0, time.monotonic())
+            lambda c: jobs.ring_lost(c, "chat", empty=False, age=-1.0, looked=time.monotonic())
         )
 
     for job in later[:19]:
@@ -197,7 +198,7 @@ async def test_rings_at_the_front_overtake_nobody(house: House) -> None:
         await house.records.write(jobs.claim, job.id, "w", 0.0, 10.0)
 
     found = await house.records.write(
-        lambda c: jobs.ring_lost(c, "chat", False, -1.0, time.monotonic())
+        lambda c: jobs.ring_lost(c, "chat", empty=False, age=-1.0, looked=time.monotonic())
     )
 
     assert found == []
@@ -282,7 +283,7 @@ async def test_burying_a_job_that_went_on_does_nothing(house: House) -> None:
 
 
 async def test_the_bounds_refuse_with_the_time_to_come_back(house: House) -> None:
-    house.submitter._bounds = (20_000, 2)
+    house.submitter._bounds = Bounds(of_all=20_000, of_tenant=2)
     await house.submit()
     await house.submit()
 
@@ -479,7 +480,12 @@ async def test_retention_drops_replaced_texts_and_removals_with_the_answers_that
     house: House,
 ) -> None:
     def fill(connection: Connection) -> None:
-        for document, version, age in (("a", 1, 3), ("a", 2, 2), ("a", 3, 0.5), ("b", 1, 3)):
+        for document, version, age, replaced in (
+            ("a", 1, 3, 2),
+            ("a", 2, 2, 0.5),
+            ("a", 3, 0.5, None),
+            ("b", 1, 3, None),
+        ):
             row = {
                 "tenant": TENANT,
                 "document_id": document,
@@ -488,9 +494,10 @@ async def test_retention_drops_replaced_texts_and_removals_with_the_answers_that
                 "blocks": "[]",
                 "sha256": "",
             }
-            connection.execute(
-                schema.versions.insert().values(row | {"created_at": NOW - age * MONTH})
-            )
+            times = {"created_at": NOW - age * MONTH}
+            if replaced is not None:
+                times["replaced_at"] = NOW - replaced * MONTH
+            connection.execute(schema.versions.insert().values(row | times))
         for collection, number, age in (
             ("one", 1, 3),
             ("one", 2, 0.5),
@@ -702,7 +709,7 @@ async def test_the_log_of_an_ended_job_is_dropped_wherever_it_is_kept(
     await reconciler.retention()
 
     assert await log.read({job.id: 0}) == {}
-    assert await house.records.read(jobs.logged, 0.0, 10) == []
+    assert await house.records.read(retention.logged, 0.0, 10) == []
     elsewhere.close()
 
 

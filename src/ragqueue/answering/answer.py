@@ -1,4 +1,7 @@
-"""Answer a question: retrieve, generate and cite, or say that the sources do not hold it; or go on where an earlier run broke off."""
+"""Answer a question: retrieve, generate and cite, or say that the sources do not hold it.
+
+A run goes on where an earlier one broke off.
+"""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -7,24 +10,25 @@ from typing import Any
 
 from ragqueue import telemetry
 from ragqueue.answering.grounding import judge
-from ragqueue.answering.message import SOURCES, Message
 from ragqueue.answering.prompt import SYSTEM, build
+from ragqueue.answering.transcript import Transcript
 from ragqueue.embedders.base import Embedder
 from ragqueue.errors import GenerationFailed
-from ragqueue.events.pen import Pen
 from ragqueue.generators.base import Generator
 from ragqueue.patience import patiently
 from ragqueue.records import chunks, documents
 from ragqueue.records.store import Records
-from ragqueue.retrieval.fused import FusedRetriever, hit_view
+from ragqueue.retrieval.fused import FusedRetriever
 from ragqueue.types import Chunk, Hit, Job, Outcome, Prompt
 from ragqueue.working.run import Run
 
 NOT_IN_SOURCES = "The sources do not hold an answer to this question."
-_NEAREST = 3  # passages shown when the sources do not hold the answer
+NEAREST = 3  # passages shown when the sources do not hold the answer
 
 
 class Answerer:
+    """Does chat jobs."""
+
     def __init__(
         self,
         records: Records,
@@ -36,103 +40,103 @@ class Answerer:
         system: str | None,
         budget: int,
     ) -> None:
-        self._records, self._retriever, self._generator, self._embedder = (
-            records,
-            retriever,
-            generator,
-            embedder,
-        )
-        self._limit, self._system, self._budget = limit, system or SYSTEM, budget
+        """`limit`: most passages of a prompt; `budget`: their tokens; `system`: None for ours."""
+        self._records = records
+        self._retriever = retriever
+        self._generator = generator
+        self._embedder = embedder
+        self._limit = limit
+        self._system = system or SYSTEM
+        self._budget = budget
 
     async def run(self, run: Run) -> Outcome:
-        """Do one attempt at a chat job and return what it ends with."""
+        """Do one attempt at a chat job and return what it ends with.
+
+        Raises LeaseLost, GenerationFailed, InvalidRequest, Unavailable.
+        """
         job = run.job
-        pen = run.pen = await run.batcher.open(job)
-        message, timings = Message(pen), {"queued_s": _since(job)}
-        prompt, found = await self._sources(job, pen, message)
+        run.pen = await run.batcher.open(job)
+        transcript = Transcript(run.pen)
+        timings = {"queued_s": _since(job)}
+        prompt, sources = await self._sources(job, transcript)
         timings["retrieved_s"] = _since(job)
         about: dict[str, Any] = {
-            "grounding": found["grounding"],
-            "finish": message.finish or "",
+            "grounding": sources["grounding"],
+            "finish": transcript.finish or "",
             "usage": {},
             "timings": timings,
         }
-        abstained = found["grounding"] == "abstained"
-        same = (message.sources or {}).get(
-            "model"
-        ) == self._generator.model  # a model goes on only with what it wrote itself
-        goes_on = (
-            NOT_IN_SOURCES.startswith(message.text)
-            if abstained
-            else same and self._generator.continues
-        )
-        message.begin(prompt.hits, continues=goes_on or message.finish is not None)
-        if abstained:
-            message.write(NOT_IN_SOURCES[len(message.text) :])
-            about |= {"finish": "stop", "nearest": found["sources"][:_NEAREST]}
-        elif (
-            message.finish is None
-        ):  # else the earlier run died between the last event and the answer
-            run.partial = lambda: message.outcome(about)
-            about |= await self._write(job, message, prompt, timings)
-        message.close(about["finish"])
-        return message.outcome(about)
+        was_closing = transcript.finish is not None  # the earlier run died just before the answer
+        if sources["grounding"] == "abstained":
+            goes_on = was_closing or NOT_IN_SOURCES.startswith(transcript.text)
+            transcript.begin(prompt.hits, continues=goes_on)
+            transcript.write(NOT_IN_SOURCES[len(transcript.text) :])
+            about["finish"] = "stop"
+            about["nearest"] = sources["sources"][:NEAREST]
+        else:
+            # A model goes on only with what it wrote itself.
+            same_model = transcript.is_by(self._generator.model)
+            goes_on = was_closing or (same_model and self._generator.continues)
+            transcript.begin(prompt.hits, continues=goes_on)
+            if not was_closing:
+                run.partial = lambda: transcript.outcome(about)
+                about |= await self._generate(job, transcript, prompt, timings)
+        transcript.close(about["finish"])
+        return transcript.outcome(about)
 
-    async def _sources(
-        self, job: Job, pen: Pen, message: Message
-    ) -> tuple[Prompt, Mapping[str, Any]]:
-        """Return the prompt and what the log tells of its passages: what an earlier run wrote there, or what is found now."""
-        if past := message.sources:
-            loaded = await self._records.read(
-                chunks.load, job.tenant, [source["chunk"] for source in past["sources"]]
-            )
-            if len(loaded) == len(past["sources"]) and await self._may_show(job, loaded):
-                hits = [
-                    Hit(chunk, s["score"], s["cosine"], s["keyword"])
-                    for chunk, s in zip(loaded, past["sources"], strict=True)
-                ]
-                return self._prompt(job, hits)._replace(hits=hits), past
-            message.sources = message.finish = (
-                None  # passages were replaced or deleted meanwhile: the answer begins anew
-            )
+    async def _sources(self, job: Job, transcript: Transcript) -> tuple[Prompt, Mapping[str, Any]]:
+        """Return the prompt, and what the log tells of its passages.
+
+        That is what an earlier run wrote there, or what is found now.
+        """
+        prompt = await self._past_prompt(job, transcript)
+        if prompt is not None and transcript.past_sources is not None:
+            return prompt, transcript.past_sources
+        transcript.drop_past()  # passages were replaced or deleted meanwhile: it begins anew
         question = job.payload["question"]
-        search = {"type": "file_search_call", "id": f"fs_{job.id}", "queries": [question]}
-        call = {"output_index": 0, "item_id": search["id"]}
-        if all(event.type != "response.in_progress" for event in pen.kept):
-            pen.write(
-                "response.in_progress",
-                {"response": {"id": job.id, "object": "response", "status": "in_progress"}},
-            )
-            pen.write(
-                "response.output_item.added",
-                {"output_index": 0, "item": search | {"status": "in_progress"}},
-            )
-            pen.write("response.file_search_call.searching", call)
+        transcript.searching(question)
         nearest, prompt = await self._retrieve(job)
-        hits = list(prompt.hits)  # not all that are near: the log tells what the prompt holds
         grounding = await judge(
             question, nearest, self._embedder, sentences=self._generator.weighs_sentences
         )
-        pen.write("response.file_search_call.completed", call)
-        pen.write(
-            "response.output_item.done",
-            {"output_index": 0, "item": search | {"status": "completed"}},
-        )
-        sources = [
-            {"n": n, "chunk": hit.chunk.number} | hit_view(hit) for n, hit in enumerate(hits, 1)
+        # Not all that are near: the log tells what the prompt holds.
+        sources = transcript.found(question, prompt.hits, grounding, self._generator.model)
+        return prompt, sources
+
+    async def _past_prompt(self, job: Job, transcript: Transcript) -> Prompt | None:
+        """Return the prompt of an earlier run, if all of its passages may still be shown."""
+        if transcript.past_sources is None:
+            return None
+        past = transcript.past_sources["sources"]
+        numbers = [source["chunk"] for source in past]
+        passages = await self._records.read(chunks.load, job.tenant, numbers)
+        if len(passages) < len(past) or not await self._may_show(job, passages):
+            return None
+        hits = [
+            Hit(
+                chunk=chunk,
+                score=source["score"],
+                cosine=source["cosine"],
+                keyword=source["keyword"],
+            )
+            for chunk, source in zip(passages, past, strict=True)
         ]
-        found = {"sources": sources, "grounding": grounding, "model": self._generator.model}
-        pen.write(SOURCES, found)
-        return prompt, found
+        return self._prompt(job, hits)._replace(hits=hits)
 
     async def _retrieve(self, job: Job) -> tuple[list[Hit], Prompt]:
-        """Return what is near the question, and the prompt with as much of it as fits, all of which may be shown."""
-        question, collection = job.payload["question"], job.payload.get("collection")
-        limit, most = job.payload.get("limit", self._limit), self._generator.passages
-        limit = limit if most is None else min(limit, most)
+        """Return what is near the question, and the prompt with as much of it as fits.
+
+        All that the prompt holds may be shown.
+        """
+        question = job.payload["question"]
+        collection = job.payload.get("collection")
+        collections = None if collection is None else [collection]
+        limit = job.payload.get("limit", self._limit)
+        if self._generator.passages is not None:
+            limit = min(limit, self._generator.passages)
         while True:
             nearest = await self._retriever.retrieve(
-                job.tenant, question, collections=[collection] if collection else None, limit=limit
+                job.tenant, question, collections=collections, limit=limit
             )
             prompt = self._prompt(job, nearest)
             if await self._may_show(job, [hit.chunk for hit in prompt.hits]):
@@ -140,32 +144,44 @@ class Answerer:
             # A document was deleted after it was found: look again.
 
     async def _may_show(self, job: Job, passages: Sequence[Chunk]) -> bool:
-        """Before any passage stands in the log, note which documents a delete must look for here; False when one was deleted."""
+        """Note which documents a delete must look for here; False when one was deleted.
+
+        It comes before any passage stands in the log.
+        """
         document_ids = [chunk.document_id for chunk in passages]
         return await patiently(
             self._records.note, documents.note_quotes, job.tenant, job.id, document_ids
         )
 
-    async def _write(
-        self, job: Job, message: Message, prompt: Prompt, timings: dict[str, float]
+    async def _generate(
+        self, job: Job, transcript: Transcript, prompt: Prompt, timings: dict[str, float]
     ) -> dict[str, Any]:
-        """Write what the generator says; return how it ended and what it used. Raises GenerationFailed, InvalidRequest."""
-        finish, usage = "", dict[str, int]()
-        async with aclosing(self._generator.stream(prompt._replace(prefix=message.text))) as stream:
-            async for delta in stream:
+        """Write what the generator says; return its `finish` and `usage`.
+
+        Raises GenerationFailed, InvalidRequest, Unavailable.
+        """
+        finish = ""
+        usage: dict[str, int] = {}
+        prompt = prompt._replace(prefix=transcript.text)
+        async with aclosing(self._generator.stream(prompt)) as deltas:
+            async for delta in deltas:
                 if delta.text:
                     if "first_token_s" not in timings:
                         timings["first_token_s"] = _since(job)
                         telemetry.FIRST_TOKEN.observe(timings["first_token_s"])
                     telemetry.TOKENS.inc()
-                    message.write(delta.text)
-                finish, usage = delta.finish or finish, dict(delta.usage) or usage
-        if finish:
-            message.write("", last=True)
-        if not finish or not message.text.strip():
-            wrong = "gave an empty answer" if finish else "ended its stream without a finish reason"
-            raise GenerationFailed(f"the model {self._generator.model!r} {wrong}")
+                    transcript.write(delta.text)
+                finish = delta.finish or finish
+                usage = dict(delta.usage) or usage
+        if not finish:
+            raise self._failed("ended its stream without a finish reason")
+        transcript.write("", last=True)
+        if not transcript.text.strip():
+            raise self._failed("gave an empty answer")
         return {"finish": finish, "usage": usage}
+
+    def _failed(self, how: str) -> GenerationFailed:
+        return GenerationFailed(f"the model {self._generator.model!r} {how}")
 
     def _prompt(self, job: Job, hits: Sequence[Hit]) -> Prompt:
         return build(

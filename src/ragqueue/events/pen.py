@@ -18,23 +18,33 @@ logger = logging.getLogger(__name__)
 
 
 class Pen:
-    """Writes the events of one run; it keeps all that the log should hold, and writes again what the log lost, unnoticed."""
+    """Writes the events of one run.
 
-    def __init__(self, batcher: "Batcher", job_id: str, attempt: int, kept: list[Event]) -> None:
-        self.job_id, self.attempt, self.kept = job_id, attempt, kept
+    It keeps all that the log should hold, and writes again what the log lost, unnoticed.
+    """
+
+    def __init__(self, batcher: "Batcher", job_id: str, attempt: int) -> None:
+        self.job_id = job_id
+        self.attempt = attempt
+        self.kept: list[Event] = list(fence(job_id, attempt).events)
         self.sent = 0  # how many of `kept` the log holds
         self.settled = asyncio.Event()  # set after each write of the batcher
-        self.lost = False
+        self.lost = False  # a newer attempt has raised its fence
         self.failures = 0  # writes of this pen alone that met a surprise
-        self._batcher, self._n = batcher, 1
+        self._batcher = batcher
+        self._n = 1  # of the next event of this attempt
 
     @property
     def end(self) -> int:
+        """The seq of the last event that the log should hold."""
         return self.kept[-1].seq
 
     @property
     def sent_to(self) -> int:
-        return self.kept[self.sent - 1].seq if self.sent else 0
+        """The seq of the last event that the log holds, 0 when it holds none."""
+        if self.sent == 0:
+            return 0
+        return self.kept[self.sent - 1].seq
 
     @property
     def broken(self) -> bool:
@@ -42,7 +52,10 @@ class Pen:
         return self.failures >= FAILURES
 
     def check(self) -> None:
-        """Raise LeaseLost once a newer attempt has raised its fence; RagqueueError when its events cannot be written."""
+        """Raise LeaseLost once a newer attempt has raised its fence.
+
+        Raises RagqueueError when its events cannot be written.
+        """
         if self.broken:
             raise RagqueueError(
                 f"the events of job {self.job_id} cannot be written: see the log of the worker",
@@ -52,14 +65,14 @@ class Pen:
             raise LeaseLost(f"attempt {self.attempt} of job {self.job_id} is no longer current")
 
     def write(self, type_: str, data: Mapping[str, Any]) -> None:
-        """Add an event to the log, soon. Raises LeaseLost."""
+        """Add an event to the log, soon. Raises LeaseLost, and RagqueueError when it is broken."""
         self.check()
         self.kept.append(Event(seq_of(self.attempt, self._n), type_, data, time.time()))
         self._n += 1
         self._batcher.notice(self)
 
     async def flush(self) -> None:
-        """Wait until the log holds everything written so far. Raises LeaseLost."""
+        """Wait until the log holds everything written so far. Raises as `write`."""
         count = len(self.kept)
         while self.sent < count and not self.broken:
             self._batcher.notice(self)
@@ -67,13 +80,23 @@ class Pen:
             await self.settled.wait()
         self.check()
 
+    def take_over(self, events: list[Event]) -> None:
+        """Make what earlier attempts left in the log, with our fence, what it should hold."""
+        self.kept = events
+        self.sent = len(events)
+        self.lost = self.end != seq_of(self.attempt, 0)
+
 
 class Batcher:
-    """Writes what piled up while its last write was in flight: no delay when idle, and under load it coalesces by itself."""
+    """Writes what piled up while its last write was in flight.
+
+    There is no delay when it is idle, and under load it coalesces by itself.
+    """
 
     def __init__(self, log: EventLog, is_current: IsCurrent) -> None:
-        """`is_current` says whether an attempt is still its job's current one, as the records know."""
-        self._log, self._is_current = log, is_current
+        """`is_current` says whether an attempt is its job's current one, as the records know."""
+        self._log = log
+        self._is_current = is_current
         self._dirty: set[Pen] = set()
         self._noticed = asyncio.Event()
         self._singly = 0  # so many pens are written one by one, to find the one that cannot be
@@ -84,20 +107,22 @@ class Batcher:
         self._noticed.set()
 
     async def open(self, job: Job) -> Pen:
-        """Raise the fence of the job's attempt, then read what earlier attempts left. Raises LeaseLost."""
-        pen = Pen(self, job.id, job.attempt, list(fence(job.id, job.attempt).events))
-        if (
-            job.attempt > 1
-        ):  # before the first attempt there is nothing: its fence travels with its first events
-            await patiently(self._append, [pen])
-            left = (await patiently(self._log.read, {job.id: 0})).get(job.id, pen.kept)
-            if any(event.type == DAMAGED for event in left):
-                logger.error("log.damaged job=%s: its answer begins anew", job.id)
-                await patiently(self._log.drop, [job.id])
-                return pen
-            pen.kept = left
-            pen.sent, pen.lost = len(pen.kept), pen.end != seq_of(job.attempt, 0)
-            pen.check()
+        """Raise the fence of the job's attempt, then read what earlier attempts left.
+
+        Raises LeaseLost.
+        """
+        pen = Pen(self, job.id, job.attempt)
+        if job.attempt == 1:
+            return pen  # before it there is nothing: its fence travels with its first events
+        await patiently(self._append, [pen])
+        logs = await patiently(self._log.read, {job.id: 0})
+        events = logs.get(job.id, pen.kept)
+        if any(event.type == DAMAGED for event in events):
+            logger.error("log.damaged job=%s: its answer begins anew", job.id)
+            await patiently(self._log.drop, [job.id])
+            return pen
+        pen.take_over(events)
+        pen.check()
         return pen
 
     async def step(self) -> None:
@@ -115,15 +140,22 @@ class Batcher:
             raise
 
     def _take(self) -> list[Pen]:
+        """Return the pens that are to be written now: all, or one after a surprise."""
         self._dirty = {pen for pen in self._dirty if not (pen.lost or pen.broken)}
-        if not self._singly:
-            pens, self._dirty = list(self._dirty), set()
+        if self._singly == 0:
+            pens = list(self._dirty)
+            self._dirty = set()
             return pens
         self._singly -= 1
-        return [self._dirty.pop()] if self._dirty else []
+        if not self._dirty:
+            return []
+        return [self._dirty.pop()]
 
     def _keep_back(self, pens: Sequence[Pen]) -> None:
-        """After a surprise: write them again, one by one, so that one that cannot be written stops no other."""
+        """After a surprise: write them again, one by one.
+
+        So one that cannot be written stops no other.
+        """
         self._dirty.update(pens)
         self._singly = len(self._dirty)
         if len(pens) == 1:
@@ -132,26 +164,28 @@ class Batcher:
 
     async def _settle(self, pen: Pen, end: int) -> None:
         """Learn from the log's end what it holds of a pen."""
+        held_before = pen.sent_to
         pen.failures = 0
-        held_to = pen.sent_to  # what the log held before
         pen.lost = end > pen.end
         pen.sent = bisect_right(pen.kept, end, key=lambda event: event.seq)
-        # The log lost its tail, or all. It may have been erased on purpose, and then nobody writes it again.
-        if end < held_to and not await patiently(self._is_current, pen.job_id, pen.attempt):
+        if end < held_before and not await patiently(self._is_current, pen.job_id, pen.attempt):
+            # The log lost its tail, or all: it was erased on purpose, and nobody writes it again.
             pen.lost = True
             pen.settled.set()
             return
         if not pen.lost and end != pen.sent_to:
-            # After a lost log an older run may have written its own again before we could: ours replaces it.
+            # After a lost log an older run may have written its own again before we could: ours
+            # replaces it.
             await patiently(self._log.drop, [pen.job_id])
             pen.sent = 0
         pen.settled.set()
         if pen.sent < len(pen.kept):
             self.notice(pen)
 
-    async def _append(
-        self, pens: Sequence[Pen]
-    ) -> list[int]:  # with what was written since the last try
-        return await self._log.append(
-            [Append(pen.job_id, pen.sent_to or -1, pen.kept[pen.sent :]) for pen in pens]
-        )
+    async def _append(self, pens: Sequence[Pen]) -> list[int]:
+        """Write what the log lacks of these pens, with what was written since the last try."""
+        appends = [
+            Append(job_id=pen.job_id, after=pen.sent_to or -1, events=pen.kept[pen.sent :])
+            for pen in pens
+        ]
+        return await self._log.append(appends)

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Awaitable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from msgspec import json
@@ -22,14 +23,19 @@ from ragqueue.types import ATTEMPT_SHIFT, LAST_N, Append, Event, seq_of
 KEEP = 86_400  # seconds after its last append that a log is kept, if nobody drops it
 PATIENCE = 5.0  # seconds that a call may take, beyond the `wait` of a read
 
-# KEYS: the log. ARGV: the end that the writer knows ("-": any lower one), seconds to keep, then id, type, data, at of each event.
+# KEYS: the log. ARGV: the end that the writer knows ("-": any lower one), seconds to keep, then
+# id, type, data, at of each event.
 _APPEND = """
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
 local found = last[1] and last[1][1] or '0-0'
-local granted = ARGV[1] == found or ARGV[1] == '-' and not redis.call('XRANGE', KEYS[1], ARGV[3] or '-', '+', 'COUNT', 1)[1]
+local granted = ARGV[1] == found
+if ARGV[1] == '-' then
+  granted = granted or not redis.call('XRANGE', KEYS[1], ARGV[3] or '-', '+', 'COUNT', 1)[1]
+end
 if granted and ARGV[3] then
   for i = 3, #ARGV, 4 do
-    found = redis.call('XADD', KEYS[1], ARGV[i], 'type', ARGV[i + 1], 'data', ARGV[i + 2], 'at', ARGV[i + 3])
+    local fields = {'type', ARGV[i + 1], 'data', ARGV[i + 2], 'at', ARGV[i + 3]}
+    found = redis.call('XADD', KEYS[1], ARGV[i], unpack(fields))
   end
   redis.call('EXPIRE', KEYS[1], ARGV[2])
 end
@@ -37,6 +43,7 @@ return found
 """
 _SHA = hashlib.sha1(_APPEND.encode()).hexdigest()
 _LOG = "ragqueue:log:"
+_ANY = "-"  # any end below the first event
 AT_ONCE = 1000  # logs that are erased in one round trip
 _BACKGROUND = ("aof_rewrite_in_progress", "aof_rewrite_scheduled", "rdb_bgsave_in_progress")
 _TRIED = _LOG + "ragqueue-check"  # the name of no job
@@ -59,11 +66,15 @@ logger = logging.getLogger(__name__)
 
 
 class RedisEventLog(EventLog):
-    """Keeps events in Redis; a waiting read blocks in the server, and every append to its jobs wakes it."""
+    """Keeps events in Redis.
+
+    A waiting read blocks in the server, and every append to its jobs wakes it.
+    """
 
     def __init__(self, url: str) -> None:
         self._shown = without_password(url)
-        # Tries twice, for an old connection may be dead. One limit of ours a call, none a response: that would cost more than to read it.
+        # Tries twice, for an old connection may be dead. One limit of ours a call, none a response:
+        # that would cost more than to read it.
         self._redis = Redis.from_url(
             brokers.usable(url), retry=Retry(NoBackoff(), 1), socket_timeout=None
         )
@@ -73,33 +84,21 @@ class RedisEventLog(EventLog):
 
     async def append(self, appends: Sequence[Append]) -> list[int]:
         pipeline = self._redis.pipeline(transaction=False)
-        call, script = (
-            pipeline.eval,
-            _APPEND,
-        )  # the first brings the script, for Redis may have been restarted; the others name it
+        # The first brings the script, for Redis may have been restarted; the others name it.
+        call = partial(pipeline.eval, _APPEND)
         for append in appends:
-            fields = [
-                value
-                for event in append.events
-                for value in (_id(event.seq), *_fields(event).values())
-            ]
-            call(
-                script,
-                1,
-                _LOG + append.job_id,
-                "-" if append.after == -1 else _id(append.after),
-                KEEP,
-                *fields,
-            )
-            call, script = pipeline.evalsha, _SHA
+            after = _ANY if append.after == -1 else _id(append.after)
+            call(1, _LOG + append.job_id, after, KEEP, *_flat(append.events))
+            call = partial(pipeline.evalsha, _SHA)
         return [_seq(end) for end in await self._call(pipeline.execute())]
 
     async def read(self, cursors: Mapping[str, int], wait: float = 0) -> dict[str, list[Event]]:
         keys = [(_LOG + job_id).encode() for job_id in cursors]
-        block = ("BLOCK", max(1, int(wait * 1000))) if wait > 0 else ()
-        reading = self._redis.execute_command(
-            "XREAD", *block, "STREAMS", *keys, *map(_id, cursors.values())
-        )
+        command: list[Any] = ["XREAD"]
+        if wait > 0:
+            command += ["BLOCK", max(1, int(wait * 1000))]
+        command += ["STREAMS", *keys, *map(_id, cursors.values())]
+        reading = self._redis.execute_command(*command)
         streams: dict[bytes, list[Any]] = await self._call(reading, wait + PATIENCE)
         return {
             job_id: [_event(entry_id, fields) for entry_id, fields in streams[key]]
@@ -116,7 +115,8 @@ class RedisEventLog(EventLog):
         for start in range(0, len(fences), AT_ONCE):
             pipeline = self._redis.pipeline(transaction=True)
             for fence in fences[start : start + AT_ONCE]:
-                key, first = _LOG + fence.job_id, fence.events[0]
+                key = _LOG + fence.job_id
+                first = fence.events[0]
                 pipeline.delete(key)
                 pipeline.xadd(key, _fields(first), _id(first.seq))
                 pipeline.expire(key, KEEP)
@@ -125,7 +125,8 @@ class RedisEventLog(EventLog):
     async def purge(self) -> dict[str, int]:
         """Have Redis write its append-only file and its snapshot anew, where it keeps them.
 
-        What it does not let us do is counted as left. https://redis.io/docs/latest/operate/oss_and_stack/management/persistence/
+        What it does not let us do is counted as left.
+        https://redis.io/docs/latest/operate/oss_and_stack/management/persistence/
         """
         counts = {"log_files": 0}
         async with self._purging:
@@ -152,7 +153,10 @@ class RedisEventLog(EventLog):
         return kept
 
     async def _write_anew(self, command: str, outcome: str) -> None:
-        """Have Redis write a file anew, from what it holds now. Raises Unavailable, ResponseError when it refuses."""
+        """Have Redis write a file anew, from what it holds now.
+
+        Raises Unavailable, ResponseError when it refuses.
+        """
         await self._idle()  # what is being written began before the last drop
         try:
             await self._ask(self._redis.execute_command(command))
@@ -165,7 +169,7 @@ class RedisEventLog(EventLog):
             raise Unavailable(f"{self._shown} could not do {command}: its own log says why")
 
     async def _idle(self) -> Mapping[str, Any]:
-        """Wait until Redis writes no file in the background, and return what it tells of its files."""
+        """Wait until Redis writes no file in the background; return what it tells of its files."""
         while True:
             persistence: dict[str, Any] = await self._call(self._redis.info("persistence"))
             if not any(persistence.get(name) for name in _BACKGROUND):
@@ -195,7 +199,10 @@ class RedisEventLog(EventLog):
             ) from error
 
     async def _ask(self, awaitable: Awaitable[Any], patience: float = PATIENCE) -> Any:
-        """Return what Redis answers. Raises Unavailable when it is away, RedisError when it refuses."""
+        """Return what Redis answers.
+
+        Raises Unavailable when it is away, RedisError when it refuses.
+        """
         try:
             async with asyncio.timeout(patience):
                 return await awaitable
@@ -211,14 +218,18 @@ def _fields(event: Event) -> dict[Any, Any]:
 
 def _event(entry_id: bytes, fields: Sequence[bytes]) -> Event:
     """Return an entry as an event; whatever stands in Redis besides becomes one of DAMAGED."""
-    found = dict(zip(fields[::2], fields[1::2], strict=False))
-    type_ = found.get(b"type", b"").decode(errors="replace") or DAMAGED
-    return entry(
-        _seq(entry_id),
-        type_,
-        found.get(b"data", b""),
-        found.get(b"at", b"").decode(errors="replace"),
-    )
+    values = dict(zip(fields[::2], fields[1::2], strict=False))
+    type_ = values.get(b"type", b"").decode(errors="replace") or DAMAGED
+    at = values.get(b"at", b"").decode(errors="replace")
+    return entry(_seq(entry_id), type_, values.get(b"data", b""), at)
+
+
+def _flat(events: Sequence[Event]) -> list[Any]:
+    """Return id, type, data, at of each event, one after the other, as the script takes them."""
+    values: list[Any] = []
+    for event in events:
+        values += [_id(event.seq), *_fields(event).values()]
+    return values
 
 
 def _id(seq: int) -> str:

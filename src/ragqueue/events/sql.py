@@ -8,19 +8,30 @@ from contextlib import suppress
 from sqlalchemy import Connection
 
 from ragqueue.events.base import EventLog, entry
-from ragqueue.records.store import Records, to_json
+from ragqueue.records.statements import as_list, to_json
+from ragqueue.records.store import Records
 from ragqueue.types import Append, Event
 
 POLL = 0.01  # seconds between looks for what other processes wrote, while somebody reads
-_ENDS = "select w.value, coalesce((select max(seq) from events e where e.job_id = w.value), 0) from json_each(?) w"
+
+# These run for every token: past SQLAlchemy's texts, which cost more than the statements.
+_ENDS = """
+    select job.value, coalesce((select max(seq) from events where job_id = job.value), 0)
+    from json_each(?) job"""
 _DROP = "delete from events where job_id in (select value from json_each(?))"
 _INSERT = "insert into events (job_id, seq, type, data, at) values (?, ?, ?, ?, ?)"
 # CROSS JOIN keeps SQLite from scanning the events first: one look-up a live job.
-_AFTER = "select job_id, seq, e.type, data, at from json_each(?) cross join events e on job_id = key and seq > value order by job_id, seq"
+_AFTER = """
+    select job_id, seq, e.type, data, at from json_each(?)
+    cross join events e on job_id = key and seq > value
+    order by job_id, seq"""
 
 
 class SqlEventLog(EventLog):
-    """Keeps events in a table; wakes readers of its own process at once, others see them within `POLL`."""
+    """Keeps events in a table.
+
+    Readers of its own process are woken at once, others see what is new within `POLL`.
+    """
 
     def __init__(self, records: Records) -> None:
         self._records = records
@@ -32,11 +43,13 @@ class SqlEventLog(EventLog):
         return ends
 
     async def read(self, cursors: Mapping[str, int], wait: float = 0) -> dict[str, list[Event]]:
-        end, after = time.monotonic() + wait, to_json(cursors)
+        end = time.monotonic() + wait
+        after = to_json(cursors)
         while True:
             self._woken.clear()
-            if (found := await self._records.read(_read, after)) or time.monotonic() >= end:
-                return found
+            events = await self._records.read(_read, after)
+            if events or time.monotonic() >= end:
+                return events
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(POLL, wait)):
                     await self._woken.wait()
@@ -54,14 +67,17 @@ def grants(end: int, after: int, first: int) -> bool:
 
 
 def _append(connection: Connection, appends: Sequence[Append]) -> list[int]:
-    wanted = to_json([append.job_id for append in appends])
-    ends: dict[str, int] = {
-        job_id: end for job_id, end in connection.exec_driver_sql(_ENDS, (wanted,))
-    }
+    job_ids = as_list(append.job_id for append in appends)
+    ends: dict[str, int] = dict(connection.exec_driver_sql(_ENDS, (job_ids,)).all())
     rows = []
     for append in appends:
-        if append.events and grants(ends[append.job_id], append.after, append.events[0].seq):
-            rows += [(append.job_id, e.seq, e.type, to_json(e.data), e.at) for e in append.events]
+        if not append.events:
+            continue
+        if grants(ends[append.job_id], append.after, append.events[0].seq):
+            rows += [
+                (append.job_id, event.seq, event.type, to_json(event.data), event.at)
+                for event in append.events
+            ]
             ends[append.job_id] = append.events[-1].seq
     if rows:
         connection.exec_driver_sql(_INSERT, rows)
@@ -69,7 +85,7 @@ def _append(connection: Connection, appends: Sequence[Append]) -> list[int]:
 
 
 def _drop(connection: Connection, job_ids: Sequence[str]) -> None:
-    connection.exec_driver_sql(_DROP, (to_json(job_ids),))
+    connection.exec_driver_sql(_DROP, (as_list(job_ids),))
 
 
 def _seal(connection: Connection, fences: Sequence[Append]) -> None:
@@ -78,7 +94,7 @@ def _seal(connection: Connection, fences: Sequence[Append]) -> None:
 
 
 def _read(connection: Connection, cursors: str) -> dict[str, list[Event]]:
-    found: dict[str, list[Event]] = {}
-    for job_id, *fields in connection.exec_driver_sql(_AFTER, (cursors,)):
-        found.setdefault(job_id, []).append(entry(*fields))
-    return found
+    events: dict[str, list[Event]] = {}
+    for job_id, seq, type_, data, at in connection.exec_driver_sql(_AFTER, (cursors,)):
+        events.setdefault(job_id, []).append(entry(seq, type_, data, at))
+    return events

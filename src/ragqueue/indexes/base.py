@@ -31,3 +31,9 @@ class Index(ABC):
     @abstractmethod
     async def count(self, space: Space) -> int:
         """Return how many chunks the space holds."""
+
+    async def compact(self, space: Space) -> None:  # noqa: B027 - most keep no files of their own
+        """Make sure that no file of the index's own holds what was deleted.
+
+        Raises StoreFull, Unavailable.
+        """

@@ -1,4 +1,4 @@
-"""A job as its reader sees it: one ordered stream that resumes, from the row and from the log."""
+"""A job as its reader sees it: one ordered stream that resumes, from the log and from the row."""
 
 import asyncio
 import logging
@@ -7,34 +7,37 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 
 from ragqueue.events.base import DAMAGED, END, FENCE, EventLog
-from ragqueue.jobs.views import DELTA, RESTARTED, opening, retold, terminal
+from ragqueue.jobs.stream import RESTARTED, coalesced, opening, retold, terminal
 from ragqueue.patience import patiently
 from ragqueue.records import jobs
 from ragqueue.records.store import Records
 from ragqueue.types import ENDED, QUEUED_SEQ, Event, Job
 
 KEEP_ALIVE = 15.0  # seconds without an event after which a batch is empty
-PAUSE = 0.005  # seconds between two reads of the hub: under load one that finds more tokens costs less than more reads
-LONGEST_READ = 0.05  # seconds that the hub waits for an event: a stream that begins is read from the next read on
-ROWS_EVERY = (
-    1.0  # seconds between looks at the rows of live jobs: the row decides that a job has ended
-)
-_LOST = Event(
-    QUEUED_SEQ, RESTARTED, {"reason": "log_lost"}
-)  # a reader that breaks off here resumes at the start
+# Seconds between two reads of the hub: under load one that finds more tokens costs less than more
+# reads.
+PAUSE = 0.005
+# Seconds that the hub waits for an event: a stream that begins is read from the next read on.
+LONGEST_READ = 0.05
+# Seconds between looks at the rows of live jobs: the row says that a job has ended.
+ROWS_EVERY = 1.0
+# What was shown is void; a reader that breaks off here resumes at the start.
+_LOST = Event(QUEUED_SEQ, RESTARTED, {"reason": "log_lost"})
 logger = logging.getLogger(__name__)
 
 
 class Reader:
-    """One live stream: what is read for it waits in its inbox, in order."""
+    """One stream: what is read for it waits in its inbox, in order."""
 
-    def __init__(self, job: Job, cursor: int, welcome: Callable[[], bool]) -> None:
-        self.job_id, self.cursor, self.ended = job.id, cursor, job.ended
-        self.inbox: list[Event] = []
-        self.woken = (
-            asyncio.Event()
-        )  # there is something in the inbox, or the job has ended, or the reader must go
+    def __init__(self, job: Job, last_shown: int, welcome: Callable[[], bool]) -> None:
+        self.job_id = job.id
+        self.ended = job.ended
         self.welcome = welcome
+        self.last_shown = last_shown  # seq
+        self.last_read = last_shown  # seq of the last event that came into the inbox
+        self.blind = False  # its log is damaged: the answer is told from the records
+        self.inbox: list[Event] = []
+        self.woken = asyncio.Event()  # there is news: events, the end of the job, or of the welcome
 
     async def take(self) -> list[Event]:
         """Return what arrived; waits for the first event or the end, but not for ever."""
@@ -43,32 +46,54 @@ class Reader:
                 async with asyncio.timeout(KEEP_ALIVE):
                     await self.woken.wait()
         self.woken.clear()
-        taken, self.inbox = self.inbox, []
-        return taken
+        arrived = self.inbox
+        self.inbox = []
+        # What arrived while a lost log was told again may have been shown already.
+        return [event for event in arrived if event.seq > self.last_shown]
+
+    def put(self, events: Sequence[Event]) -> None:
+        """Bring the events that it has not had yet into the inbox."""
+        news = [event for event in events if event.seq > self.last_read]
+        if news:
+            self.inbox += news
+            self.last_read = news[-1].seq
+            self.woken.set()
+
+    def show(self, events: list[Event]) -> list[Event]:
+        """Note that events are shown, and return them as their reader sees them."""
+        if events:
+            self.last_shown = events[-1].seq
+        return coalesced(events)
 
 
 class Follower:
-    """Follows jobs for the readers of one process: its hub reads the logs of all live streams with one call at a time."""
+    """Follows jobs for the readers of one process.
+
+    Its hub reads the logs of all live streams with one call at a time.
+    """
 
     def __init__(self, records: Records, log: EventLog) -> None:
-        self._records, self._log = records, log
+        self._records = records
+        self._log = log
         self._readers: set[Reader] = set()
         self._joined = asyncio.Event()
-        self._rows_at = 0.0
+        self._rows_at = 0.0  # when the rows were looked at last
 
     async def open(
         self, job: Job, after: int | None = None, *, welcome: Callable[[], bool] = lambda: True
     ) -> AsyncIterator[list[Event]]:
-        """Return batches of events after `after` (None: all), empty when nothing happens, to the terminal one.
+        """Return batches of events after `after` (None: all) to the terminal one.
 
-        All comes again after a lost log. The batches end early once the reader is no longer welcome. Raises Unavailable
-        when the log cannot be read now; one that goes away later is waited for.
+        A batch is empty when nothing happens. All comes again after a lost log. The batches end
+        early once the reader is no longer welcome. Raises Unavailable when the log cannot be read
+        now; one that goes away later is waited for.
         """
-        shown = max(after or 0, QUEUED_SEQ)
-        lead = [event for event in opening(job) if after is None or event.seq > after]
-        if not await self._holds(job.id, shown):
-            lead, shown = [_LOST], QUEUED_SEQ
-        return self._follow(job, lead, shown, welcome)
+        last_shown = max(after or 0, QUEUED_SEQ)
+        first = [event for event in opening(job) if after is None or event.seq > after]
+        if not await self._holds(job.id, last_shown):
+            first = [_LOST]
+            last_shown = QUEUED_SEQ
+        return self._follow(job, first, Reader(job, last_shown, welcome))
 
     async def follow(self, job: Job, after: int | None = None) -> AsyncIterator[list[Event]]:
         """Yield what `open` returns."""
@@ -76,71 +101,77 @@ class Follower:
             yield batch
 
     async def _follow(
-        self, job: Job, lead: list[Event], shown: int, welcome: Callable[[], bool]
+        self, job: Job, first: list[Event], reader: Reader
     ) -> AsyncIterator[list[Event]]:
-        if lead:
-            yield lead
-        async for batch, seq in self._from_the_log(job, shown, welcome):
-            shown = seq
+        if first:
+            yield first
+        async for batch in self._from_the_log(reader):
             yield batch
-        if not welcome():
-            return
-        row = await patiently(self._records.read, jobs.get, job.tenant, job.id)
-        if row is None:
-            return
-        answer = await patiently(self._records.read, jobs.answer, job.tenant, job.id)
-        if (
-            answer and shown < answer["log_end"]
-        ):  # the log was lost or damaged, or is past its retention
-            yield ([_LOST] if shown > QUEUED_SEQ else []) + retold(row, answer)
-        yield [terminal(row, answer)]
+        if reader.welcome():
+            async for batch in self._from_the_row(job, reader.last_shown):
+                yield batch
 
-    async def _from_the_log(
-        self, job: Job, shown: int, welcome: Callable[[], bool]
-    ) -> AsyncIterator[tuple[list[Event], int]]:
-        """Yield (events, seq of the last one shown) until the job has ended or the reader is not welcome."""
-        reader = Reader(job, shown, welcome)
-        blind = ended = False  # blind: its log is damaged, the answer is told from the records
+    async def _from_the_log(self, reader: Reader) -> AsyncIterator[list[Event]]:
+        """Yield batches until the job has ended, or the reader is not welcome any more."""
         try:
             if not reader.ended:
                 self._join(reader)
-            while not ended and welcome():
-                # What arrived while a lost log was told again may be in it already.
-                new = [event for event in await reader.take() if event.seq > shown]
+            ended = False
+            while not ended and reader.welcome():
+                events = await reader.take()
                 ended = reader.ended
                 if ended:
-                    new += await self._after(job.id, new[-1].seq if new else shown)
-                if _holds_a(FENCE, new) and (
-                    blind or not await patiently(self._holds, job.id, shown)
-                ):
-                    if not blind:  # a new attempt began without knowing what this reader was shown, or all was erased
-                        yield [_LOST], QUEUED_SEQ
-                    new, blind, shown = await self._after(job.id, QUEUED_SEQ), False, QUEUED_SEQ
-                if _holds_a(DAMAGED, new) and not blind:
-                    logger.error(
-                        "log.damaged job=%s: its readers are told the answer once it is complete",
-                        job.id,
-                    )
-                    yield [_LOST], QUEUED_SEQ
-                    blind = True
-                if blind:
-                    new, shown = [], QUEUED_SEQ
-                shown = new[-1].seq if new else shown
-                batch = coalesced(new)
+                    last = events[-1].seq if events else reader.last_shown
+                    events += await self._after(reader.job_id, last)
+                if _any_is(FENCE, events) and await self._is_another_log(reader):
+                    if not reader.blind:
+                        yield [_LOST]
+                    reader.last_shown = QUEUED_SEQ
+                    reader.blind = False
+                    events = await self._after(reader.job_id, QUEUED_SEQ)
+                if _any_is(DAMAGED, events) and not reader.blind:
+                    logger.error("log.damaged job=%s: its readers wait for the row", reader.job_id)
+                    yield [_LOST]
+                    reader.last_shown = QUEUED_SEQ
+                    reader.blind = True
+                batch = [] if reader.blind else reader.show(events)
                 if batch or not ended:
-                    yield batch, shown
+                    yield batch
         finally:
             self._readers.discard(reader)
 
+    async def _from_the_row(self, job: Job, last_shown: int) -> AsyncIterator[list[Event]]:
+        """Yield what the log did not tell of an ended job, then the terminal event."""
+        row = await patiently(self._records.read, jobs.get, job.tenant, job.id)
+        if row is None:  # it was erased
+            return
+        answer = await patiently(self._records.read, jobs.answer, job.tenant, job.id)
+        if answer and last_shown < answer["log_end"]:  # lost, damaged, or past its retention
+            if last_shown > QUEUED_SEQ:
+                yield [_LOST, *retold(row, answer)]
+            else:
+                yield retold(row, answer)
+        yield [terminal(row, answer)]
+
+    async def _is_another_log(self, reader: Reader) -> bool:
+        """Say whether a new attempt does not know what this reader was shown, or all was erased."""
+        if reader.blind:
+            return True
+        return not await patiently(self._holds, reader.job_id, reader.last_shown)
+
     async def _after(self, job_id: str, seq: int) -> list[Event]:
-        return (await patiently(self._log.read, {job_id: seq})).get(job_id, [])
+        logs = await patiently(self._log.read, {job_id: seq})
+        return logs.get(job_id, [])
 
     async def _holds(self, job_id: str, seq: int) -> bool:
-        """Say whether an event that a reader was shown is (still) in the log. Raises Unavailable."""
+        """Say whether an event that a reader was shown is (still) in the log.
+
+        Raises Unavailable.
+        """
         if seq <= QUEUED_SEQ:
             return True
-        left = (await self._log.read({job_id: seq - 1})).get(job_id, [])
-        return any(event.seq == seq for event in left)
+        logs = await self._log.read({job_id: seq - 1})
+        return any(event.seq == seq for event in logs.get(job_id, []))
 
     def _join(self, reader: Reader) -> None:
         self._readers.add(reader)
@@ -151,22 +182,18 @@ class Follower:
         if not self._readers:
             self._joined.clear()
             await self._joined.wait()
-        readers = list(
-            self._readers
-        )  # who joins during the read gets nothing from it: its cursor may be older
+        # Who joins during the read gets nothing from it: what it was shown may be older.
+        readers = list(self._readers)
         cursors: dict[str, int] = {}
         for reader in readers:
-            cursors[reader.job_id] = min(reader.cursor, cursors.get(reader.job_id, reader.cursor))
-        found = await patiently(self._log.read, cursors, LONGEST_READ)
+            earlier = cursors.get(reader.job_id, reader.last_read)
+            cursors[reader.job_id] = min(reader.last_read, earlier)
+        logs = await patiently(self._log.read, cursors, LONGEST_READ)
         for reader in readers:
-            if new := [
-                event for event in found.get(reader.job_id, ()) if event.seq > reader.cursor
-            ]:
-                reader.inbox += new
-                reader.cursor = new[-1].seq
-                reader.woken.set()
-        due = time.monotonic() - self._rows_at >= ROWS_EVERY
-        if due or any(events[-1].type == END for events in found.values()):
+            if reader.job_id in logs:
+                reader.put(logs[reader.job_id])
+        is_due = time.monotonic() - self._rows_at >= ROWS_EVERY
+        if is_due or any(events[-1].type == END for events in logs.values()):
             await self._look_at_rows(readers)
         await asyncio.sleep(PAUSE)
 
@@ -182,26 +209,5 @@ class Follower:
                 reader.woken.set()
 
 
-def _holds_a(type_: str, events: Sequence[Event]) -> bool:
+def _any_is(type_: str, events: Sequence[Event]) -> bool:
     return any(event.type == type_ for event in events)
-
-
-def coalesced(events: list[Event]) -> list[Event]:
-    """Return the events that a reader is shown, neighbouring deltas of one item merged into the last of them."""
-    shown: list[Event] = []
-    for event in events:
-        last = shown[-1] if shown and event.type == DELTA else None
-        if (
-            last
-            and last.type == DELTA
-            and last.data.get("output_index") == event.data.get("output_index")
-        ):
-            shown[-1] = Event(
-                event.seq,
-                DELTA,
-                {**event.data, "delta": last.data.get("delta", "") + event.data.get("delta", "")},
-                event.at,
-            )
-        elif event.type not in (FENCE, END):
-            shown.append(event)
-    return shown

@@ -7,15 +7,16 @@ from ragqueue.patience import patiently
 from ragqueue.queues.base import JobQueue
 from ragqueue.types import Ring
 
-_MOST_KEPT = 20_000  # rings kept while the engine is away; reconcile finds what is dropped
+MOST_KEPT = 20_000  # rings kept while the engine is away; reconcile finds what is dropped
 
 
 class Ringer:
     """Rings the doorbell of the process's queue engine: sends what piled up while it last sent."""
 
     def __init__(self, queue: JobQueue, database: str) -> None:
-        self._queue, self._database = queue, database
         self.waiting: list[Ring] = []  # on their way to the engine
+        self._queue = queue
+        self._database = database
         self._sending = asyncio.Lock()
         self._noticed = asyncio.Event()
 
@@ -27,7 +28,7 @@ class Ringer:
     async def flush(self) -> None:
         """Send what waits now. Raises Unavailable, after which it still waits."""
         async with self._sending:
-            del self.waiting[:-_MOST_KEPT]
+            del self.waiting[:-MOST_KEPT]
             rings = list(self.waiting)
             await self._queue.ring(rings)
             del self.waiting[: len(rings)]

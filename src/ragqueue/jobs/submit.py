@@ -1,8 +1,11 @@
-"""Accept work: the row is the promise, so when `submit` returns the job is on the disk; its ring follows outside of the request."""
+"""Accept work: the row is the promise, so when `submit` returns the job is on the disk.
+
+Its ring follows outside of the request.
+"""
 
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
@@ -13,25 +16,29 @@ from ragqueue.records.store import Records
 from ragqueue.storable import check_storable
 from ragqueue.types import Job, Ring, lane_of
 
+RATE_OVER = 60.0  # seconds over which the rate of a lane is taken
+LEAST_RATE = 0.1  # jobs a second that a lane is taken to end, also when none ended lately
+PART_TO_WAIT_FOR = 20  # who is refused comes back when about a twentieth of the lane is done
+
+
+class Bounds(NamedTuple):
+    """How many jobs of a lane may wait."""
+
+    of_all: int
+    of_tenant: int
+
 
 class Submitter:
     """Writes jobs and rings for them."""
 
     def __init__(
-        self,
-        records: Records,
-        ringer: Ringer,
-        *,
-        bounds: tuple[int, int],
-        deadlines: Mapping[str, float],
+        self, records: Records, ringer: Ringer, *, bounds: Bounds, deadlines: Mapping[str, float]
     ) -> None:
-        """`bounds`: jobs of a lane that may wait, of all tenants and of one; `deadlines`: seconds that a job may take, by lane."""
-        self._records, self._ringer, self._bounds, self._deadlines = (
-            records,
-            ringer,
-            bounds,
-            deadlines,
-        )
+        """`deadlines`: seconds that a job may take, by lane."""
+        self._records = records
+        self._ringer = ringer
+        self._bounds = bounds
+        self._deadlines = deadlines
 
     async def submit(
         self,
@@ -46,19 +53,19 @@ class Submitter:
     ) -> Job:
         """Store a job durably, or return the one that `idempotency` (caller and key) made.
 
-        `first` runs in its transaction, with the new job's id; one that is `admitted` comes in however many wait.
-        Raises InvalidRequest, QueueFull, IdempotencyConflict, StoreFull, Unavailable.
+        `first` runs in its transaction, with the new job's id; one that is `admitted` comes in
+        however many wait. Raises InvalidRequest, QueueFull, IdempotencyConflict, StoreFull,
+        Unavailable.
         """
         check_storable("the request", payload)
-        new_id, lane = uuid.uuid4().hex, lane_of(kind)
+        new_id = uuid.uuid4().hex
+        lane = lane_of(kind)
 
         def insert(connection: Connection) -> Job:
-            if idempotency and (known := jobs.by_key(connection, tenant, idempotency)):
-                if known.payload != payload:
-                    raise IdempotencyConflict(
-                        "this Idempotency-Key was used with another body: send a new key"
-                    )
-                return known
+            if idempotency:
+                earlier = jobs.by_key(connection, tenant, idempotency)
+                if earlier is not None:
+                    return same_request(earlier, payload)
             if not admitted:
                 self._admit(connection, tenant, lane)
             if first:
@@ -70,31 +77,44 @@ class Submitter:
                 kind,
                 payload,
                 self._deadlines[lane],
-                retry_of,
-                idempotency,
+                retry_of=retry_of,
+                idempotency=idempotency,
             )
 
         job = await self._records.write(insert)
         if job.id == new_id:  # not one that was remembered
-            self._ringer.ring([Ring(job.id, job.lane, "", job.created_at)])
+            ring = Ring(job_id=job.id, lane=job.lane, database="", stamp=job.created_at)
+            self._ringer.ring([ring])
         return job
 
-    async def retry(self, old: Job) -> Job:
+    async def retry(self, ended: Job) -> Job:
         """Make a new job of a failed or cancelled one. Raises Conflict, QueueFull."""
-        if old.state not in ("failed", "cancelled"):
+        if ended.state not in ("failed", "cancelled"):
             raise Conflict(
-                f"job {old.id!r} is {old.state}: only a failed or cancelled job can be tried again"
+                f"job {ended.id!r} is {ended.state}: "
+                "only a failed or cancelled job can be tried again"
             )
-        return await self.submit(old.tenant, old.kind, old.payload, retry_of=old.id)
+        return await self.submit(ended.tenant, ended.kind, ended.payload, retry_of=ended.id)
 
     def _admit(self, connection: Connection, tenant: str, lane: str) -> None:
-        waiting = jobs.waiting(connection, tenant, lane)
-        for count, bound in zip(waiting, self._bounds, strict=True):
-            if count >= bound:
-                rate = max(
-                    jobs.ended_since(connection, lane, 60.0) / 60.0, 0.1
-                )  # of the last minute, in jobs a second
-                said = f"{count} jobs wait in lane {lane!r}, the bound is {bound}: try again later"
-                raise QueueFull(
-                    said, retry_after=round(min(60.0, max(1.0, waiting[0] / 20 / rate)))
-                )
+        """Raise QueueFull when too many jobs wait in a lane, of all tenants or of this one."""
+        waiting, waiting_of_tenant = jobs.waiting(connection, tenant, lane)
+        if waiting >= self._bounds.of_all:
+            count, bound = waiting, self._bounds.of_all
+        elif waiting_of_tenant >= self._bounds.of_tenant:
+            count, bound = waiting_of_tenant, self._bounds.of_tenant
+        else:
+            return
+        rate = max(jobs.ended_since(connection, lane, RATE_OVER) / RATE_OVER, LEAST_RATE)
+        seconds = waiting / PART_TO_WAIT_FOR / rate
+        raise QueueFull(
+            f"{count} jobs wait in lane {lane!r}, the bound is {bound}: try again later",
+            retry_after=round(min(60.0, max(1.0, seconds))),
+        )
+
+
+def same_request(earlier: Job, payload: Mapping[str, Any]) -> Job:
+    """Return the job that an Idempotency-Key made. Raises IdempotencyConflict for another body."""
+    if earlier.payload != payload:
+        raise IdempotencyConflict("this Idempotency-Key was used with another body: send a new key")
+    return earlier

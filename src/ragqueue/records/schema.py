@@ -21,9 +21,10 @@ from sqlalchemy import (
 from sqlalchemy.types import NullType, TypeEngine
 
 from ragqueue.errors import ConfigError, told
-from ragqueue.records.store import WRITE, Records, lock, transact
+from ragqueue.records.sqlite import WRITE, lock, transact
+from ragqueue.records.store import Records
 
-HEAD = "0002"
+HEAD = "0003"
 _FOLDER = Path(__file__).with_name("migrations")
 # A word after a colon says how a column is read; the database numbers a `key`.
 _TYPES: dict[str, TypeEngine[Any]] = {
@@ -52,6 +53,7 @@ jobs = _table(
 answers = _table("answers tenant job_id attempt body:json created_at")
 quotes = _table("quotes tenant document_id job_id")
 events = _table("events job_id seq type data at")
+tallies = _table("tallies lane state tenant jobs tries deaths")
 workers = _table("workers owner host pid lanes started_at beat_at running")
 counters = _table("counters name labels value")
 collections = _table("collections tenant name generation created_at")
@@ -60,7 +62,9 @@ documents = _table(
     "erased_at counts:json erasure cleared_at"
 )
 uploads = _table("uploads tenant id document_id data created_at")
-versions = _table("versions tenant document_id version text blocks:json pages sha256 created_at")
+versions = _table(
+    "versions tenant document_id version text blocks:json pages sha256 created_at replaced_at"
+)
 chunks = _table(
     "chunks number:key tenant collection generation document_id version start end page heading_path:json language tokens length vector"
 )
@@ -89,7 +93,7 @@ def migrate(engine: Engine) -> str:
         )  # two processes may make the file at the same moment
         known = inspect(connection).has_table("alembic_version")
         if not known or connection.scalar(text("select version_num from alembic_version")) != HEAD:
-            transact(connection, _upgrade, strength=WRITE)
+            transact(connection, WRITE, _upgrade)
         return str(
             connection.execute(select(facts.c.value).where(facts.c.name == "uuid")).scalar_one()
         )

@@ -1,4 +1,4 @@
-"""The heart of a worker process: renews leases, and notices lost ones and cancels, whatever its loop does."""
+"""The heart of a worker process: it renews the leases, whatever the loop of the process does."""
 
 import logging
 import math
@@ -7,26 +7,31 @@ import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 
-from sqlalchemy import URL, Connection
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from ragqueue import telemetry
 from ragqueue.errors import told
 from ragqueue.records import jobs, workers
-from ragqueue.records.store import open_engine, transact
+from ragqueue.records.store import Session
 from ragqueue.working.loops import Watch
 
+CANCELS_EVERY = 0.5  # seconds between looks for cancels
+Attempt = tuple[str, int]  # (job id, attempt)
 logger = logging.getLogger(__name__)
 
 
 class Beat(threading.Thread):
-    """Renews leases, notices lost ones and cancels, from a thread and connection of its own: a blocked loop must not lose 200 of them."""
+    """Renews leases, and notices lost ones and cancels.
+
+    It has a thread and a connection of its own: a blocked loop must not lose 200 leases.
+    """
 
     def __init__(
         self,
-        url: URL,
+        session: Session,
         owner: str,
-        held: Collection[tuple[str, int]],
+        held: Collection[Attempt],
         *,
         lanes: str,
         lease: float,
@@ -35,17 +40,20 @@ class Beat(threading.Thread):
         on_lost: Callable[[str, int], object],
         on_cancel: Callable[[str], object],
     ) -> None:
-        """`held` always has the (job id, attempt) of each run of the process; both callbacks run in this thread."""
+        """`held` always has the (job id, attempt) of each run of the process.
+
+        `lease`, `every`: seconds. Both callbacks run in this thread.
+        """
         super().__init__(name="beat", daemon=True)
-        self._engine = open_engine(url, pool_size=1)
-        self._owner, self._held, self._lanes, self._lease, self._every = (
-            owner,
-            held,
-            lanes,
-            lease,
-            every,
-        )
-        self._watch, self._on_lost, self._on_cancel = watch, on_lost, on_cancel
+        self._session = session
+        self._owner = owner
+        self._held = held
+        self._lanes = lanes
+        self._lease = lease
+        self._every = every
+        self._watch = watch
+        self._on_lost = on_lost
+        self._on_cancel = on_cancel
         self._stopped = threading.Event()
         self._renewed_at = -math.inf
 
@@ -58,49 +66,51 @@ class Beat(threading.Thread):
         """End the thread and take the process out of the table of workers."""
         self._stopped.set()
         self.join()
-        self._engine.dispose()
+        self._session.close()
 
     def run(self) -> None:
         while not self._stopped.is_set():
-            pause = min(0.5, self._every)  # seconds between looks for cancels
+            pause = min(CANCELS_EVERY, self._every)
             try:
-                with self._engine.connect() as connection:
-                    while not self._stopped.is_set():
-                        self.step(connection)
-                        self._watch.went_well()
-                        self._stopped.wait(pause)
+                self.step()
+                self._watch.went_well()
             except DBAPIError as error:
                 logger.warning("beat.failed: %s", told(error.orig or error))
-            except Exception as error:  # noqa: BLE001 - a process without a heart would lose all that it holds
+            except Exception as error:  # noqa: BLE001 - without a heart all would be lost
                 pause = self._watch.failed(error)
             self._stopped.wait(pause)
-        with suppress(DBAPIError), self._engine.connect() as connection:
-            transact(connection, self._renew, set[tuple[str, int]](), telemetry.take_counts())
-            transact(connection, workers.leave, self._owner)
+        with suppress(DBAPIError):
+            self._session.note(self._renew, set(), telemetry.take_counts())
+            self._session.note(workers.leave, self._owner)
 
-    def step(self, connection: Connection) -> None:
+    def step(self) -> None:
         """Renew what is due, then look for cancels. Raises DBAPIError."""
-        # After a stall (SIGSTOP, suspend) this thread is late, too: it renews before it does anything else.
+        # After a stall (SIGSTOP, suspend) this thread is late, too: it renews first.
         if time.monotonic() - self._renewed_at >= self._every:
-            began = time.monotonic()
-            held, counts = set(self._held), telemetry.take_counts()
-            try:
-                still = transact(connection, self._renew, held, counts)
-            except BaseException:
-                telemetry.give_back(counts)
-                raise
-            for lost in (held - still.items()) & set(self._held):
-                self._on_lost(*lost)
-            self._renewed_at = began
-        for job_id in jobs.cancels(connection, self._owner) if self._held else ():
-            self._on_cancel(job_id)
+            self._renew_all()
+        if self._held:
+            for job_id in self._session.read(jobs.cancels, self._owner):
+                self._on_cancel(job_id)
+
+    def _renew_all(self) -> None:
+        began = time.monotonic()
+        held = set(self._held)
+        counts = telemetry.take_counts()
+        try:
+            still_ours = self._session.note(self._renew, held, counts)
+        except BaseException:
+            telemetry.give_back(counts)
+            raise
+        for job_id, attempt in (held - still_ours) & set(self._held):
+            self._on_lost(job_id, attempt)
+        self._renewed_at = began
 
     def _renew(
-        self, connection: Connection, held: set[tuple[str, int]], counts: telemetry.Counts
-    ) -> dict[str, int]:
+        self, connection: Connection, held: set[Attempt], counts: telemetry.Counts
+    ) -> set[Attempt]:
+        """Say that the process lives, and return which of its attempts are still current."""
         workers.beat(connection, self._owner, self._lanes, len(held), counts)
-        return (
-            jobs.renew(connection, self._owner, [job_id for job_id, _ in held], self._lease)
-            if held
-            else {}
-        )
+        if not held:
+            return set()
+        job_ids = [job_id for job_id, _ in held]
+        return set(jobs.renew(connection, self._owner, job_ids, self._lease).items())

@@ -13,7 +13,10 @@ from ragqueue.working.worker import Worker
 async def working(
     worker: Worker, queue: JobQueue, lanes: Mapping[str, int], keeper: Keeper, *, drain: float
 ) -> AsyncIterator[asyncio.Task[None]]:
-    """Run a worker for as long as the context lasts, and let it drain (seconds); the task given ends before that when it fails."""
+    """Run a worker for as long as the context lasts, then let it drain for so many seconds.
+
+    The task that the context gives ends before that when the work fails.
+    """
     worker.start()
     task = asyncio.create_task(work(worker, queue, lanes, keeper))
     try:
@@ -21,18 +24,24 @@ async def working(
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await worker.drain(0.0 if keeper.broken_loop else drain)
+        patience = drain
+        if keeper.broken_loop:
+            patience = 0.0
+        await worker.drain(patience)
 
 
 async def work(worker: Worker, queue: JobQueue, lanes: Mapping[str, int], keeper: Keeper) -> None:
-    """Consume the lanes, each with its concurrency, until cancelled or one of them is told to end; then the caller drains."""
+    """Consume the lanes until cancelled, or until one of them is told to end.
+
+    `lanes`: how many jobs of each run at once.
+    """
     async with asyncio.TaskGroup() as group:
         consuming = [
             group.create_task(
-                _consume(queue, worker.handle, lane, most, keeper.watch("lanes")),
+                _consume(queue, worker.handle, lane, concurrency, keeper.watch("lanes")),
                 name=f"lane-{lane}",
             )
-            for lane, most in lanes.items()
+            for lane, concurrency in lanes.items()
         ]
         await asyncio.wait(consuming, return_when=asyncio.FIRST_COMPLETED)
         for task in consuming:  # a process that does half of its work would look alive

@@ -1,4 +1,4 @@
-"""A run: what a kind of job is given to do its work with."""
+"""A run: one attempt at a job, and what its kind is given to do its work with."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,13 +13,14 @@ class Run:
 
     job: Job
     batcher: Batcher
-    pen: Pen | None = None
-    partial: Callable[[], Outcome] | None = (
-        None  # what is kept when the last try fails in the middle
-    )
+    pen: Pen | None = None  # of a kind that writes a log
+    partial: Callable[[], Outcome] | None = None  # what is kept when the last try breaks off
     cancelled: bool = False
-    finishing: bool = False
+    finishing: bool = False  # its outcome is being stored: it cannot be cancelled any more
 
-    def kept(self, state: State, code: str | None = None, message: str | None = None) -> Outcome:
+    def outcome(self, state: State, code: str | None = None, message: str | None = None) -> Outcome:
         """Return an outcome with the text so far, if there is any."""
-        return Outcome(state, self.partial().result if self.partial else None, code, message)
+        result = None
+        if self.partial is not None:
+            result = self.partial().result
+        return Outcome(state, result, code, message)
