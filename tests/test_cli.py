@@ -403,7 +403,7 @@ def test_a_second_writer_on_an_unsafe_sqlite_is_refused_with_the_ways_out(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RAGQUEUE_ENV_FILE", "")
     monkeypatch.setattr("ragqueue.cli.call.configure_logging", lambda *_: None)
-    monkeypatch.setattr(worker, "sqlite_is_safe", lambda: False)
+    monkeypatch.setattr("ragqueue.records.sqlite.is_safe", lambda: False)
     monkeypatch.setattr(worker, "Supervisor", Supervisor)
     data = {"data": str(tmp_path / "data")}
 

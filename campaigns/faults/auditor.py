@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ragqueue.events.base import END, FENCE
-from ragqueue.jobs.views import DELTA, RESTARTED
+from ragqueue.jobs.stream import DELTA, RESTARTED
 from ragqueue.records.store import sqlite_module
 from ragqueue.types import ATTEMPT_SHIFT, ENDED
 

@@ -8,13 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from ragqueue.errors import InvalidRequest, NotFound, QueueFull, RagqueueError
-from ragqueue.parsers.table import EXTENSIONS
-from ragqueue.records import documents, erasures, jobs, workers
+from ragqueue.desk import Desk
+from ragqueue.errors import QueueFull, RagqueueError
+from ragqueue.ingestion.files import find_files
+from ragqueue.records import jobs, workers
+from ragqueue.records.erasures import Receipt
 from ragqueue.settings import load
 from ragqueue.storable import check_storable
 from ragqueue.types import Citation, Event, Hit, Job
 from ragqueue.wiring import Runtime, open_runtime
+
+AT_ONCE = 64  # documents that wait for their jobs
+LOOK_EVERY = 0.05  # seconds between looks at a job that is waited for
 
 
 class Answer(NamedTuple):
@@ -36,25 +41,35 @@ class Ingested:
     chunks: int = 0
 
 
+Progress = Callable[[Ingested, int], None]  # what is done, of how many files
+
+
 class Ragqueue:
-    """Works as one tenant inside `async with`; does its own jobs when the queue is `sql` and no other worker beats."""
+    """Works as one tenant inside `async with`.
+
+    It does its own jobs when the queue works inside a process and no other worker beats.
+    """
 
     runtime: Runtime  # the objects of this process, inside the block
+    desk: Desk  # the tenant's
 
     def __init__(
         self, *, tenant: str = "default", settings: Mapping[str, Any] | None = None
     ) -> None:
-        """`settings` are names and values that go before the environment's, like `{"data": "/srv/rag"}`."""
+        """`settings`: names and values that go before the environment's: `{"data": "/srv/rag"}`."""
         check_storable("tenant", tenant)
-        self.tenant, self._flags, self._stack = tenant, settings, AsyncExitStack()
-        self._gate = asyncio.Semaphore(64)  # documents that wait for their jobs at once
+        self.tenant = tenant
+        self._flags = settings
+        self._stack = AsyncExitStack()
+        self._gate = asyncio.Semaphore(AT_ONCE)
 
     async def __aenter__(self) -> Self:
-        os.environ.setdefault(
-            "OMP_NUM_THREADS", "1"
-        )  # before faiss is loaded; its own call covers one thread only
-        self.runtime = await self._stack.enter_async_context(open_runtime(load(self._flags)[0]))
-        if self.runtime.settings.queue_url == "sql" and not await self.workers():
+        # Before faiss is loaded; its own call covers one thread only.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        settings, _ = load(self._flags)
+        self.runtime = await self._stack.enter_async_context(open_runtime(settings))
+        self.desk = self.runtime.desk(self.tenant)
+        if self.runtime.queue.works_inside and not await self.workers():
             await self._stack.enter_async_context(self.runtime.working())
         return self
 
@@ -63,32 +78,32 @@ class Ragqueue:
 
     async def workers(self) -> int:
         """Return how many worker processes beat."""
-        return len(await self.runtime.records.read(workers.alive, self.runtime.settings.lease))
+        lease = self.runtime.settings.lease
+        return len(await self.runtime.records.read(workers.alive, lease))
 
     async def ingest(
         self,
         *paths: str | os.PathLike[str],
         collection: str = "default",
-        progress: Callable[[Ingested, int], None] = lambda *_: None,
+        progress: Progress = lambda *_: None,
     ) -> Ingested:
-        """Bring files and folders in, wait until their jobs have ended, tell what is done of how many. Raises NotFound for a wrong path."""
-        files, done = find_files(paths), Ingested()
+        """Bring files and folders in, and wait until their jobs have ended.
 
-        async def one(source: str, path: Path) -> None:
+        Raises NotFound for a wrong path.
+        """
+        files = find_files(paths)
+        done = Ingested()
+
+        async def bring(source: str, path: Path) -> None:
             try:
-                if (job := await self.store(source, path, collection=collection)) is None:
-                    done.unchanged.append(source)
-                elif job.result is None:
-                    done.failed[source] = job.error_message or job.state
-                else:
-                    done.ready.append(source)
-                    done.chunks += job.result["chunks"]
+                job = await self.store(source, path, collection=collection)
+                _note(done, source, job)
             except (RagqueueError, OSError) as error:
                 done.failed[source] = str(error)
             done.files += 1
             progress(done, len(files))
 
-        await asyncio.gather(*(one(source, path) for source, path in files.items()))
+        await asyncio.gather(*(bring(source, path) for source, path in files.items()))
         return done
 
     async def store(
@@ -99,22 +114,23 @@ class Ragqueue:
         collection: str = "default",
         media_type: str | None = None,
     ) -> Job | None:
-        """Bring one file in and return its job once that has ended, or None when these bytes are known. Raises RagqueueError, OSError."""
-        accept = self.runtime.ingester.accept
+        """Bring one file in and return its job once that has ended, None when its bytes are known.
+
+        Raises RagqueueError, OSError.
+        """
         async with self._gate:
-            content = await asyncio.to_thread(data.read_bytes) if isinstance(data, Path) else data
+            content = data
+            if isinstance(content, Path):
+                content = await asyncio.to_thread(content.read_bytes)
             while True:
                 try:
-                    _, job = await accept(
-                        self.tenant,
-                        content,
-                        source=source,
-                        collection=collection,
-                        media_type=media_type,
+                    _, job = await self.desk.upload(
+                        content, source=source, collection=collection, media_type=media_type
                     )
-                    return job and await self.ended(job)
                 except QueueFull as error:
                     await asyncio.sleep(error.retry_after or 1.0)
+                    continue
+                return None if job is None else await self.ended(job)
 
     async def ask(
         self, question: str, *, collection: str | None = None, limit: int | None = None
@@ -123,27 +139,24 @@ class Ragqueue:
         async for event in self.stream(question, collection=collection, limit=limit):
             last = event
         view = dict(last.data["response"])
-        if (written := view["answer"]) is None or view["status"] == "failed":
-            error = view["error"] or {
-                "code": view["status"],
-                "message": f"the question is {view['status']}",
-            }
+        written = view["answer"]
+        if written is None or view["status"] == "failed":
+            status = view["status"]
+            error = view["error"] or {"code": status, "message": f"the question is {status}"}
             raise RagqueueError(f"{error['message']} ({error['code']})")
         view.pop("object")  # of the stream alone
-        return Answer(
-            written["text"], [Citation(**citation) for citation in written["citations"]], view
-        )
+        citations = [Citation(**citation) for citation in written["citations"]]
+        return Answer(text=written["text"], citations=citations, view=view)
 
     async def stream(
         self, question: str, *, collection: str | None = None, limit: int | None = None
     ) -> AsyncIterator[Event]:
-        """Yield the events of an answer as they are written. Raises InvalidRequest, NotFound, QueueFull."""
-        await check_question(self.runtime, self.tenant, question, collection, limit=limit)
-        payload = {"question": question, "collection": collection, "limit": limit}
-        job = await self.runtime.submitter.submit(
-            self.tenant, "chat", {k: v for k, v in payload.items() if v is not None}
-        )
-        async for batch in self.runtime.follower.follow(job):
+        """Yield the events of an answer as they are written.
+
+        Raises InvalidRequest, NotFound, QueueFull.
+        """
+        job = await self.desk.ask(question, collection=collection, limit=limit)
+        async for batch in await self.desk.follow(job):
             self.runtime.keeper.check()
             for event in batch:
                 yield event
@@ -152,72 +165,32 @@ class Ragqueue:
         self, question: str, *, collection: str | None = None, limit: int = 10
     ) -> list[Hit]:
         """Return the passages nearest to a question, best first. Raises InvalidRequest, NotFound."""
-        await check_question(
-            self.runtime, self.tenant, question, collection, limit=limit, largest=100
-        )
-        return await self.runtime.retriever.retrieve(
-            self.tenant, question, collections=[collection] if collection else None, limit=limit
-        )
+        return await self.desk.search(question, collection=collection, limit=limit)
 
-    async def delete(self, document_id: str) -> erasures.Receipt:
+    async def delete(self, document_id: str) -> Receipt:
         """Delete a document and return its receipt once it is erased. Raises NotFound."""
-        await self.ended(await self.runtime.eraser.delete(self.tenant, document_id))
-        receipt = await self.runtime.records.read(erasures.receipt, self.tenant, document_id)
-        assert receipt is not None
-        return receipt
+        await self.ended(await self.desk.delete(document_id))
+        return await self.desk.receipt(document_id)
 
     async def ended(self, job: Job) -> Job:
-        """Wait for the end of a job and return it. Raises Unavailable when this process cannot work any more."""
+        """Wait for the end of a job and return it.
+
+        Raises Unavailable when this process cannot work any more.
+        """
         while not job.ended:
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(LOOK_EVERY)
             self.runtime.keeper.check()
             fresh = await self.runtime.records.read(jobs.get, job.tenant, job.id)
             job = fresh or job
         return job
 
 
-async def check_question(
-    runtime: Runtime,
-    tenant: str,
-    question: str,
-    collection: str | None,
-    *,
-    limit: int | None = None,
-    largest: int = 50,
-) -> None:
-    """Raise InvalidRequest for an empty or too long question or a wrong limit, NotFound for a collection that the tenant does not have."""
-    if limit is not None and not 1 <= limit <= largest:
-        raise InvalidRequest(f"limit is {limit!r:.40}: 1 to {largest} are allowed")
-    for name, text in (("question", question), ("collection", collection)):
-        check_storable(name, text)
-    most = runtime.settings.max_question
-    if not question.strip() or len(question) > most:
-        raise InvalidRequest(
-            f"question has {len(question):,} characters: 1 to {most:,} are allowed (RAGQUEUE_MAX_QUESTION)"
-        )
-    if (
-        collection is not None
-        and await runtime.records.read(documents.generation, tenant, collection) is None
-    ):
-        raise NotFound(f"there is no collection {collection!r}")
-
-
-def find_files(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
-    """Return {source: path} of every file; a folder gives those with a known ending, hidden ones left out. Raises NotFound."""
-    found: dict[str, Path] = {}
-    for given in map(Path, paths):
-        if not given.exists():
-            raise NotFound(f"there is no file or folder {str(given)!r}")
-        inside = [given]
-        if given.is_dir():
-            inside = sorted(
-                path
-                for path in given.rglob("*")
-                if path.is_file() and path.suffix.lower() in EXTENSIONS
-            )
-        found |= {
-            path.as_posix(): path
-            for path in inside
-            if not any(part.startswith(".") for part in path.relative_to(given).parts)
-        }
-    return found
+def _note(done: Ingested, source: str, job: Job | None) -> None:
+    """Note what became of a file; None for one whose bytes are known."""
+    if job is None:
+        done.unchanged.append(source)
+    elif job.result is None:
+        done.failed[source] = job.error_message or job.state
+    else:
+        done.ready.append(source)
+        done.chunks += job.result["chunks"]

@@ -11,6 +11,7 @@ from functools import partial
 
 from ragqueue import adapters
 from ragqueue.answering.answer import Answerer
+from ragqueue.desk import Desk, Rooms
 from ragqueue.embedders.base import Embedder, RememberingEmbedder
 from ragqueue.errors import Unavailable
 from ragqueue.events.base import EventLog
@@ -112,6 +113,21 @@ class Runtime:
             max_upload=settings.max_upload,
         )
         self.eraser = Eraser(records, self.submitter, self.log, self.index)
+        self.rooms = Rooms(
+            records=records,
+            log=self.log,
+            submitter=self.submitter,
+            follower=self.follower,
+            retriever=self.retriever,
+            ingester=self.ingester,
+            eraser=self.eraser,
+            models=frozenset({settings.llm_model, self.generator.model}),
+            max_question=settings.max_question,
+        )
+
+    def desk(self, tenant: str, caller: str = "") -> Desk:
+        """Return what serves a caller as one tenant."""
+        return Desk(self.rooms, tenant, caller)
 
     async def _is_current(self, job_id: str, attempt: int) -> bool:
         return await self.records.read(jobs.is_current, job_id, attempt)

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from ragqueue.embedded import find_files
 from ragqueue.errors import UnreadableDocument, UnsupportedMedia
+from ragqueue.ingestion.files import find_files
 from ragqueue.parsers.base import Parser
 from ragqueue.parsers.table import EXTENSIONS, PARSERS, media_type_of
 

@@ -1,4 +1,4 @@
-"""What a route is given: who asks, the objects of this process, and texts that a store can hold."""
+"""What a route is given: who asks, the desk that serves him, and texts that a store can hold."""
 
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -6,8 +6,10 @@ from typing import Annotated, Any
 from fastapi import Depends, Path, Query, Request
 from pydantic import AfterValidator, Field
 
-from ragqueue.errors import NotFound
+from ragqueue.desk import Desk
+from ragqueue.records.erasures import Receipt
 from ragqueue.storable import check_storable
+from ragqueue.types import Document, Job
 from ragqueue.wiring import Runtime
 
 
@@ -23,29 +25,35 @@ def _storable(text: str) -> str:
     return text
 
 
-Tenant = Annotated[str, _state("tenant")]  # whose data the request may touch
-Caller = Annotated[str, _state("caller")]
 Parts = Annotated[Runtime, _state("runtime")]
-Hold = Annotated[
-    Callable[[], None], _state("hold")
-]  # counts the request as a stream; raises TooManyStreams
-Welcome = Annotated[
-    Callable[[], bool], _state("welcome")
-]  # whether the caller's key is (still) valid
+OfTenant = Annotated[Desk, _state("desk")]  # whose data the request may touch
+# Counts the request as a stream; raises TooManyStreams.
+Hold = Annotated[Callable[[], None], _state("hold")]
+# Whether the caller's key is (still) valid.
+Welcome = Annotated[Callable[[], bool], _state("welcome")]
 Words = Annotated[str, AfterValidator(_storable)]
 Collection = Annotated[Words, Field(max_length=200)]
 Limit = Annotated[int, Query(ge=1, le=500)]  # rows of a list
 
 
-def owned(read: Callable[..., Any], what: str, part: str = "") -> Any:
-    """Return the dependency that gives the tenant's chat, job or document (or a part of it); what is another tenant's is the same 404."""
+# What is another tenant's is the same 404 as what is not there.
+async def _chat(chat_id: Annotated[Words, Path()], desk: OfTenant) -> Job:
+    return await desk.chat(chat_id)
 
-    async def get(
-        thing_id: Annotated[Words, Path(alias=f"{what}_id")], tenant: Tenant, parts: Parts
-    ) -> Any:
-        thing = await parts.records.read(read, tenant, thing_id)
-        if thing is None or (what == "chat" and thing.kind != "chat"):
-            raise NotFound(f"there is no {part}{what} {thing_id!r}")
-        return thing
 
-    return Depends(get)
+async def _job(job_id: Annotated[Words, Path()], desk: OfTenant) -> Job:
+    return await desk.job(job_id)
+
+
+async def _document(document_id: Annotated[Words, Path()], desk: OfTenant) -> Document:
+    return await desk.document(document_id)
+
+
+async def _receipt(document_id: Annotated[Words, Path()], desk: OfTenant) -> Receipt:
+    return await desk.receipt(document_id)
+
+
+OneChat = Annotated[Job, Depends(_chat)]
+OneJob = Annotated[Job, Depends(_job)]
+OneDocument = Annotated[Document, Depends(_document)]
+OneReceipt = Annotated[Receipt, Depends(_receipt)]

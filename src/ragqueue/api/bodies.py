@@ -5,11 +5,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ragqueue.api.access import Collection, Words
+from ragqueue.desk import MOST_HITS, MOST_PASSAGES
 
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 Label = Annotated[Words, Field(max_length=64)]
 Value = Annotated[Words, Field(max_length=512)]
-Top = Annotated[int, Field(ge=1, le=100)]  # passages of a search
+Top = Annotated[int, Field(ge=1, le=MOST_HITS)]  # passages of a search
 
 
 class Taken(BaseModel):
@@ -28,7 +29,7 @@ class Question(Taken):
         None, description="Only documents of this collection; by default all of yours"
     )
     limit: int | None = Field(
-        None, ge=1, le=50, description="Most passages that the answer is written from"
+        None, ge=1, le=MOST_PASSAGES, description="Most passages that the answer is written from"
     )
     model: str | None = Field(
         None, description="The model that must answer: the one that is configured"

@@ -1,42 +1,40 @@
 """Documents: bring them in, read their text, delete them with a receipt."""
 
-from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Query, Response, UploadFile
 from fastapi.responses import JSONResponse, PlainTextResponse
 
-from ragqueue.api.access import Collection, Limit, Parts, Tenant, Words, owned
+from ragqueue.api.access import Collection, Limit, OfTenant, OneDocument, OneReceipt, Words
 from ragqueue.api.bodies import Deleted, Documents, DocumentView, ReceiptView, Uploaded
-from ragqueue.errors import InvalidRequest, NotFound
-from ragqueue.records import documents
-from ragqueue.types import Document
+from ragqueue.errors import InvalidRequest
+from ragqueue.types import Document, Job
 
 router = APIRouter(tags=["documents"])
-_SOURCE = 1000  # characters of a source
-_SHOWN = (
-    "id",
-    "collection",
-    "source",
-    "title",
-    "media_type",
-    "version",
-    "language",
-    "chunks",
-    "error",
-    "created_at",
-    "updated_at",
-)
-Known = Annotated[Document, owned(documents.get, "document")]
-Kept = Annotated[documents.Receipt, owned(documents.receipt, "document", "receipt for ")]
+LONGEST_SOURCE = 1000  # characters
+UNDECLARED = "application/octet-stream"  # what clients say that do not know a file's type
 After = Annotated[Words, Query(max_length=100)]
 Into = Annotated[Collection, Form(min_length=1)]
 Version = Annotated[int | None, Query(ge=1, le=2**31)]
-Named = Annotated[Words | None, Form(min_length=1, max_length=_SOURCE)]
+Named = Annotated[Words | None, Form(min_length=1, max_length=LONGEST_SOURCE)]
 
 
-def _view(document: Document) -> dict[str, Any]:
-    return {name: getattr(document, name) for name in _SHOWN} | {"status": document.state}
+def document_view(document: Document) -> dict[str, Any]:
+    """Return a document as `GET /documents` shows it."""
+    return {
+        "id": document.id,
+        "collection": document.collection,
+        "source": document.source,
+        "title": document.title,
+        "media_type": document.media_type,
+        "version": document.version,
+        "language": document.language,
+        "chunks": document.chunks,
+        "error": document.error,
+        "created_at": document.created_at,
+        "updated_at": document.updated_at,
+        "status": document.state,
+    }
 
 
 @router.post(
@@ -46,74 +44,63 @@ def _view(document: Document) -> dict[str, Any]:
     responses={200: {"model": Uploaded, "description": "Its bytes are known already"}},
 )
 async def upload(
-    tenant: Tenant,
-    parts: Parts,
-    file: UploadFile,
-    collection: Into = "default",
-    source: Named = None,
+    desk: OfTenant, file: UploadFile, collection: Into = "default", source: Named = None
 ) -> Response:
     """Accept a file durably: 202 with the job that reads it, or 200 when its bytes are known already."""
-    if not (name := (source or file.filename or "")[:_SOURCE]):
+    name = (source or file.filename or "")[:LONGEST_SOURCE]
+    if not name:
         raise InvalidRequest("source: name the file, by its filename or by the field `source`")
-    declared = file.content_type if file.content_type != "application/octet-stream" else None
+    declared = None if file.content_type == UNDECLARED else file.content_type
     data = await file.read()
-    document, job = await parts.ingester.accept(
-        tenant, data, source=name, collection=collection, media_type=declared
-    )
+    document, job = await desk.upload(data, source=name, collection=collection, media_type=declared)
+    return _uploaded(document, job)
+
+
+def _uploaded(document: Document, job: Job | None) -> Response:
     path = f"/documents/{document.id}"
-    links = {"self": path, "text": f"{path}/text"} | ({"job": f"/jobs/{job.id}"} if job else {})
-    body = _view(document) | {"job_id": job.id if job else None, "links": links}
-    return JSONResponse(body, 202 if job else 200, {"location": path})
+    links = {"self": path, "text": f"{path}/text"}
+    body = document_view(document) | {"job_id": None, "links": links}
+    status = 200
+    if job is not None:
+        links["job"] = f"/jobs/{job.id}"
+        body["job_id"] = job.id
+        status = 202
+    return JSONResponse(body, status, {"location": path})
 
 
 @router.get("/documents", response_model=Documents)
 async def list_documents(
-    tenant: Tenant,
-    parts: Parts,
-    collection: Collection | None = None,
-    after: After = "",
-    limit: Limit = 100,
+    desk: OfTenant, collection: Collection | None = None, after: After = "", limit: Limit = 100
 ) -> dict[str, Any]:
     """List documents in order of id; `next` continues the list."""
-    rows = await parts.records.read(
-        partial(
-            documents.listed, tenant=tenant, collection=collection, after=after, limit=limit + 1
-        )
-    )
-    return {
-        "documents": [_view(row) for row in rows[:limit]],
-        "next": rows[limit - 1].id if len(rows) > limit else None,
-    }
+    page = await desk.documents(collection=collection, after=after, limit=limit)
+    return {"documents": [document_view(row) for row in page.rows], "next": page.next}
 
 
 @router.get("/documents/{document_id}", response_model=DocumentView)
-async def show_document(document: Known) -> dict[str, Any]:
+async def show_document(document: OneDocument) -> dict[str, Any]:
     """Return a document."""
-    return _view(document)
+    return document_view(document)
 
 
 @router.get("/documents/{document_id}/text", response_class=PlainTextResponse)
-async def document_text(document: Known, parts: Parts, version: Version = None) -> Response:
+async def document_text(document: OneDocument, desk: OfTenant, version: Version = None) -> Response:
     """Return the canonical text of a version: every citation stands in it, at offsets in Unicode code points."""
-    stored = await parts.records.read(documents.text_of, document.tenant, document.id, version)
-    if stored is None:
-        raise NotFound(f"document {document.id!r} has no version {version or document.version}")
-    return PlainTextResponse(
-        stored[0], headers={"x-version": str(stored[1]), "x-content-type-options": "nosniff"}
-    )
+    text, of_version = await desk.text(document, version)
+    headers = {"x-version": str(of_version), "x-content-type-options": "nosniff"}
+    return PlainTextResponse(text, headers=headers)
 
 
 @router.delete("/documents/{document_id}", status_code=202, response_model=Deleted)
-async def delete_document(document: Known, parts: Parts) -> Response:
+async def delete_document(document: OneDocument, desk: OfTenant) -> Response:
     """Hide a document at once and erase it with everything that quotes it; the receipt says when."""
-    job = await parts.eraser.delete(document.tenant, document.id)
+    job = await desk.delete(document.id)
     links = {"receipt": f"/documents/{document.id}/receipt", "job": f"/jobs/{job.id}"}
-    return JSONResponse(
-        {"id": document.id, "job_id": job.id, "links": links}, 202, {"location": links["receipt"]}
-    )
+    body = {"id": document.id, "job_id": job.id, "links": links}
+    return JSONResponse(body, 202, {"location": links["receipt"]})
 
 
 @router.get("/documents/{document_id}/receipt", response_model=ReceiptView)
-async def document_receipt(kept: Kept) -> dict[str, Any]:
+async def document_receipt(receipt: OneReceipt) -> dict[str, Any]:
     """Return when a deleted document was hidden and erased, and what went."""
-    return kept._asdict()
+    return receipt._asdict()

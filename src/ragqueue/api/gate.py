@@ -101,20 +101,17 @@ class Gate:
         """Note in the request's state who asks. Raises Unauthorised, Forbidden."""
         state: dict[str, Any] = scope.setdefault("state", {})
         state["runtime"] = self._runtime
-        headers, path = Headers(scope=scope), scope["path"]
+        headers = Headers(scope=scope)
+        path = scope["path"]
         if self._private and not await self._keyring.ever_made():
-            check_neighbour(
-                headers, navigates=path in PUBLIC and scope["method"] == "GET", allowed=self._hosts
-            )
-            state["tenant"], state["caller"] = (
-                "default",
-                LOCAL,
-            )  # a key that nobody asked for is ignored
-        elif path not in PUBLIC and not path.startswith("/static/"):
-            state["tenant"], state["caller"] = await self._known(headers.get("authorization", ""))
-        else:
+            navigates = path in PUBLIC and scope["method"] == "GET"
+            check_neighbour(headers, navigates=navigates, allowed=self._hosts)
+            tenant, caller = "default", LOCAL  # a key that nobody asked for is ignored
+        elif path in PUBLIC or path.startswith("/static/"):
             return
-        caller = state["caller"]
+        else:
+            tenant, caller = await self._known(headers.get("authorization", ""))
+        state["desk"] = self._runtime.desk(tenant, caller)
         state["welcome"] = partial(self._keyring.admits, caller)
         state["hold"] = partial(self._hold, caller, held)
 

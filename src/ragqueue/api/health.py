@@ -9,7 +9,7 @@ from ragqueue import telemetry
 from ragqueue.api.access import Parts
 from ragqueue.api.bodies import Alive, Ready
 from ragqueue.errors import RagqueueError
-from ragqueue.records import workers
+from ragqueue.records import gauges, workers
 from ragqueue.types import LANES, State
 
 router = APIRouter(tags=["operation"])
@@ -61,7 +61,7 @@ async def ready(parts: Parts) -> Response:
 @router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(parts: Parts) -> Response:
     """Return the metrics of this process, of all workers together, and of the records, for Prometheus."""
-    gauge = await parts.records.read(workers.gauge, 2 * parts.settings.lease)
+    gauge = await parts.records.read(gauges.gauge, 2 * parts.settings.lease)
     depth = [
         ("queue_depth", {"lane": lane}, gauge.states.get((lane, "queued"), 0)) for lane in LANES
     ]

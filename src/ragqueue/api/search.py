@@ -4,28 +4,23 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from ragqueue.api.access import Collection, Parts, Tenant, Words
+from ragqueue.api.access import Collection, OfTenant, Words
 from ragqueue.api.bodies import Hits, Search, Top
-from ragqueue.embedded import check_question
-from ragqueue.retrieval.fused import hit_view
+from ragqueue.retrieval.views import hit_view
 
 router = APIRouter(tags=["search"])
 
 
 @router.post("/search", response_model=Hits)
-async def search(body: Search, tenant: Tenant, parts: Parts) -> dict[str, Any]:
+async def search(body: Search, desk: OfTenant) -> dict[str, Any]:
     """Find the passages that are nearest to a question."""
-    await check_question(parts, tenant, body.question, body.collection)
-    collections = [body.collection] if body.collection else None
-    hits = await parts.retriever.retrieve(
-        tenant, body.question, collections=collections, limit=body.limit
-    )
+    hits = await desk.search(body.question, collection=body.collection, limit=body.limit)
     return {"hits": [hit_view(hit) for hit in hits]}
 
 
 @router.get("/search", response_model=Hits)
 async def search_by_query(
-    tenant: Tenant, parts: Parts, q: Words, collection: Collection | None = None, limit: Top = 10
+    desk: OfTenant, q: Words, collection: Collection | None = None, limit: Top = 10
 ) -> dict[str, Any]:
     """Find the passages that are nearest to a question."""
-    return await search(Search(question=q, collection=collection, limit=limit), tenant, parts)
+    return await search(Search(question=q, collection=collection, limit=limit), desk)

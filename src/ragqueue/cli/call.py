@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from typing import TYPE_CHECKING, Any
 
@@ -17,72 +17,81 @@ from ragqueue.telemetry import configure_logging
 if TYPE_CHECKING:
     from ragqueue.embedded import Ragqueue
 
-UNBROKEN = 100_000  # columns of what is no terminal: who reads a pipe wants whole lines
+UNBROKEN = 100_000  # columns of what is no terminal
 
 
 class Call:
-    """One command as it was called: its settings, whose records it looks at, and how it prints (`as_json` None: it has no `--json`)."""
+    """One command as it was called."""
 
     def __init__(self, flags: Mapping[str, Any], as_json: bool | None, tenant: str) -> None:
-        self.flags, self.as_json, self.tenant = flags, as_json, tenant
+        """`flags`: options that are settings; `as_json` is None for a command without `--json`."""
+        self.flags = flags
+        self.as_json = as_json
+        self.tenant = tenant
         self.settings, self.origins = load(flags)
-        configure_logging(
-            "ERROR" if as_json is not None else self.settings.log_level, self.settings.log_format
-        )
+        level = "ERROR" if as_json is not None else self.settings.log_level
+        configure_logging(level, self.settings.log_format)
 
     def show(self, value: Mapping[str, Any], *columns: str) -> None:
-        """Print an object as one line of JSON; for people as a table of its fields, and one of each list with these columns."""
+        """Print an object: one line of JSON, or for people a table of its fields.
+
+        Each list in it gets a table of its own, with these columns.
+        """
         if self.as_json:
-            return print(json.dumps(value, ensure_ascii=False), flush=True)
+            print(json.dumps(value, ensure_ascii=False), flush=True)
+            return
+        lists = [inner for inner in value.values() if isinstance(inner, list)]
         fields = [
-            {"field": name, "value": found}
-            for name, found in value.items()
-            if not isinstance(found, list)
+            {"field": name, "value": inner}
+            for name, inner in value.items()
+            if not isinstance(inner, list)
         ]
-        for rows in filter(
-            None, (fields, *(found for found in value.values() if isinstance(found, list)))
-        ):
-            names = columns or list(rows[0])
-            table = Table(
-                *(Column(name, no_wrap=name == "id") for name in names),
-                box=None,
-                header_style="bold",
-                pad_edge=False,
-            )
-            for row in rows:
-                table.add_row(*(_cell(row[name]) for name in names))
-            width = None if sys.stdout.isatty() else UNBROKEN
-            Console(width=width, soft_wrap=True, markup=False, emoji=False, highlight=False).print(
-                table
-            )
+        for rows in [fields, *lists]:
+            if rows:
+                print_table(rows, columns or list(rows[0]))
 
     async def records(
         self, function: Callable[..., Any], *args: Any, wanted: str = "", write: bool = False
     ) -> Any:
-        """Return `function(connection, *args)` of the records. Raises NotFound when what is wanted is not there."""
+        """Return `function(connection, *args)` of the records.
+
+        Raises NotFound when what is wanted is not there.
+        """
         with closing(open_records(self.settings.data)) as records:
             migrate(records.engine)
-            found = await (records.write if write else records.read)(function, *args)
-        if wanted and not found:
+            run = records.write if write else records.read
+            value = await run(function, *args)
+        if wanted and not value:
             raise NotFound(f"there is no {wanted}: `list` shows what there is")
-        return found
+        return value
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
+    """Print a table for people; who reads a pipe gets whole lines."""
+    columns = [Column(name, no_wrap=name == "id") for name in names]
+    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        table.add_row(*(_cell(row[name]) for name in names))
+    width = None if sys.stdout.isatty() else UNBROKEN
+    console = Console(width=width, soft_wrap=True, markup=False, emoji=False, highlight=False)
+    console.print(table)
 
 
 def _cell(value: Any) -> str:
+    if value is None:
+        return ""
     if isinstance(value, Mapping):
-        return "\n".join(f"{name}: {found}" for name, found in value.items())
-    return "" if value is None else str(value)
+        return "\n".join(f"{name}: {inner}" for name, inner in value.items())
+    return str(value)
 
 
 @asynccontextmanager
 async def opened(call: Call) -> AsyncIterator["Ragqueue"]:
     """Open the system; tell who waits for a worker of the deployment that there is none."""
-    from ragqueue.embedded import (
-        Ragqueue,
-    )  # here: a command that only looks at the records does without
+    from ragqueue.embedded import Ragqueue  # here: who only looks at the records does without
 
     async with Ragqueue(tenant=call.tenant, settings=call.flags) as ragqueue:
-        if call.settings.queue_url != "sql" and not await ragqueue.workers():
+        if not ragqueue.runtime.queue.works_inside and not await ragqueue.workers():
             print(
                 "no worker is running: this waits until one is (`ragqueue worker`)",
                 file=sys.stderr,

@@ -3,58 +3,79 @@
 import asyncio
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ragqueue.cli.call import Call
 from ragqueue.embedded import Ragqueue
-from ragqueue.records import documents
 from ragqueue.retrieval import evaluation
+from ragqueue.retrieval.evaluation import Text
+from ragqueue.types import Citation
+
+PASSAGES = 100  # that are searched: each document counts by its best
+ASKED = 200  # questions that are answered, for their quotes
 
 
 async def evaluate(call: Call, folder: str) -> None:
     """Measure retrieval, and check every quote of the answers."""
     corpus, questions, judgments = evaluation.read_folder(Path(folder))
     with tempfile.TemporaryDirectory(prefix="ragqueue-eval-", ignore_cleanup_errors=True) as place:
-        flags = {
+        settings = {
             "data": f"{place}/data",
             "vector_db_path": f"{place}/vectors",
             "queue": "sql",
             "events": "sql",
             "llm_model": "extractive",
         }
-        async with Ragqueue(settings=flags) as ragqueue:
-            # The title of a plain text is the last part of its source.
-            files = (
-                (f"{number}/{text.title.replace('/', ' ')}", text.text.encode())
-                for number, text in enumerate(corpus)
-            )
-            await asyncio.gather(
-                *(ragqueue.store(source, data, media_type="text/plain") for source, data in files)
-            )
-            ranked, times = {}, []
-            for question in questions:
-                began = time.perf_counter()
-                hits = await ragqueue.search(
-                    question.text, limit=100
-                )  # passages: each document counts by its best
-                times.append((time.perf_counter() - began) * 1000)
-                ranked[question.id] = [
-                    corpus[int(hit.chunk.source.partition("/")[0])].id for hit in hits
-                ]
-            scores = evaluation.evaluate(ranked, judgments)
-            answers = await asyncio.gather(
-                *(ragqueue.ask(question.text) for question in questions[:200])
-            )  # for their quotes
-            quotes, wrong = [citation for answer in answers for citation in answer.citations], 0
-            for quote in quotes:
-                found = await ragqueue.runtime.records.read(
-                    documents.text_of, "default", quote.document_id, quote.version
-                )
-                wrong += found is None or found[0][quote.start : quote.end] != quote.quote
+        async with Ragqueue(settings=settings) as ragqueue:
+            await _bring(ragqueue, corpus)
+            ranked, times = await _search(ragqueue, corpus, questions)
+            quotes = await _quotes(ragqueue, questions[:ASKED])
+            wrong = [quote for quote in quotes if not await _stands(ragqueue, quote)]
     p50, p99 = np.percentile(times, (50, 99)).round(2).tolist()
-    call.show(
-        scores
-        | {"quotes": len(quotes), "quotes_wrong": wrong, "search_ms_p50": p50, "search_ms_p99": p99}
-    )
+    scores = evaluation.evaluate(ranked, judgments)
+    quoted = {"quotes": len(quotes), "quotes_wrong": len(wrong)}
+    call.show({**scores, **quoted, "search_ms_p50": p50, "search_ms_p99": p99})
+
+
+async def _bring(ragqueue: Ragqueue, corpus: Sequence[Text]) -> None:
+    """Store every text; its number in the corpus begins its source."""
+
+    async def store(number: int, text: Text) -> None:
+        # The title of a plain text is the last part of its source.
+        source = f"{number}/{text.title.replace('/', ' ')}"
+        await ragqueue.store(source, text.text.encode(), media_type="text/plain")
+
+    await asyncio.gather(*(store(number, text) for number, text in enumerate(corpus)))
+
+
+async def _search(
+    ragqueue: Ragqueue, corpus: Sequence[Text], questions: Sequence[Text]
+) -> tuple[dict[str, list[str]], list[float]]:
+    """Return {question id: ids of its texts, best first}, and the times in ms."""
+    ranked: dict[str, list[str]] = {}
+    times = []
+    for question in questions:
+        began = time.perf_counter()
+        hits = await ragqueue.search(question.text, limit=PASSAGES)
+        times.append((time.perf_counter() - began) * 1000)
+        numbers = [int(hit.chunk.source.partition("/")[0]) for hit in hits]
+        ranked[question.id] = [corpus[number].id for number in numbers]
+    return ranked, times
+
+
+async def _quotes(ragqueue: Ragqueue, questions: Sequence[Text]) -> list[Citation]:
+    answers = await asyncio.gather(*(ragqueue.ask(question.text) for question in questions))
+    quotes: list[Citation] = []
+    for answer in answers:
+        quotes += answer.citations
+    return quotes
+
+
+async def _stands(ragqueue: Ragqueue, quote: Citation) -> bool:
+    """Say whether a quote stands in the stored text, at its offsets."""
+    document = await ragqueue.desk.document(quote.document_id)
+    text, _ = await ragqueue.desk.text(document, quote.version)
+    return text[quote.start : quote.end] == quote.quote

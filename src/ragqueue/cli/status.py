@@ -1,37 +1,46 @@
 """What waits, who works, and with which settings."""
 
+from typing import Any
+
+from sqlalchemy import Connection
+
 from ragqueue.cli.call import Call
 from ragqueue.errors import without_password
-from ragqueue.records import documents, workers
+from ragqueue.records import documents, gauges, workers
 from ragqueue.settings import ENV_NAMES
 
 
 async def status(call: Call) -> None:
-    age = 2 * call.settings.lease
-    gauge, alive, counted = await call.records(
-        lambda c: (workers.gauge(c, age), workers.alive(c, age), documents.counted(c, call.tenant))
+    """Show queues, workers and documents."""
+    lately = 2 * call.settings.lease  # seconds
+
+    def look(connection: Connection) -> tuple[gauges.Gauge, list[dict[str, Any]], Any]:
+        gauge = gauges.gauge(connection, lately)
+        alive = workers.alive(connection, lately)
+        return gauge, alive, documents.counted(connection, call.tenant)
+
+    gauge, alive, by_language = await call.records(look)
+    states = sorted(gauge.states.items())
+    call.show(
+        {
+            "jobs": {f"{lane} {state}": count for (lane, state), count in states},
+            "oldest_s": gauge.oldest,
+            "dead_letters": gauge.totals["dead_letters"],
+            "documents": sum(count for count, _ in by_language.values()),
+            "passages": sum(passages for _, passages in by_language.values()),
+            "workers": alive,
+        }
     )
-    ready, passages = map(sum, zip((0, 0), *counted.values(), strict=True))
-    counts = {f"{lane} {state}": count for (lane, state), count in sorted(gauge.states.items())}
-    found = {
-        "jobs": counts,
-        "oldest_s": gauge.oldest,
-        "dead_letters": gauge.totals["dead_letters"],
-        "documents": ready,
-    }
-    call.show(found | {"passages": passages, "workers": alive})
 
 
 def config_show(call: Call, origin: bool) -> None:
-    shown = {
-        name: value if isinstance(value, int | float | None) else without_password(value)
-        for name, value in call.settings
-    }
-    call.show(
-        {
-            ENV_NAMES[name]: {"value": shown[name], "origin": call.origins[name]}
-            if origin
-            else shown[name]
-            for name in shown
-        }
-    )
+    """Print the settings in effect; secrets are hidden."""
+    values = {}
+    for name, setting in call.settings:
+        value = setting
+        if not isinstance(value, int | float | None):
+            value = without_password(value)
+        if origin:
+            value = {"value": value, "origin": call.origins[name]}
+        values[ENV_NAMES[name]] = value
+    call.show(values)

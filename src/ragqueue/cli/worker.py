@@ -9,8 +9,7 @@ from functools import partial
 
 from ragqueue.cli.call import Call
 from ragqueue.errors import ConfigError, without_password
-from ragqueue.records import jobs
-from ragqueue.records.store import sqlite_is_safe, sqlite_module
+from ragqueue.records import jobs, sqlite
 from ragqueue.settings import Settings
 from ragqueue.telemetry import configure_logging
 from ragqueue.wiring import open_runtime
@@ -19,51 +18,61 @@ from ragqueue.working.supervise import Supervisor
 
 
 def worker(call: Call) -> None:
+    """Run worker processes until SIGTERM or SIGINT. Raises ConfigError, Unavailable."""
     settings = call.settings
-    if not (settings.allow_old_sqlite or sqlite_is_safe()):
-        said = f"SQLite {sqlite_module.sqlite_version} can corrupt a file that two processes write (its WAL-reset bug)"
-        raise ConfigError(
-            f"{said}: use a newer Python, or set RAGQUEUE_ALLOW_OLD_SQLITE=1 to accept the risk",
-            code="unsafe_sqlite",
-        )
-
-    async def prepare() -> (
-        None
-    ):  # what is wrong shows in the foreground; no connection lives on in a forked child, here and below
-        async with open_runtime(settings):
-            pass
+    check_sqlite(settings)
 
     def release(owner: str) -> None:  # the leases of a dead child
         asyncio.run(call.records(jobs.release, owner, write=True))
 
-    asyncio.run(prepare())
-    print(
-        f"{settings.processes} workers x {settings.concurrency} chats on {without_password(settings.queue_url)}",
-        flush=True,
-    )
-    Supervisor(
+    # No connection lives on in a forked child, neither of this nor of `release`.
+    asyncio.run(_try(settings))
+    where = without_password(settings.queue_url)
+    print(f"{settings.processes} workers x {settings.concurrency} chats on {where}", flush=True)
+    supervisor = Supervisor(
         partial(live_as_worker, settings),
         release,
         processes=settings.processes,
         lease=settings.lease,
         drain=settings.drain,
-    ).run()
+    )
+    supervisor.run()
+
+
+def check_sqlite(settings: Settings) -> None:
+    """Raise ConfigError for a SQLite that several processes must not write through."""
+    if settings.allow_old_sqlite or sqlite.is_safe():
+        return
+    version = sqlite.sqlite_module.sqlite_version
+    raise ConfigError(
+        f"SQLite {version} can corrupt a file that two processes write (its WAL-reset bug): "
+        "use a newer Python, or set RAGQUEUE_ALLOW_OLD_SQLITE=1 to accept the risk",
+        code="unsafe_sqlite",
+    )
+
+
+async def _try(settings: Settings) -> None:
+    """Open everything once: what is wrong shows in the foreground."""
+    async with open_runtime(settings):
+        pass
 
 
 def live_as_worker(settings: Settings, owner: str, pulse: Callable[[], None]) -> None:
-    """Be one worker process until SIGTERM, then drain; a function of the module, so that Windows can send it to a spawned child."""
+    """Be one worker process until SIGTERM, then drain.
+
+    It is a function of the module, so that Windows can send it to a spawned child.
+    """
     configure_logging(settings.log_level, settings.log_format)  # a spawned child begins without
     raise_open_files()
+    asyncio.run(_live(settings, owner, pulse))
 
-    async def live() -> None:
-        async with (
-            open_runtime(settings) as runtime,
-            runtime.working(runtime.worker(owner=owner)) as consuming,
-        ):
-            signal.signal(
-                signal.SIGTERM,
-                lambda *_: consuming.get_loop().call_soon_threadsafe(consuming.cancel),
-            )
+
+async def _live(settings: Settings, owner: str, pulse: Callable[[], None]) -> None:
+    async with open_runtime(settings) as runtime:
+        worker = runtime.worker(owner=owner)
+        async with runtime.working(worker) as consuming:
+            soon = consuming.get_loop().call_soon_threadsafe
+            signal.signal(signal.SIGTERM, lambda *_: soon(consuming.cancel))
             runtime.keeper.end_with(consuming.cancel)
             pulse()
             gc.freeze()  # as in `serve`
@@ -71,5 +80,3 @@ def live_as_worker(settings: Settings, owner: str, pulse: Callable[[], None]) ->
                 await consuming
             if runtime.keeper.broken_loop:
                 raise SystemExit(1)
-
-    asyncio.run(live())

@@ -81,7 +81,3 @@ def job_view(job: Job) -> dict[str, Any]:
         "error": error,
         "document_id": job.payload.get("document_id"),
     }
-
-
-DELTA = "response.output_text.delta"  # TEMP
-RESTARTED = "ragqueue:restarted"  # TEMP

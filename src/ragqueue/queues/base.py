@@ -12,6 +12,10 @@ Handle = Callable[[Ring], Coroutine[object, None, None]]
 class JobQueue(ABC):
     """Carries rings; a ring may be lost, late or doubled, for the records hold the truth."""
 
+    works_inside: bool = (
+        False  # whether a process that serves or asks also works, when nobody else does
+    )
+
     @abstractmethod
     async def ring(self, rings: Sequence[Ring]) -> None:
         """Deliver the rings to some worker each, those with `front` before all others. Raises Unavailable."""

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 class SqlQueue(JobQueue):
     """Finds claimable rows; a ring only wakes the workers of its own process, others notice the commit."""
 
+    works_inside = True
+
     def __init__(self, records: Records) -> None:
         self._records = records
         self._bells: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)

@@ -307,14 +307,3 @@ def note_quotes(
         ]
         connection.execute(_QUOTE, quotes)
     return True
-
-
-from ragqueue.records.erasures import (  # noqa: E402  TEMP
-    Receipt as Receipt,
-)
-from ragqueue.records.erasures import (
-    hide as hide,
-)
-from ragqueue.records.erasures import (
-    receipt as receipt,
-)

@@ -70,7 +70,3 @@ def alive(connection: Connection, age: float) -> list[dict[str, Any]]:
     Each is {owner, host, pid, lanes, running, age (seconds since its last beat)}.
     """
     return [dict(row) for row in connection.execute(_ALIVE, {"age": age}).mappings()]
-
-
-from ragqueue.records.gauges import Gauge as Gauge  # noqa: E402  TEMP
-from ragqueue.records.gauges import gauge as gauge
