@@ -9,7 +9,7 @@ import click
 from ragqueue import errors, telemetry
 from ragqueue.answering import grounding
 from ragqueue.cli import build
-from ragqueue.settings import ENV_NAMES, Settings
+from ragqueue.settings import env_names, whole
 
 FOLDER = Path(__file__).parent / "reference"
 NOTE = "<!-- Written by docs/generate.py from the code: change that, not this page. -->\n"
@@ -17,9 +17,11 @@ NOTE = "<!-- Written by docs/generate.py from the code: change that, not this pa
 
 def settings_page() -> str:
     rows = []
-    for name, field in Settings.model_fields.items():
+    settings = whole()
+    names = env_names(settings)
+    for name, field in settings.model_fields.items():
         default = "" if field.default is None else f"`{field.default}`"
-        rows.append(f"| `{ENV_NAMES[name]}` | {default} | {field.description} |")
+        rows.append(f"| `{names[name]}` | {default} | {field.description} |")
     lead = (
         "Flags go before the environment, then `.env` in the working folder (`RAGQUEUE_ENV_FILE` names another, empty: none),\n"
         "then the folder of secrets that `RAGQUEUE_SECRETS` names, then `ragqueue.toml` (`RAGQUEUE_CONFIG`), then the defaults.\n"

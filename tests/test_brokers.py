@@ -8,6 +8,7 @@ import redis
 
 from campaigns.services import RedisServer
 from ragqueue import adapters, brokers
+from ragqueue.adapters import Given
 from ragqueue.errors import ConfigError, Unavailable
 from ragqueue.events.base import EventLog
 from ragqueue.queues.base import JobQueue
@@ -26,8 +27,8 @@ def configured(*config: str) -> Iterator[RedisServer]:
 async def checked(port: type[JobQueue] | type[EventLog], url: str) -> list[str]:
     """Check as `open_runtime` does, and close."""
     if port is EventLog:
-        return await _ask(adapters.by_url(EventLog, adapters.EVENTS, url))
-    return await _ask(adapters.by_url(JobQueue, adapters.QUEUES, f"rq+{url}"))
+        return await _ask(adapters.open_adapter(EventLog, adapters.EVENTS, Given(url)))
+    return await _ask(adapters.open_adapter(JobQueue, adapters.QUEUES, Given(f"rq+{url}")))
 
 
 async def _ask(part: JobQueue | EventLog) -> list[str]:
@@ -214,7 +215,7 @@ def test_a_url_that_the_client_would_misread_is_refused(url: str) -> None:
     with pytest.raises(
         ConfigError, match=r"REDIS_URL .* should look like redis://user:password@host:6379/0"
     ) as caught:
-        adapters.by_url(JobQueue, adapters.QUEUES, f"rq+{url}")
+        adapters.open_adapter(JobQueue, adapters.QUEUES, Given(f"rq+{url}"))
 
     assert caught.value.__context__ is None  # no traceback shows what the client said
 

@@ -29,9 +29,8 @@ def test_the_three_lines_of_the_seed_are_honoured(tmp_path: Path) -> None:
     settings, _ = load()
 
     assert settings.queue_url == "rq+redis://localhost:6379"
-    assert settings.events_url == "redis://localhost:6379"
     assert settings.vector_db_path == Path("vector_store")
-    assert settings.model == ("openai", "some-model")
+    assert settings.llm_model == "some-model"
 
 
 def test_a_model_that_nobody_serves_is_refused_with_the_way_out() -> None:
@@ -43,11 +42,8 @@ def test_a_model_that_nobody_serves_is_refused_with_the_way_out() -> None:
 def test_without_any_setting_everything_is_embedded() -> None:
     settings, _ = load()
 
-    assert (settings.queue_url, settings.events_url, settings.model) == (
-        "sql",
-        "sql",
-        ("extractive", ""),
-    )
+    assert settings.queue_url == "sql"
+    assert settings.llm_model == "extractive"
 
 
 def test_flags_go_before_the_environment_and_that_before_the_file(

@@ -1,14 +1,16 @@
 """What a Redis must be able to do for us, which one a connection leads to, and how an error of it is said."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from redis import AuthenticationError, ConnectionPool, RedisError, ResponseError
 from redis import exceptions as known
 
-from ragqueue.errors import ConfigError, RagqueueError, Unavailable
+from ragqueue.errors import ConfigError, RagqueueError, Unavailable, without_password
+
+T = TypeVar("T")
 
 Command = tuple[str | bytes | int | float, ...]
 # Their answers make the notes; an account that may not ask is served all the same.
@@ -134,3 +136,17 @@ def refuse_other(ours: Any, theirs: Any, shown: str) -> None:
                 return
     mend = "start it with `--url` and the URL that stands in REDIS_URL (or set RQ_REDIS_URL)"
     raise ConfigError(f"RQ's launcher uses {address(other)}, but REDIS_URL is {shown}: {mend}")
+
+
+def opened(build: Callable[[str], T], url: str) -> T:
+    """Return what is built of a URL of Redis. Raises ConfigError for one that cannot be used."""
+    try:
+        return build(url)
+    except ValueError:
+        pass
+    # Outside of the handler: what the client says quotes the URL, and no traceback shall show it.
+    raise ConfigError(
+        "REDIS_URL (or RAGQUEUE_QUEUE, RAGQUEUE_EVENTS) is "
+        f"{without_password(url)!r}: it should look like redis://user:password@host:6379/0, "
+        "with every sign of a password that is no letter or digit as %40"
+    )

@@ -1,33 +1,41 @@
-"""The only reader of the environment: flags > environment > .env > secrets folder > ragqueue.toml > defaults."""
+"""The only reader of the environment.
+
+Flags go before the environment, then .env, the secrets folder, ragqueue.toml, and the defaults.
+What an adapter needs beyond its URL is declared in its own file (`adapters.Option`).
+"""
 
 import difflib
 import os
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, create_model
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, sources
 
+from ragqueue import adapters
+from ragqueue.adapters import Option, Table
 from ragqueue.errors import ConfigError
 
 PREFIX = "RAGQUEUE_"
 # Names of ours that are no settings: where to read settings from, and a switch of the fault suite.
 OTHER_NAMES = ("RAGQUEUE_ENV_FILE", "RAGQUEUE_CONFIG", "RAGQUEUE_SECRETS", "RAGQUEUE_MUTANT")
-MODELS = "Model that writes the answers: `extractive`, `openai:NAME` or a bare NAME, `scripted:...`, `python:module:Class`"
+MODELS = (
+    "Model that writes the answers: `extractive`, `openai:NAME` or a bare NAME, `scripted:...`, "
+    "`python:module:Class`"
+)
 
 
 def _names(value: object) -> object:
     """Return the names of a list that is written with commas."""
-    return (
-        tuple(name.strip() for name in value.split(",") if name.strip())
-        if isinstance(value, str)
-        else value
-    )
+    if not isinstance(value, str):
+        return value
+    return tuple(name.strip() for name in value.split(",") if name.strip())
 
 
 class Settings(BaseSettings):
-    """Every setting of ragqueue; business code is given values, never this object."""
+    """Every setting but the adapters' own; business code is given values, never this object."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, frozen=True, extra="forbid", populate_by_name=True
@@ -42,17 +50,14 @@ class Settings(BaseSettings):
         description="Folder of this host's vector replicas",
     )
     llm_model: str = Field("extractive", alias="LLM_MODEL", description=MODELS)
-    openai_api_key: SecretStr | None = Field(
-        None, alias="OPENAI_API_KEY", description="Key for the OpenAI-compatible server"
-    )
-    openai_base_url: str | None = Field(
-        None, alias="OPENAI_BASE_URL", description="URL of the OpenAI-compatible server, up to /v1"
-    )
 
     data: Path = Field(Path("./ragqueue-data"), description="Folder of the database")
     queue: str | None = Field(
         None,
-        description="Queue engine: `sql` or `rq+redis://...`; by default RQ when REDIS_URL is set, else `sql`",
+        description=(
+            "Queue engine: `sql` or `rq+redis://...`; by default RQ when REDIS_URL is set, "
+            "else `sql`"
+        ),
     )
     events: str | None = Field(
         None, description="Event log: `sql` or `redis://...`; by default where the queue is"
@@ -68,7 +73,10 @@ class Settings(BaseSettings):
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = Field(
         (),
-        description="Names of Host, by commas, that a server without API keys answers to, besides this host's own",
+        description=(
+            "Names of Host, by commas, that a server without API keys answers to, "
+            "besides this host's own"
+        ),
     )
     port: int = Field(
         8000, ge=0, le=65535, description="Port that `serve` binds; 0 picks a free one"
@@ -128,17 +136,15 @@ class Settings(BaseSettings):
         20,
         ge=1,
         le=50,
-        description="Most passages that an answer is written from; RAGQUEUE_CONTEXT bounds them, too",
+        description=(
+            "Most passages that an answer is written from; RAGQUEUE_CONTEXT bounds them, too"
+        ),
     )
     context: int = Field(
         3000, ge=200, description="Tokens of passages in a prompt, filled best first"
     )
     system_prompt: str | None = Field(
         None, description="System text of the prompt; by default the one that ships"
-    )
-    model_continues: bool = Field(
-        False,
-        description="Whether the model can continue a half-written answer (vLLM, llama.cpp, prefill)",
     )
     max_question: int = Field(8_000, ge=1, description="Characters of a question")
     max_upload: int = Field(50_000_000, ge=1, description="Bytes of an uploaded document")
@@ -163,107 +169,161 @@ class Settings(BaseSettings):
     @property
     def queue_url(self) -> str:
         """The queue engine's URL, with the defaults resolved."""
-        wanted = self.queue or ("rq" if self.redis_url else "sql")
-        return f"rq+{self.redis_url or 'redis://localhost:6379'}" if wanted == "rq" else wanted
+        engine = self.queue or ("rq" if self.redis_url else "sql")
+        if engine == "rq":
+            return f"rq+{self.redis_url or 'redis://localhost:6379'}"
+        return engine
 
-    @property
-    def events_url(self) -> str:
-        """The event log's URL, with the defaults resolved."""
-        return self.events or (
-            "sql" if self.queue_url.startswith("sql") else self.queue_url.removeprefix("rq+")
-        )
-
-    @property
-    def model(self) -> tuple[str, str]:
-        """(kind, name) of the model."""
-        kind, colon, name = self.llm_model.partition(":")
-        if kind in ("extractive", "scripted") or (colon and kind in ("openai", "python")):
-            return kind, name
-        return "openai", self.llm_model
+    def options(self, table: Table, url: str) -> dict[str, Any]:
+        """Return the values of the options of the adapter that `url` names, by their names."""
+        values = {}
+        for name in adapters.options_named(table, url):
+            value = getattr(self, name.lower())
+            if isinstance(value, SecretStr):
+                value = value.get_secret_value()
+            values[name] = value
+        return values
 
 
-ENV_NAMES = {
-    field: said.alias or PREFIX + field.upper() for field, said in Settings.model_fields.items()
-}
-_FIELDS = {name: field for field, name in ENV_NAMES.items()}
+def whole(options: Mapping[str, Option] | None = None) -> type[Settings]:
+    """Return the settings with those of adapters: by default of all of ours."""
+    if options is None:
+        options = adapters.options_of_all()
+    return _whole(tuple(options.items()))
+
+
+@cache
+def _whole(options: tuple[tuple[str, Option], ...]) -> type[Settings]:
+    fields: dict[str, Any] = {}
+    for name, option in options:
+        kind = _type_of(option)
+        fields[name.lower()] = (kind, Field(option.default, alias=name, description=option.help))
+    return create_model("Settings", __base__=Settings, **fields)
+
+
+def _type_of(option: Option) -> Any:
+    if option.secret:
+        return SecretStr | None
+    if option.default is None:
+        return str | None
+    return type(option.default)
+
+
+def env_names(settings: type[Settings]) -> dict[str, str]:
+    """Return {field: its name in the environment}."""
+    return {
+        field: info.alias or PREFIX + field.upper() for field, info in settings.model_fields.items()
+    }
 
 
 def load(flags: Mapping[str, Any] | None = None) -> tuple[Settings, dict[str, str]]:
-    """Return the settings, and where each value came from. Raises ConfigError that names the setting, its value and what is allowed."""
-    values: dict[str, Any] = {}
-    origins = dict.fromkeys(Settings.model_fields, "default")
+    """Return the settings, and where each value came from.
+
+    Raises ConfigError that names the setting, its value and what is allowed.
+    """
+    options = adapters.options_of_all()
     try:
-        for origin, given in _sources(flags or {}):
-            for name, value in given.items():
-                if (field := _FIELDS.get(name, name)) not in values:
-                    values[field], origins[field] = value, origin
-        settings = Settings(**values)
+        values, origins = _collect(whole(options), flags or {})
+        of_users = _options_of_users(values)
+        if of_users:  # an adapter of a user's own declares some, too
+            options |= of_users
+            values, origins = _collect(whole(options), flags or {})
+        model = whole(options)
+        settings = model(**values)
     except ValidationError as error:
-        raise ConfigError("; ".join(map(_explain, error.errors()))) from error
+        names = env_names(whole(options))
+        raise ConfigError("; ".join(_explain(item, names) for item in error.errors())) from error
     except OSError as error:
         raise ConfigError(f"cannot read the settings: {error}") from error
     if settings.beat > settings.lease / 3 + 1e-9:
         raise ConfigError(
-            f"RAGQUEUE_BEAT is {settings.beat}: it must be at most a third of RAGQUEUE_LEASE ({settings.lease})"
+            f"RAGQUEUE_BEAT is {settings.beat}: "
+            f"it must be at most a third of RAGQUEUE_LEASE ({settings.lease})"
         )
-    return settings, origins
+    return settings, dict.fromkeys(model.model_fields, "default") | origins
 
 
-def _sources(flags: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _options_of_users(values: Mapping[str, Any]) -> dict[str, Option]:
+    """Return the options of the adapters of a user's own that these values name."""
+    options: dict[str, Option] = {}
+    for value in values.values():
+        if isinstance(value, str) and value.startswith(adapters.PYTHON):
+            options |= adapters.options_of(value.removeprefix(adapters.PYTHON).partition(":")[0])
+    return options
+
+
+def _collect(
+    model: type[Settings], flags: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the values by field, and where each came from; the strongest origin counts."""
+    field_of = {name: field for field, name in env_names(model).items()}
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for origin, named in _sources(model, flags):
+        for name, value in named.items():
+            field = field_of.get(name, name)
+            if field not in values:
+                values[field] = value
+                origins[field] = origin
+    return values, origins
+
+
+def _sources(
+    model: type[Settings], flags: Mapping[str, Any]
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield each origin with what it says, the strongest first."""
     yield "flag", {name: value for name, value in flags.items() if value is not None}
-    yield (
-        "environment",
-        _ours({name: value for name, value in os.environ.items() if name not in OTHER_NAMES}),
-    )
-    if file := os.environ.get("RAGQUEUE_ENV_FILE", ".env"):
-        yield (
-            file,
-            _ours(
-                sources.DotEnvSettingsSource(
-                    Settings, env_file=file, env_file_encoding="utf-8"
-                ).env_vars
-            ),
-        )
-    if folder := os.environ.get("RAGQUEUE_SECRETS"):
-        yield folder, sources.SecretsSettingsSource(Settings, secrets_dir=folder)()
+    environment = {name: value for name, value in os.environ.items() if name not in OTHER_NAMES}
+    yield "environment", _ours(model, environment)
+    file = os.environ.get("RAGQUEUE_ENV_FILE", ".env")
+    if file:
+        source = sources.DotEnvSettingsSource(model, env_file=file, env_file_encoding="utf-8")
+        yield file, _ours(model, source.env_vars)
+    folder = os.environ.get("RAGQUEUE_SECRETS")
+    if folder:
+        yield folder, sources.SecretsSettingsSource(model, secrets_dir=folder)()
     toml = os.environ.get("RAGQUEUE_CONFIG", "ragqueue.toml")
-    yield toml, sources.TomlConfigSettingsSource(Settings, toml_file=toml)()
+    yield toml, sources.TomlConfigSettingsSource(model, toml_file=toml)()
 
 
-def _ours(variables: Mapping[str, str | None]) -> dict[str, str | None]:
-    """Return the variables that are settings, and those that only look like one, which are refused with the rest."""
+def _ours(model: type[Settings], variables: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Return the variables that are settings, and those that only look like one.
+
+    The latter are refused with the rest.
+    """
+    known = set(env_names(model).values())
     return {
         name.upper(): value
         for name, value in variables.items()
-        if name.upper() in _FIELDS or name.upper().startswith(PREFIX)
+        if name.upper() in known or name.upper().startswith(PREFIX)
     }
 
 
-def _explain(item: Any) -> str:
+def _explain(item: Any, names: Mapping[str, str]) -> str:
+    """Say what is wrong with one value; `names`: {field: name in the environment}."""
     name = str(item["loc"][0])
     if item["type"] == "extra_forbidden":
-        meant = ENV_NAMES.get(name.lower().removeprefix(PREFIX.lower()))
-        near = (
-            [meant]
-            if meant
-            else difflib.get_close_matches(
-                name.upper(), sorted({*_FIELDS, *OTHER_NAMES} - {name}), 1
-            )
-        )
-        return f"unknown setting {name.upper()}: " + (
-            f"did you mean {near[0]}?" if near else "`ragqueue config show` lists the settings"
-        )
-    shown = "****" if "key" in name.lower() else repr(item.get("input"))
-    return f"{ENV_NAMES.get(name, name)} is {shown}: {item['msg'][0].lower()}{item['msg'][1:]}"
+        return _unknown(name, names)
+    value = "****" if "key" in name.lower() else repr(item.get("input"))
+    message = item["msg"][0].lower() + item["msg"][1:]
+    return f"{names.get(name, name)} is {value}: {message}"
+
+
+def _unknown(name: str, names: Mapping[str, str]) -> str:
+    meant = names.get(name.lower().removeprefix(PREFIX.lower()))
+    near = [meant] if meant else []
+    if not near:
+        candidates = sorted({*names.values(), *OTHER_NAMES} - {name})
+        near = difflib.get_close_matches(name.upper(), candidates, 1)
+    if near:
+        return f"unknown setting {name.upper()}: did you mean {near[0]}?"
+    return f"unknown setting {name.upper()}: `ragqueue config show` lists the settings"
 
 
 def check_model(settings: Settings) -> None:
-    """Make sure that the model can be reached at all. Raises ConfigError."""
-    kind, name = settings.model
-    if kind == "openai" and settings.openai_api_key is None and settings.openai_base_url is None:
-        said = f"LLM_MODEL is {settings.llm_model!r}, but neither OPENAI_API_KEY nor OPENAI_BASE_URL says where {name!r} is served: "
-        raise ConfigError(
-            said + "set one of them, or LLM_MODEL=extractive to answer without a model",
-            code="model_not_configured",
-        )
+    """Make sure that the model can be reached at all, as far as the settings say.
+
+    Raises ConfigError.
+    """
+    url = settings.llm_model
+    adapters.check_options(adapters.GENERATORS, url, settings.options(adapters.GENERATORS, url))

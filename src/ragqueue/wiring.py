@@ -3,11 +3,11 @@
 import asyncio
 import os
 import random
-import re
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
+from typing import TypeVar
 
 from ragqueue import adapters
 from ragqueue.answering.answer import Answerer
@@ -35,6 +35,8 @@ from ragqueue.working.inside import working
 from ragqueue.working.loops import Keeper
 from ragqueue.working.worker import Worker
 
+T = TypeVar("T")
+
 
 class Runtime:
     """Every object of one process."""
@@ -45,6 +47,9 @@ class Runtime:
         self.records = records
         self.database = database  # its UUID
         self.keeper = Keeper()
+        self.embedder: Embedder | None = None
+        self.remembering: Embedder | None = None  # the same, for questions
+        self.index: Index | None = None
         # Jobs that a worker runs at once.
         self.lanes = {
             "chat": settings.concurrency,
@@ -55,8 +60,9 @@ class Runtime:
         self._make_kinds(settings, records)
 
     def _make_queue(self, settings: Settings, records: Records) -> None:
-        self.queue = _by_url(JobQueue, adapters.QUEUES, settings.queue_url, records)
-        self.log = _by_url(EventLog, adapters.EVENTS, settings.events_url, records)
+        self.queue = self._open(JobQueue, adapters.QUEUES, settings.queue_url)
+        # By default the log is where the queue is.
+        self.log = self._open(EventLog, adapters.EVENTS, settings.events or self.queue.log_url)
         self.batcher = Batcher(self.log, self._is_current)
         self.ringer = Ringer(self.queue, self.database)
         self.follower = Follower(records, self.log)
@@ -78,18 +84,15 @@ class Runtime:
         )
 
     def _make_retrieval(self, settings: Settings, records: Records) -> None:
-        self.embedder: Embedder | None = None
-        self.remembering: Embedder | None = None  # the same, for questions
-        self.index: Index | None = None
         if settings.embedder != "none":
-            self.embedder = adapters.load(Embedder, adapters.EMBEDDERS, settings.embedder)()
+            self.embedder = self._open(Embedder, adapters.EMBEDDERS, settings.embedder)
             self.remembering = RememberingEmbedder(self.embedder)
-            self.index = _index(settings, records)
+            self.index = self._open(Index, adapters.INDEXES, settings.index)
         self.retriever = FusedRetriever(records, self.remembering, self.index)
 
     def _make_kinds(self, settings: Settings, records: Records) -> None:
         """Make what does the jobs of each kind."""
-        self.generator = _generator(settings, self.remembering)
+        self.generator = self._open(Generator, adapters.GENERATORS, settings.llm_model)
         self.answerer = Answerer(
             records,
             self.retriever,
@@ -128,6 +131,20 @@ class Runtime:
     def desk(self, tenant: str, caller: str = "") -> Desk:
         """Return what serves a caller as one tenant."""
         return Desk(self.rooms, tenant, caller)
+
+    def _open(self, port: type[T], table: adapters.Table, url: str) -> T:
+        """Return the adapter that a setting names. Raises ConfigError."""
+        embedder = self.remembering
+        given = adapters.Given(
+            url=url,
+            options=self.settings.options(table, url),
+            records=self.records,
+            folder=self.settings.vector_db_path,
+            at_once=self.settings.concurrency,
+            embed=embedder.embed if embedder else None,
+            languages=embedder.languages if embedder else None,
+        )
+        return adapters.open_adapter(port, table, given)
 
     async def _is_current(self, job_id: str, attempt: int) -> bool:
         return await self.records.read(jobs.is_current, job_id, attempt)
@@ -191,42 +208,6 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         stack.push_async_callback(runtime.keeper.close)
         runtime.keep_loops()
         yield runtime
-
-
-def _by_url(
-    port: type[adapters.T], table: Mapping[str, tuple[str, str]], url: str, records: Records
-) -> adapters.T:
-    """Return the queue engine or event log that a URL names by its scheme. Raises ConfigError."""
-    if re.match("sql([+:]|$)", url):
-        return adapters.by_url(port, table, url, records)
-    return adapters.by_url(port, table, url)
-
-
-def _index(settings: Settings, records: Records) -> Index:
-    build = adapters.load(Index, adapters.INDEXES, settings.index)
-    if settings.index == "faiss":
-        return build(settings.vector_db_path, records)
-    return build()
-
-
-def _generator(settings: Settings, embedder: Embedder | None) -> Generator:
-    kind, name = settings.model
-    adapter = settings.llm_model if kind == "python" else kind
-    build = adapters.load(Generator, adapters.GENERATORS, adapter)
-    if kind == "extractive" and embedder is not None:
-        return build(embedder.embed, languages=embedder.languages)
-    if kind == "openai":
-        key = settings.openai_api_key
-        return build(
-            name,
-            base_url=settings.openai_base_url or "https://api.openai.com/v1",
-            api_key=key.get_secret_value() if key else "",
-            continues=settings.model_continues,
-            max_connections=settings.concurrency + 10,
-        )
-    if kind == "scripted":
-        return build(name)
-    return build()
 
 
 def is_private(settings: Settings) -> bool:

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from ragqueue.adapters import Given
 from ragqueue.generators.base import Generator
 from ragqueue.types import Delta, Prompt
 from tests.api.conftest import Server, Start, events_of, start
@@ -24,6 +25,9 @@ class Model(Generator):
     continues = True
     prompt: ClassVar[Prompt]
     says: Callable[[Prompt], Iterable[str]] = lambda prompt: ["A lease lasts ten seconds [1]."]
+
+    def __init__(self, given: Given) -> None:
+        assert given.url.endswith(":Model")
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
         Model.prompt = prompt

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from ragqueue.adapters import Given
 from ragqueue.indexes.base import Index
 from ragqueue.records.schema import uploads
 from ragqueue.records.store import sqlite_module
@@ -287,6 +288,9 @@ class Told(Index):
     """An index of one's own, which keeps the numbers that it was told of."""
 
     held: ClassVar[set[int]] = set()
+
+    def __init__(self, given: Given) -> None:
+        assert given.records is not None
 
     async def upsert(self, space: Space, numbers: Sequence[int], vectors: Any) -> None:
         self.held.update(numbers)

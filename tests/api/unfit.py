@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 
+from ragqueue.adapters import Given
 from ragqueue.errors import ConfigError
 from ragqueue.queues.base import Handle, JobQueue
 from ragqueue.types import Ring
 
 
 class UnfitLater(JobQueue):
-    def __init__(self, url: str) -> None:
+    def __init__(self, given: Given) -> None:
         self._checked = 0
 
     async def ring(self, rings: Sequence[Ring]) -> None: ...

@@ -8,7 +8,7 @@ from ragqueue.cli.ask import print_answer
 from ragqueue.cli.call import Call
 from ragqueue.cli.serve import serve
 from ragqueue.embedded import Ragqueue
-from ragqueue.settings import Settings
+from ragqueue.settings import whole
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 QUESTION = "How do I declare a query parameter with a default value?"
@@ -18,7 +18,7 @@ async def demo(call: Call, leave: bool) -> None:
     """Bring the samples in, ask a question, and serve; with `leave` it ends after the answer."""
     began = time.monotonic()
     # The defaults go before what is set in `.env` and the shell.
-    flags = {name: field.default for name, field in Settings.model_fields.items()}
+    flags = {name: field.default for name, field in whole().model_fields.items()}
     with tempfile.TemporaryDirectory(prefix="ragqueue-demo-", ignore_cleanup_errors=True) as folder:
         flags |= {
             "data": f"{folder}/data",

@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 from ragqueue.cli.call import Call
 from ragqueue.errors import without_password
 from ragqueue.records import documents, gauges, workers
-from ragqueue.settings import ENV_NAMES
+from ragqueue.settings import env_names
 
 
 async def status(call: Call) -> None:
@@ -35,6 +35,7 @@ async def status(call: Call) -> None:
 
 def config_show(call: Call, origin: bool) -> None:
     """Print the settings in effect; secrets are hidden."""
+    names = env_names(type(call.settings))
     values = {}
     for name, setting in call.settings:
         value = setting
@@ -42,5 +43,5 @@ def config_show(call: Call, origin: bool) -> None:
             value = without_password(value)
         if origin:
             value = {"value": value, "origin": call.origins[name]}
-        values[ENV_NAMES[name]] = value
+        values[names[name]] = value
     call.show(values)

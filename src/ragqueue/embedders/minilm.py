@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ragqueue.adapters import Given
 from ragqueue.embedders.base import Embedder
 from ragqueue.errors import ConfigError
 
@@ -102,3 +103,8 @@ def _load() -> tuple[Any, Any]:
     return onnxruntime.InferenceSession(
         data, options, providers=["CPUExecutionProvider"]
     ), tokenizer
+
+
+def open(_: Given) -> MiniLMEmbedder:
+    """Return the embedder; its weights are read at its first use."""
+    return MiniLMEmbedder()

@@ -14,7 +14,7 @@ from redis import RedisError
 from rq import worker
 from rq.cli.helpers import CliConfig
 
-from ragqueue import adapters
+from ragqueue import brokers
 from ragqueue.entrypoints.rq import live
 from ragqueue.errors import ConfigError, RagqueueError, without_password
 from ragqueue.queues.ring_job import QUEUE_PREFIX, RingWorker
@@ -44,7 +44,7 @@ def _check(connection: Any) -> None:
         raise ConfigError(
             f"the queue is {settings.queue_url!r}, so the API rings nobody in Redis: set REDIS_URL in .env"
         )
-    queue = adapters.by_url(RQQueue, adapters.QUEUES, settings.queue_url)
+    queue = brokers.opened(RQQueue, settings.queue_url.removeprefix("rq+"))
     with (
         asyncio.Runner() as runner
     ):  # not a thread nor a connection of it lives on: what comes now may fork

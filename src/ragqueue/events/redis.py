@@ -16,6 +16,7 @@ from redis.exceptions import NoPermissionError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ragqueue import brokers
+from ragqueue.adapters import Given
 from ragqueue.errors import Unavailable, without_password
 from ragqueue.events.base import DAMAGED, EventLog, entry
 from ragqueue.types import ATTEMPT_SHIFT, LAST_N, Append, Event, seq_of
@@ -238,3 +239,8 @@ def _id(seq: int) -> str:
 
 def _seq(entry_id: bytes) -> int:
     return seq_of(*map(int, entry_id.split(b"-")))
+
+
+def open(given: Given) -> RedisEventLog:
+    """Return the log on the Redis of a URL. Raises ConfigError."""
+    return brokers.opened(RedisEventLog, given.url)

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from sqlalchemy import Connection
 
+from ragqueue.adapters import Given
 from ragqueue.events.base import EventLog, entry
 from ragqueue.records.statements import as_list, to_json
 from ragqueue.records.store import Records
@@ -98,3 +99,9 @@ def _read(connection: Connection, cursors: str) -> dict[str, list[Event]]:
     for job_id, seq, type_, data, at in connection.exec_driver_sql(_AFTER, (cursors,)):
         events.setdefault(job_id, []).append(entry(seq, type_, data, at))
     return events
+
+
+def open(given: Given) -> SqlEventLog:
+    """Return the log in the records."""
+    assert given.records is not None
+    return SqlEventLog(given.records)

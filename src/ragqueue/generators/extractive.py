@@ -4,6 +4,7 @@ import re
 from collections.abc import AsyncGenerator, Collection, Sequence
 from typing import NamedTuple
 
+from ragqueue.adapters import Given
 from ragqueue.errors import GenerationFailed
 from ragqueue.generators.base import Generator
 from ragqueue.language.evidence import Embed, Sentence, weigh
@@ -126,3 +127,8 @@ def _overlap(one: _Piece, other: _Piece) -> bool:
 def _escaped(said: str, text: str) -> str:
     """Return a quote in which the source's own [3] is no citation of ours: Markdown shows \\[3] as [3], and in code we read none."""
     return _BRACKET.sub(lambda found: "[" if is_code(said + text[: found.start()]) else "\\[", text)
+
+
+def open(given: Given) -> ExtractiveGenerator:
+    """Return the generator; without an embedder it ranks sentences by their words alone."""
+    return ExtractiveGenerator(given.embed, languages=given.languages)

@@ -12,6 +12,7 @@ import httpx2
 import msgspec
 import openai
 
+from ragqueue.adapters import Given, Option
 from ragqueue.errors import (
     ConfigError,
     GenerationFailed,
@@ -52,6 +53,10 @@ _ADVICE = {
     404: "no such model or path: check LLM_MODEL and OPENAI_BASE_URL (it usually ends in /v1)",
     413: _LONG,
 }
+
+
+OPENAI_URL = "https://api.openai.com/v1"
+SPARE_CONNECTIONS = 10  # beyond one for each answer that is written at once
 
 
 class Place(NamedTuple):
@@ -244,3 +249,28 @@ class _Answer:
             )
             self.alive = self.alive or any(signs)
         return text
+
+
+OPTIONS = {
+    "OPENAI_API_KEY": Option(
+        "Key for the OpenAI-compatible server", secret=True, one_of="where it is served"
+    ),
+    "OPENAI_BASE_URL": Option(
+        "URL of the OpenAI-compatible server, up to /v1", one_of="where it is served"
+    ),
+    "RAGQUEUE_MODEL_CONTINUES": Option(
+        "Whether the model can continue a half-written answer (vLLM, llama.cpp, prefill)",
+        default=False,
+    ),
+}
+
+
+def open(given: Given) -> OpenAIGenerator:
+    """Return the generator of a model, named as `openai:NAME` or by NAME alone. Raises ConfigError."""
+    return OpenAIGenerator(
+        given.name or given.url,
+        base_url=given.options["OPENAI_BASE_URL"] or OPENAI_URL,
+        api_key=given.options["OPENAI_API_KEY"],
+        continues=given.options["RAGQUEUE_MODEL_CONTINUES"],
+        max_connections=given.at_once + SPARE_CONNECTIONS,
+    )

@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from ragqueue.adapters import Given
 from ragqueue.errors import ConfigError, GenerationFailed
 from ragqueue.generators.base import Generator
 from ragqueue.types import Delta, Prompt
@@ -108,3 +109,8 @@ class ScriptedGenerator(Generator):
             text = script.token(seed, at, passages, now=time.time())
             yield Delta(text[place[1] :] if at == place[0] else text)
         yield Delta(finish="stop", usage={"output_tokens": script.tokens - place[0]})
+
+
+def open(given: Given) -> ScriptedGenerator:
+    """Return the generator of `scripted:rate=20&tokens=100`. Raises ConfigError."""
+    return ScriptedGenerator(given.name)

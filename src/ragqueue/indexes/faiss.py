@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ragqueue.adapters import Given
 from ragqueue.errors import ConfigError, StoreFull
 from ragqueue.indexes.base import Index, Vectors
 from ragqueue.records import chunks
@@ -307,3 +308,9 @@ class FaissIndex(Index):
             await self.compact(space)
         except Exception as error:  # noqa: BLE001 - the edge of a task: the search goes on without it
             logger.warning("index.compaction_failed: %s", error)
+
+
+def open(given: Given) -> FaissIndex:
+    """Return this host's replicas of the vectors in the records."""
+    assert given.records is not None
+    return FaissIndex(given.folder, given.records)

@@ -12,13 +12,17 @@ Handle = Callable[[Ring], Coroutine[object, None, None]]
 class JobQueue(ABC):
     """Carries rings; a ring may be lost, late or doubled, for the records hold the truth."""
 
-    works_inside: bool = (
-        False  # whether a process that serves or asks also works, when nobody else does
-    )
+    # Whether a process that serves or asks also works, when nobody else does.
+    works_inside: bool = False
+    # Where the event log is by default, as RAGQUEUE_EVENTS says it.
+    log_url: str = "sql"
 
     @abstractmethod
     async def ring(self, rings: Sequence[Ring]) -> None:
-        """Deliver the rings to some worker each, those with `front` before all others. Raises Unavailable."""
+        """Deliver the rings to some worker each, those with `front` before all others.
+
+        Raises Unavailable.
+        """
 
     @abstractmethod
     async def depth(self, lane: str) -> int:
@@ -26,21 +30,33 @@ class JobQueue(ABC):
 
     @abstractmethod
     async def work(self, handle: Handle, lane: str, concurrency: int) -> None:
-        """Call `handle` for each ring, `concurrency` at once, until cancelled: what runs then is left alone. Waits for a lost service."""
+        """Call `handle` for each ring, `concurrency` at once, until cancelled.
+
+        What runs then is left alone. A lost service is waited for.
+        """
 
     async def check(self) -> Sequence[str]:
-        """Return what an operator should know. Raises ConfigError when the service cannot do its work, Unavailable when it is away."""
+        """Return what an operator should know.
+
+        Raises ConfigError when the service cannot do its work, Unavailable when it is away.
+        """
         return ()
 
-    async def claim_database(self, database: str) -> None:  # noqa: B027 - an engine without a broker has none to mark
-        """Write the database's UUID into the broker if none is there. Raises ConfigError, Unavailable."""
+    async def claim_database(self, database: str) -> None:  # noqa: B027 - without a broker: nothing
+        """Write the database's UUID into the broker if none is there.
+
+        Raises ConfigError when another one is, Unavailable.
+        """
 
     async def close(self) -> None:  # noqa: B027 - nor connections of its own
         """Release every connection."""
 
 
 def ring_of(args: Sequence[object]) -> Ring:
-    """Return the ring that travelled as these values through a broker. Raises InvalidRequest for anything else."""
+    """Return the ring that travelled as these values through a broker.
+
+    Raises InvalidRequest for anything else.
+    """
     match args:
         case [str(job_id), str(lane), str(database), int() | float() as stamp, bool(front)] if (
             lane in LANES and 0 <= stamp < 1e12

@@ -14,6 +14,7 @@ from redis import Redis, RedisError, backoff, retry
 from rq import Queue, command, executions, job, results, suspension, utils, worker_registration
 
 from ragqueue import brokers
+from ragqueue.adapters import Given
 from ragqueue.errors import ConfigError, Unavailable, without_password
 from ragqueue.queues.base import Handle, JobQueue, ring_of
 from ragqueue.queues.ring_job import (
@@ -205,6 +206,7 @@ class RQQueue(JobQueue):
 
     def __init__(self, url: str) -> None:
         url = url.removeprefix("rq+")
+        self.log_url = url
         self._shown = without_password(url)
         self._redis = Redis.from_url(
             brokers.usable(url), retry=retry.Retry(backoff.NoBackoff(), 1)
@@ -292,3 +294,8 @@ class RQQueue(JobQueue):
                         pipeline=pipeline,
                     )
                 pipeline.execute()
+
+
+def open(given: Given) -> RQQueue:
+    """Return the queue on the Redis of a URL, `rq+redis://...`. Raises ConfigError."""
+    return brokers.opened(RQQueue, given.url.removeprefix("rq+"))

@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Generator, Sequence
 
+from ragqueue.adapters import Given
 from ragqueue.errors import Unavailable
 from ragqueue.queues.base import Handle, JobQueue
 from ragqueue.records import jobs
@@ -79,3 +80,9 @@ async def _wait(bell: asyncio.Event, commits: Generator[bool]) -> None:
                 await bell.wait()
         except TimeoutError:
             now = time.monotonic()
+
+
+def open(given: Given) -> SqlQueue:
+    """Return the queue in the records."""
+    assert given.records is not None
+    return SqlQueue(given.records)
