@@ -4,6 +4,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -91,3 +92,26 @@ def test_the_snippets_of_rq_on_redis_run(tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     assert "default value" in done.stdout
+
+
+def test_the_page_of_the_architecture_names_files_that_are_there() -> None:
+    page = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([\w/]+(?:\.py|/))`", page))
+
+    missing = {name for name in named if not (ROOT / "src" / "ragqueue" / name).exists()}
+
+    assert len(named) > 25
+    assert missing - {"src/ragqueue/", "base.py"} == set()
+
+
+def test_the_page_of_the_architecture_draws_the_layers_in_their_order() -> None:
+    page = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
+    drawing = page.partition("```text")[2].partition("```")[0]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    layers = project["tool"]["importlinter"]["contracts"][0]["layers"]
+    firsts = [layer.split("|")[0].strip() for layer in layers if not layer.startswith("_")]
+    places = [re.search(rf"\b{room}(?:/|\.py)", drawing) for room in firsts]
+
+    assert all(places), dict(zip(firsts, places, strict=True))
+    starts = [place.start() for place in places if place]
+    assert starts == sorted(starts)
