@@ -4,7 +4,7 @@
   python3 dev.py demo [--exit]           serve the sample documents and show one cited answer
   python3 dev.py test [PYTEST ARGS]      all that CI runs
   python3 dev.py lint
-  python3 dev.py bench queue|stream|search|ingest [--json]
+  python3 dev.py bench queue|stream|search|ingest|history [--json]
   python3 dev.py faults --engine sql|rq [...]
   python3 dev.py powercut --cuts N [--json]
   python3 dev.py erasures --engine sql|rq --rounds N [--json]
@@ -42,7 +42,7 @@ TASKS = {
     "powercut": ["-m", "campaigns.faults.powercut"],
     "erasures": ["-m", "campaigns.faults.erasures"],
 }
-BENCHES = ("queue", "stream", "search", "ingest")
+BENCHES = ("queue", "stream", "search", "ingest", "history")
 LINTS = (["ruff", "check"], ["ruff", "format", "--check"], ["mypy"], ["lint-imports"])
 # A task must not find the developer's own server, key, data or modules.
 OWN_PREFIXES = ("RAGQUEUE_", "OPENAI_")
