@@ -12,7 +12,7 @@ LOCK_LINE = re.compile(r"([a-z0-9-]+)==[^ ]+( ; [^\\]+)? \\|    --hash=sha256:[0
 
 @pytest.fixture
 def installs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Move the script to an empty folder, and return the steps of installation that it takes there."""
+    """Move the script to an empty folder, and return the steps of installation it takes there."""
     steps: list[list[str]] = []
     (tmp_path / "requirements.lock").write_text("click==8.5.1\n", encoding="utf-8")
     (tmp_path / "pyproject.toml").write_text("", encoding="utf-8")

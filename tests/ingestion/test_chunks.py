@@ -12,9 +12,8 @@ from ragqueue.parsers.markdown import MarkdownParser
 from ragqueue.parsers.text import TextParser
 from ragqueue.types import Block, Parsed
 
-UNTIMED = settings(
-    deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)  # a busy machine fails no test
+# A busy machine fails no test.
+UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 CASES = Path(__file__).parents[1] / "cases" / "chunking"
 PARSERS: dict[str, type[Parser]] = {".md": MarkdownParser, ".txt": TextParser, ".html": HtmlParser}
@@ -34,7 +33,8 @@ def test_passages_are_those_of_the_case(case: str) -> None:
     passages = chunk(parse(source.read_text(encoding="utf-8"), source.suffix), **SMALL)
 
     shown = "".join(
-        f"@ {' > '.join(p.heading_path)} ({count(p.text)})\n{p.text}\n" for p in passages
+        f"@ {' > '.join(passage.heading_path)} ({count(passage.text)})\n{passage.text}\n"
+        for passage in passages
     )
     assert shown == (CASES / f"{case}.expected").read_text(encoding="utf-8")
 
@@ -52,12 +52,10 @@ def test_a_table_that_fits_is_whole_although_it_is_above_the_target() -> None:
     table = "\n".join(
         ["| n | name |", "|---|---|", *(f"| {n} | row number {n} |" for n in range(30))]
     )
+    before = "Some words before it. " * 20
+    after = "Some words after it. " * 20
 
-    passages = chunk(
-        parse(
-            f"# Rows\n\n{'Some words before it. ' * 20}\n\n{table}\n\n{'Some words after it. ' * 20}"
-        )
-    )
+    passages = chunk(parse(f"# Rows\n\n{before}\n\n{table}\n\n{after}"))
 
     assert 200 < count(table) <= 256
     assert table in [passage.text for passage in passages]

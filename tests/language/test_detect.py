@@ -13,7 +13,8 @@ from ragqueue.language.detect import detect
             "en",
         ),
         (
-            "Die Warteschlange behält jeden Auftrag, bis er beendet ist, und nichts Versprochenes geht verloren.",
+            "Die Warteschlange behält jeden Auftrag, bis er beendet ist, "
+            "und nichts Versprochenes geht verloren.",
             "de",
         ),
         (
@@ -21,7 +22,8 @@ from ragqueue.language.detect import detect
             "es",
         ),
         (
-            "La file conserve chaque tâche jusqu'à sa fin, et rien de ce qui a été promis n'est perdu.",
+            "La file conserve chaque tâche jusqu'à sa fin, "
+            "et rien de ce qui a été promis n'est perdu.",
             "fr",
         ),
         (
@@ -44,7 +46,6 @@ def test_what_is_too_short_to_tell_is_english(text: str) -> None:
 
 
 def test_a_few_foreign_characters_do_not_decide() -> None:
-    assert (
-        detect("The character 水 means water, and this sentence about it is written in English.")
-        == "en"
-    )
+    text = "The character 水 means water, and this sentence about it is written in English."
+
+    assert detect(text) == "en"

@@ -6,9 +6,8 @@ from hypothesis import strategies as st
 
 from ragqueue.language.sentences import split
 
-UNTIMED = settings(
-    deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)  # a busy machine fails no test
+# A busy machine fails no test.
+UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def sentences(text: str) -> list[str]:
@@ -47,7 +46,10 @@ def test_an_empty_line_ends_a_sentence() -> None:
 
 
 def test_list_items_headings_and_rows_are_sentences_of_their_own() -> None:
-    text = "# Title\nText\ngoes on\n- one\n  wrapped\n- two\n2. Open it. Shut it.\n| a | b |\n| c | d |\nafter"
+    text = (
+        "# Title\nText\ngoes on\n- one\n  wrapped\n- two\n2. Open it. Shut it.\n"
+        "| a | b |\n| c | d |\nafter"
+    )
 
     assert sentences(text) == [
         "# Title",

@@ -11,25 +11,31 @@ SHORT = 40  # letters: below, the statistics of ASCII text say little
 
 
 def detect(text: str) -> str:
-    """Return the ISO 639-1 code of the text's language; English for what is too short to tell in plain ASCII."""
+    """Return the ISO 639-1 code of the text's language.
+
+    What is too short to tell in plain ASCII is English.
+    """
     sample = text[:SAMPLE]
     letters = sum(map(str.isalpha, sample))
     if letters == 0 or (letters < SHORT and sample.isascii()):
         return "en"
+
     counts = {code: len(re.findall(f"[{script}]", sample)) for code, script in DENSE.items()}
-    if 3 * sum(counts.values()) < letters:  # one such character says about as much as three letters
+    # One character of a dense script says about as much as three letters.
+    if 3 * sum(counts.values()) < letters:
         return str(_identifier().classify(sample)[0])
-    if counts["ja"] * 10 > counts["zh"]:  # Japanese writes Han too, but never long without Kana
+
+    # Japanese writes Han too, but never long without Kana.
+    if counts["ja"] * 10 > counts["zh"]:
         counts["zh"] = 0
     return max(counts, key=lambda code: counts[code])
 
 
 @cache
 def _identifier() -> Any:
-    from py3langid.langid import (
-        MODEL_FILE,
-        LanguageIdentifier,
-    )  # here: it costs half a second and numpy
+    """Return the identifier of the languages that keyword search knows."""
+    # Imported here: it costs half a second and numpy.
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE)
     identifier.set_languages((STEMMED | UNSTEMMED) & set(identifier.labels))

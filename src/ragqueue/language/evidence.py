@@ -1,4 +1,7 @@
-"""Find the sentences of some passages that speak to a question: spans only, so that a quote is always a slice of its text."""
+"""Find the sentences of some passages that speak to a question.
+
+They are spans only, so that a quote is always a slice of its text.
+"""
 
 import re
 from collections import Counter
@@ -24,11 +27,10 @@ LONGEST_TITLE = 80  # characters of a heading
 # What is no prose: bullets, lines that begin with markup, and within a line what holds no words.
 _BULLET = re.compile(r"(?:>\s*)*(?:[-*+•]\s+|\d{1,3}[.)]\s+)?(?:\[[ xX]\]\s+)?")
 _MARKUP = re.compile(r"#|\||\{[*%#{]|///|:::|!!!|<!--|```|~~~|---|===")
-_ABOVE, _BELOW = (
-    re.compile(r"(?:\A|\n[ \t]*\n)[ \t]*\Z"),
-    re.compile(r"[ \t]*\n[ \t]*\n\s*\S"),
-)  # empty lines
 _NO_WORDS = re.compile(r"<[^<>]*>|!\[[^\]]*\]\([^)]*\)|\]\([^)]*\)|https?://\S+|`[^`]*`")
+# Empty lines around a line.
+_EMPTY_ABOVE = re.compile(r"(?:\A|\n[ \t]*\n)[ \t]*\Z")
+_EMPTY_BELOW = re.compile(r"[ \t]*\n[ \t]*\n\s*\S")
 
 
 @dataclass(slots=True)
@@ -43,43 +45,55 @@ class Sentence:
 
 
 def candidates(passage: int, text: str) -> list[Sentence]:
-    """Return the sentences of a passage that are prose; when there is none, whatever has letters, and code in whole blocks."""
+    """Return the sentences of a passage that are prose.
+
+    When there is none, return whatever has letters, and code in whole blocks.
+    """
     code = fences(text)
+    prose = []
     rest = [Sentence(passage, start, text[start:end].rstrip()) for start, end in code]
-    prose = list[Sentence]()
     for start, end in split(text):
         body = _BULLET.sub("", text[start:end], count=1)
-        fenced = any(first <= start < last for first, last in code)
-        if not (fenced or says_nothing(body)):
-            said = _is_prose(body) and not _is_title(text, start, end)
-            (prose if said else rest).append(Sentence(passage, end - len(body), body))
+        if _is_within(start, code) or says_nothing(body):
+            continue
+        sentence = Sentence(passage, end - len(body), body)
+        if _is_prose(body) and not _is_title(text, start, end):
+            prose.append(sentence)
+        else:
+            rest.append(sentence)
     return prose or [sentence for sentence in rest if any(map(str.isalpha, sentence.text))]
 
 
+def _is_within(at: int, spans: Sequence[tuple[int, int]]) -> bool:
+    return any(start <= at < end for start, end in spans)
+
+
 def _is_prose(body: str) -> bool:
+    """Tell whether a sentence says something in words."""
+    # A question is a heading of its answer.
+    if _MARKUP.match(body) or body.endswith(("?", "？")):
+        return False
     words = _NO_WORDS.sub(" ", body)
     letters = sum(map(str.isalpha, words))
-    said = (
-        letters >= 5
-        if SPACELESS.search(body)
-        else letters >= 12 and letters * 2 >= len(words) and len(words.split()) >= 3
-    )
-    return (
-        said and not _MARKUP.match(body) and not body.endswith(("?", "？"))
-    )  # a question is a heading of its answer
+    if SPACELESS.search(body):
+        return letters >= 5
+    return letters >= 12 and letters * 2 >= len(words) and len(words.split()) >= 3
 
 
 def _is_title(text: str, start: int, end: int) -> bool:
-    """Tell whether a sentence is a short line without a stop that stands alone above more text: a heading that no markup shows."""
+    """Tell whether a sentence is a heading that no markup shows.
+
+    That is a short line without a stop that stands alone above more text.
+    """
     line = text[start:end]
-    alone = _ABOVE.search(text[:start]) and _BELOW.match(text, end)
-    return (
-        bool(alone)
-        and len(line) <= LONGEST_TITLE
-        and "\n" not in line
-        and line[-1].isalnum()
-        and not OPENS.match(line)
-    )
+    if len(line) > LONGEST_TITLE or "\n" in line or OPENS.match(line):
+        return False
+    ends_with_stop = not line[-1].isalnum()
+    if ends_with_stop:
+        return False
+    empty_above = _EMPTY_ABOVE.search(text[:start]) is not None
+    empty_below = _EMPTY_BELOW.match(text, end) is not None
+    return empty_above and empty_below
 
 
 async def weigh(
@@ -88,39 +102,64 @@ async def weigh(
     embed: Embed | None,
     languages: Collection[str] | None = None,
 ) -> list[Sentence]:
-    """Return the `SENTENCES` of the first passages that are nearest by their words, in order, with their scores.
+    """Return the `SENTENCES` of the first passages that are nearest by their words, in order.
 
-    `languages` are those that `embed` speaks (None: all). A sentence in another has no cosine, and ranks as if it had an average one.
+    They carry their scores. `languages` are those that `embed` speaks (None: all).
+    A sentence in another has no cosine, and ranks as if it had an average one.
     """
-    spoken = [detect(text) for text in passages[:PASSAGES]]
-    sentences = [
-        sentence for at, text in enumerate(passages[:PASSAGES]) for sentence in candidates(at, text)
-    ]
-    tokens = [tokenize(sentence.text, spoken[sentence.passage]) for sentence in sentences]
-    df = Counter(token for words in tokens for token in set(words))
-    average = sum(map(len, tokens)) / max(1, len(tokens))
-    terms = asked(question, set(spoken))
-    weights = {
-        language: {term: said * weight(len(tokens), df[term]) for term, said in held.items()}
-        for language, held in terms.items()
-    }
-    for sentence, words in zip(sentences, tokens, strict=True):
-        sentence.score = (
-            KEYWORD_WEIGHT
-            * bm25(weights[spoken[sentence.passage]], words, length=len(words), average=average)[1]
-        )
+    passages = passages[:PASSAGES]
+    spoken = [detect(text) for text in passages]
+    sentences: list[Sentence] = []
+    for i, text in enumerate(passages):
+        sentences += candidates(i, text)
+    _score_by_words(question, sentences, spoken)
+
     nearest = sorted(sentences, key=lambda sentence: -sentence.score)[:SENTENCES]
-    sentences = sorted(nearest, key=lambda sentence: (sentence.passage, sentence.start))
-    heard = [
-        sentence
-        for sentence in sentences
-        if languages is None or spoken[sentence.passage] in languages
-    ]
-    if embed and heard:
-        vectors = await embed([question, *(sentence.text[:LONGEST] for sentence in heard)])
-        for sentence, cosine in zip(heard, vectors[1:] @ vectors[0], strict=True):
-            sentence.cosine = float(cosine)
-        typical = sum(sentence.cosine or 0.0 for sentence in heard) / len(heard)
-        for sentence in sentences:
-            sentence.score += typical if sentence.cosine is None else sentence.cosine
-    return sentences
+    nearest.sort(key=lambda sentence: (sentence.passage, sentence.start))
+    if embed is not None:
+        understood = nearest
+        if languages is not None:
+            understood = [sentence for sentence in nearest if spoken[sentence.passage] in languages]
+        await _score_by_meaning(question, nearest, understood, embed)
+    return nearest
+
+
+def _score_by_words(question: str, sentences: Sequence[Sentence], spoken: Sequence[str]) -> None:
+    """Set the scores by the words of the question; `spoken` has the language of each passage."""
+    tokens = [tokenize(sentence.text, spoken[sentence.passage]) for sentence in sentences]
+    weights = _term_weights(question, tokens, set(spoken))
+    average = sum(map(len, tokens)) / max(1, len(tokens))
+    for sentence, words in zip(sentences, tokens, strict=True):
+        terms = weights[spoken[sentence.passage]]
+        _, part = bm25(terms, words, length=len(words), average=average)
+        sentence.score = KEYWORD_WEIGHT * part
+
+
+def _term_weights(
+    question: str, tokens: Sequence[Sequence[str]], languages: Collection[str]
+) -> dict[str, dict[str, float]]:
+    """Return {language: {term: weight}} of a question for sentences of these tokens."""
+    df = Counter[str]()
+    for words in tokens:
+        df.update(set(words))
+    weights = {}
+    for language, terms in asked(question, languages).items():
+        weights[language] = {
+            term: count * weight(len(tokens), df[term]) for term, count in terms.items()
+        }
+    return weights
+
+
+async def _score_by_meaning(
+    question: str, sentences: Sequence[Sentence], understood: Sequence[Sentence], embed: Embed
+) -> None:
+    """Add their cosines to the scores, the average one for those that are not `understood`."""
+    if not understood:
+        return
+    vectors = await embed([question, *(sentence.text[:LONGEST] for sentence in understood)])
+    cosines = [float(cosine) for cosine in vectors[1:] @ vectors[0]]
+    for sentence, cosine in zip(understood, cosines, strict=True):
+        sentence.cosine = cosine
+    average = sum(cosines) / len(cosines)
+    for sentence in sentences:
+        sentence.score += average if sentence.cosine is None else sentence.cosine
