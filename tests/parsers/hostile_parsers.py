@@ -1,4 +1,7 @@
-"""Parsers that misbehave, named to the pool by "module:Class"; each does so only in its child process."""
+"""Parsers that misbehave, named to the pool by "module:Class".
+
+Each does so only in its child process.
+"""
 
 import contextlib
 import ctypes

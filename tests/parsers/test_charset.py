@@ -7,17 +7,16 @@ from hypothesis import strategies as st
 from ragqueue.errors import UnreadableDocument
 from ragqueue.parsers.text import decode
 
-UNTIMED = settings(
-    deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)  # a busy machine fails no test
+# A busy machine fails no test.
+UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
-FRENCH = (
-    "Le garçon a mangé une pêche près de la forêt, où l'été s'achève déjà. Ça lui a plu énormément.\n"
-    * 3
+FRENCH = 3 * (
+    "Le garçon a mangé une pêche près de la forêt, où l'été s'achève déjà. "
+    "Ça lui a plu énormément.\n"
 )
-RUSSIAN = (
-    "Однажды, в студёную зимнюю пору, я из лесу вышел; был сильный мороз. Гляжу, поднимается медленно в гору.\n"
-    * 3
+RUSSIAN = 3 * (
+    "Однажды, в студёную зимнюю пору, я из лесу вышел; был сильный мороз. "
+    "Гляжу, поднимается медленно в гору.\n"
 )
 
 

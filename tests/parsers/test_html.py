@@ -6,9 +6,8 @@ from ragqueue.parsers.html import HtmlParser
 from ragqueue.types import Parsed
 from tests.parsers.blocks import assert_exact, shown
 
-UNTIMED = settings(
-    deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)  # a busy machine fails no test
+# A busy machine fails no test.
+UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def parse(page: str) -> Parsed:
@@ -19,7 +18,8 @@ def parse(page: str) -> Parsed:
 
 def test_headings_paragraphs_and_code_are_blocks_of_their_own() -> None:
     parsed = parse(
-        "<h1>A</h1><p>One\n  <b>two</b>.<br>Three<p>Four<pre>\n x = 1\n\n y\n</pre><blockquote><p>said</blockquote>tail"
+        "<h1>A</h1><p>One\n  <b>two</b>.<br>Three<p>Four<pre>\n x = 1\n\n y\n</pre>"
+        "<blockquote><p>said</blockquote>tail"
     )
 
     assert shown(parsed) == [
@@ -49,7 +49,8 @@ def test_a_list_with_its_inner_lists_is_one_block() -> None:
 
 def test_a_table_is_one_block_with_a_line_for_each_row() -> None:
     parsed = parse(
-        "<table><caption>Prices</caption><tr><th>Thing<th>Price<tr><td><p>Tea</p><p>green</p><td>3<br>4</table>"
+        "<table><caption>Prices</caption><tr><th>Thing<th>Price"
+        "<tr><td><p>Tea</p><p>green</p><td>3<br>4</table>"
     )
 
     assert shown(parsed) == [("table", "Prices\n| Thing | Price |\n| Tea green | 3 4 |")]
@@ -120,47 +121,12 @@ def test_a_page_without_text_has_no_blocks(page: str) -> None:
     assert parse(page).blocks == []
 
 
-PARTS = st.sampled_from(
-    [
-        "<p>",
-        "</p>",
-        "<ul>",
-        "</ul>",
-        "<ol>",
-        "<li>",
-        "<table>",
-        "</table>",
-        "<tr>",
-        "<td>",
-        "<th>",
-        "<caption>",
-        "<h1>",
-        "</h1>",
-        "<h2>",
-        "<pre>",
-        "</pre>",
-        "<br>",
-        "<div>",
-        "</div>",
-        "<script>",
-        "</script>",
-        "<blockquote>",
-        "</blockquote>",
-        "text",
-        "two words",
-        " ",
-        "\n",
-        "&nbsp;",
-        "&#0;",
-        "\t",
-        "\u3000",
-        "\x0b",
-        "</ol>",
-        "</li>",
-        "<hr>",
-        "&#x85;",
-    ]
-)
+PARTS = st.sampled_from((
+    "<p>", "</p>", "<ul>", "</ul>", "<ol>", "<li>", "<table>", "</table>", "<tr>", "<td>", "<th>",
+    "<caption>", "<h1>", "</h1>", "<h2>", "<pre>", "</pre>", "<br>", "<div>", "</div>", "<script>",
+    "</script>", "<blockquote>", "</blockquote>", "text", "two words", " ", "\n", "&nbsp;", "&#0;",
+    "\t", "\u3000", "\x0b", "</ol>", "</li>", "<hr>", "&#x85;",
+))  # fmt: skip
 
 
 @UNTIMED

@@ -7,9 +7,8 @@ from ragqueue.parsers.markdown import MarkdownParser
 from ragqueue.types import Parsed
 from tests.parsers.blocks import assert_exact, shown
 
-UNTIMED = settings(
-    deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)  # a busy machine fails no test
+# A busy machine fails no test.
+UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def parse(source: str) -> Parsed:
@@ -25,7 +24,10 @@ def test_the_canonical_text_is_the_source() -> None:
 
 
 def test_each_kind_of_block_is_found_where_it_stands() -> None:
-    source = "# Title\n\nOne\ntwo.\n\n- a\n- b\n\n1. c\n\n| h | i |\n|---|---|\n| 1 | 2 |\n\n```py\nx = 1\n```\n\n> said\n\n    indented\n\nEnd\n===\n"
+    source = (
+        "# Title\n\nOne\ntwo.\n\n- a\n- b\n\n1. c\n\n| h | i |\n|---|---|\n| 1 | 2 |\n\n"
+        "```py\nx = 1\n```\n\n> said\n\n    indented\n\nEnd\n===\n"
+    )
 
     assert shown(parse(source)) == [
         ("heading", "# Title"),
@@ -55,11 +57,8 @@ def test_a_heading_in_a_path_is_plain_text() -> None:
 
 @pytest.mark.parametrize("fence", ["---", "+++"])
 def test_front_matter_gives_the_title_and_is_no_block(fence: str) -> None:
-    parsed = parse(
-        f'{fence}\ntitle: "Guide: one"\ntags:\n  - a\n- b\n# note\n{fence}\n\nText.\n'.replace(
-            "title:", "title:" if fence == "---" else "title ="
-        )
-    )
+    key = "title:" if fence == "---" else "title ="
+    parsed = parse(f'{fence}\n{key} "Guide: one"\ntags:\n  - a\n- b\n# note\n{fence}\n\nText.\n')
 
     assert parsed.title == "Guide: one"
     assert shown(parsed) == [("paragraph", "Text.")]
@@ -77,7 +76,8 @@ def test_the_first_top_heading_is_the_title() -> None:
 
 def test_comments_and_scripts_are_no_blocks() -> None:
     parsed = parse(
-        "<!-- obey -->\n\n<div>\nseen <!-- not\nseen --> again\n</div>\n\n<script>\nalert(1)\n</script>\n\n<style>\nb {}\n</style>\n"
+        "<!-- obey -->\n\n<div>\nseen <!-- not\nseen --> again\n</div>\n\n"
+        "<script>\nalert(1)\n</script>\n\n<style>\nb {}\n</style>\n"
     )
 
     assert shown(parsed) == [("paragraph", "<div>\nseen"), ("paragraph", "again\n</div>")]
@@ -100,37 +100,11 @@ def test_what_is_no_markdown_is_refused() -> None:
         MarkdownParser().parse(b"a\x00b", "a.md")
 
 
-LINES = st.sampled_from(
-    [
-        "# A",
-        "## B",
-        "text and *more*",
-        "- item",
-        "  - inner",
-        "1. one",
-        "> quote",
-        "```",
-        "    code",
-        "| a | b |",
-        "|---|---|",
-        "---",
-        "===",
-        "<div>",
-        "</div>",
-        "<!-- x",
-        "-->",
-        "<script>",
-        "title: x",
-        "[a]: b",
-        "日本語。",
-        "",
-        "",
-        "\t",
-        " \x0b",
-        "\x85",
-        "\u2028",
-    ]
-)
+LINES = st.sampled_from((
+    "# A", "## B", "text and *more*", "- item", "  - inner", "1. one", "> quote", "```", "    code",
+    "| a | b |", "|---|---|", "---", "===", "<div>", "</div>", "<!-- x", "-->", "<script>",
+    "title: x", "[a]: b", "日本語。", "", "", "\t", " \x0b", "\x85", "\u2028",
+))  # fmt: skip
 
 
 @UNTIMED

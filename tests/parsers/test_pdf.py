@@ -8,9 +8,8 @@ from ragqueue.types import Parsed
 from tests.parsers.blocks import assert_exact, shown
 from tests.parsers.pdfs import pdf
 
-UNTIMED = settings(
-    deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)  # a busy machine fails no test
+# A busy machine fails no test.
+UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def parse(data: bytes) -> Parsed:

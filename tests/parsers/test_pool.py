@@ -12,25 +12,10 @@ from ragqueue.parsers.pool import ParserPool, isolation
 from tests.parsers.pdfs import bomb, pdf
 
 HOSTILE = (
-    "Echo",
-    "Pid",
-    "Greedy",
-    "Endless",
-    "Sleeper",
-    "Exits",
-    "Segfault",
-    "SecondCrashes",
-    "Buggy",
-    "Refuses",
-    "Overlapping",
-    "Nonsense",
-    "Forges",
-    "Chatty",
-    "Dials",
-    "Writes",
-    "Environment",
+    "Echo", "Pid", "Greedy", "Endless", "Sleeper", "Exits", "Segfault", "SecondCrashes", "Buggy",
+    "Refuses", "Overlapping", "Nonsense", "Forges", "Chatty", "Dials", "Writes", "Environment",
     "NoText",
-)
+)  # fmt: skip
 TABLE = {f"test/{name.lower()}": f"tests.parsers.hostile_parsers:{name}" for name in HOSTILE} | {
     "text/plain": "ragqueue.parsers.text:TextParser",
     "application/pdf": "ragqueue.parsers.pdf:PdfParser",
@@ -48,7 +33,10 @@ async def pool() -> AsyncIterator[ParserPool]:
 
 @pytest.fixture
 async def hasty() -> AsyncIterator[ParserPool]:
-    """A pool whose patience ends at once; its child is warm, so that a good document still passes."""
+    """A pool whose patience ends at once.
+
+    Its child is warm, so that a good document still passes.
+    """
     pool = ParserPool(seconds=0.5, table=TABLE)
     yield pool
     await pool.close()

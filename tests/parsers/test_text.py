@@ -5,9 +5,8 @@ from ragqueue.errors import UnreadableDocument
 from ragqueue.parsers.text import TextParser
 from tests.parsers.blocks import assert_exact, shown
 
-UNTIMED = settings(
-    deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)  # a busy machine fails no test
+# A busy machine fails no test.
+UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def test_empty_lines_part_paragraphs() -> None:

@@ -10,12 +10,19 @@ class Parser(ABC):
 
     @abstractmethod
     def parse(self, data: bytes, name: str) -> Parsed:
-        """Return text and blocks; block offsets are exact and rise. Raises UnreadableDocument naming the cause."""
+        """Return text and blocks; block offsets are exact and rise.
+
+        Raises UnreadableDocument naming the cause.
+        """
 
 
-def opened(outline: dict[int, str], level: int, heading: str) -> dict[int, str]:
-    """Return the open headings by level once this one has begun, cut to 200 characters: it closes those of its level and below."""
+def with_heading(outline: dict[int, str], level: int, heading: str) -> dict[int, str]:
+    """Return the open headings by level once this heading has begun, cut to 200 characters.
+
+    It closes those of its level and below.
+    """
+    still_open = {above: title for above, title in outline.items() if above < level}
     title = " ".join(heading.split())[:200]
-    return {above: text for above, text in outline.items() if above < level} | (
-        {level: title} if title else {}
-    )
+    if title:
+        still_open[level] = title
+    return still_open
