@@ -1,13 +1,17 @@
 import asyncio
+import io
 import os
 import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ragqueue.errors import Unavailable, UnreadableDocument
+from ragqueue.parsers import child
+from ragqueue.parsers.child import Request
 from ragqueue.parsers.pool import ParserPool, isolation
 from tests.parsers.pdfs import bomb, pdf
 
@@ -313,3 +317,21 @@ async def test_a_child_that_cannot_start_is_not_the_fault_of_the_document(
 
 async def test_isolation_says_what_bounds_a_child() -> None:
     assert "memory limit 1,200 MB by" in await isolation(1_200_000_000)
+
+
+def test_a_child_at_the_end_of_its_life_reads_nothing_that_it_will_not_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    target = "ragqueue.parsers.text:TextParser"
+    request = Request(id="a", target=target, name="a.txt", data=b"x", seconds=60.0)
+    body = msgspec.msgpack.encode(request)
+    frame = len(body).to_bytes(8, "big") + body
+    requests = io.BytesIO(3 * frame)
+    answers = io.BytesIO()
+    monkeypatch.setattr(child, "_DOCUMENTS", 2)
+    monkeypatch.setattr(child, "_limit", lambda *_: None)  # this process lives on
+
+    child._answer_requests(requests, answers, b"hello")
+
+    assert requests.tell() == 2 * len(frame)
+    assert answers.getvalue().count(b"paragraph") == 2

@@ -68,16 +68,18 @@ def main() -> None:
 
 def _answer_requests(requests: BinaryIO, answers: BinaryIO, hello: bytes) -> None:
     """Write the hello, then an answer for each request. Raises MemoryError."""
-    body = hello
-    for _ in range(_DOCUMENTS + 1):
-        answers.writelines((len(body).to_bytes(8, "big"), body))
-        answers.flush()
-        body = b""  # the next document may need the room
+    _write(answers, hello)
+    for _ in range(_DOCUMENTS):
         size = int.from_bytes(requests.read(8), "big")
         if not size:
             return
         # The request has no name here: its room, too, is free once it is answered.
-        body = msgspec.msgpack.encode(_answer(_read_request(requests, size)))
+        _write(answers, msgspec.msgpack.encode(_answer(_read_request(requests, size))))
+
+
+def _write(answers: BinaryIO, body: bytes) -> None:
+    answers.writelines((len(body).to_bytes(8, "big"), body))
+    answers.flush()
 
 
 def _read_request(requests: BinaryIO, size: int) -> Request:
