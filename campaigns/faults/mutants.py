@@ -12,19 +12,27 @@ from pkgutil import resolve_name
 from typing import Any
 from unittest.mock import AsyncMock
 
-from ragqueue.records.schema import jobs
+from sqlalchemy import TextClause, text
 
 # The log in Redis takes everything; what its streams cannot hold is taken for written.
 ANY_END = (
     ("if granted and", "granted = true if"),
     ("found = redis.call('XADD'", "found = ARGV[i] redis.pcall('XADD'"),
 )
+
+
+def unfenced(statement: TextClause) -> TextClause:
+    """Return a statement that any run of its job may execute."""
+    fence = " and attempt = :attempt and state = 'running'"
+    assert fence in statement.text
+    return text(statement.text.replace(fence, ""))
+
+
 # name -> {what is broken -> from what is there to what takes its place}
 MUTANTS: dict[str, dict[str, Callable[[Any], Any]]] = {
     "fence": {  # every run of a job may write, not only the current one
-        "ragqueue.records.jobs.current": lambda current: (
-            lambda job_id, attempt: jobs.c.id == job_id
-        ),
+        "ragqueue.records.jobs._FINISH": unfenced,
+        "ragqueue.records.jobs._RETRY": unfenced,
         "ragqueue.events.sql.grants": lambda grants: lambda end, after, first: True,
         "ragqueue.events.redis._APPEND": lambda script: script.replace(*ANY_END[0]).replace(
             *ANY_END[1]
@@ -39,7 +47,7 @@ MUTANTS: dict[str, dict[str, Callable[[Any], Any]]] = {
     },
     # everything is committed like token events, which a power cut may undo
     "full_commit": {
-        "ragqueue.records.store.begin": lambda begin: (
+        "ragqueue.records.sqlite.begin": lambda begin: (
             lambda connection, *, durable: begin(connection, durable=False)
         )
     },

@@ -12,7 +12,7 @@ from sqlalchemy import URL, event
 from campaigns.faults import mutants
 from campaigns.faults.powercut_disk import promise
 from ragqueue.events.sql import SqlEventLog
-from ragqueue.records import jobs
+from ragqueue.records import jobs, retention
 from ragqueue.records.schema import migrate
 from ragqueue.records.store import Records
 from ragqueue.types import Append, Event, Job, Outcome, seq_of
@@ -55,7 +55,7 @@ class Writer:
         self._events = SqlEventLog(self._records)
         self._held: set[tuple[str, int]] = set()
         self._beat = Beat(
-            self._records.url,
+            self._records.session(),
             name,
             self._held,
             lanes="chat",
@@ -96,7 +96,7 @@ class Writer:
         self._promise(job_id, FINISHED)
         if self._rng.random() < 0.3:
             self._promise(job_id, ERASING)
-            await self._records.write(jobs.erase, TENANT, [job_id])
+            await self._records.write(retention.erase, TENANT, [job_id])
             self._promise(job_id, ERASED)
 
     async def _stream(self, job: Job) -> None:

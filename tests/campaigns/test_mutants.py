@@ -8,7 +8,7 @@ CHECKS = {
     "fence": """
 from ragqueue.events.sql import grants
 from ragqueue.records import jobs
-assert "attempt" not in str(jobs.current("a", 1)) and grants(9, 3, 1)
+assert "attempt = :attempt" not in jobs._FINISH.text and grants(9, 3, 1)
 from ragqueue.events import redis
 assert "granted = true if" in redis._APPEND and "pcall" in redis._APPEND
 """,
@@ -20,11 +20,12 @@ asyncio.run(Reconciler.rings(None))
 """,
     "full_commit": """
 import tempfile
-from ragqueue.records import store
+from sqlalchemy import URL
+from ragqueue.records import sqlite
 with tempfile.TemporaryDirectory() as folder:
-    engine = store.open_engine(store.URL.create("sqlite", database=f"{folder}/records.sqlite3"))
+    engine = sqlite.open_engine(URL.create("sqlite", database=f"{folder}/records.sqlite3"))
     with engine.connect() as connection:
-        store.begin(connection, durable=True)
+        sqlite.begin(connection, durable=True)
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1  # NORMAL
     engine.dispose()
 """,

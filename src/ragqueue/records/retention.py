@@ -8,14 +8,14 @@ from ragqueue.records.statements import as_list, sql
 
 _LOGGED = sql("""
     select id from jobs
-    where not log_dropped and attempt > 0 and ended_at < {now} - :age
+    where not log_dropped and attempt > 0 and ended_at <= {now} - :age
     order by ended_at
     limit :limit""")
 
 _LOG_DROPPED = sql("update jobs set log_dropped = true where id in {list:ids}")
 
 _EXPIRED = sql("""
-    select tenant, id from jobs where ended_at < {now} - :age order by ended_at limit :limit""")
+    select tenant, id from jobs where ended_at <= {now} - :age order by ended_at limit :limit""")
 
 _ERASE = sql("""
     delete from jobs
