@@ -1,4 +1,7 @@
-"""A Redis that cannot do its work is refused with a reason; one that is merely away, or busy, is not."""
+"""A Redis that cannot do its work is refused with a reason.
+
+One that is merely away, or busy, is not.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,11 +81,11 @@ async def test_what_a_redis_may_lose_is_noted(
 async def test_an_old_redis_is_refused_with_the_command_it_lacks(
     port: type[JobQueue] | type[EventLog], command: str
 ) -> None:
+    says = rf"Redis 6\.2 or newer is needed: {command} is unknown to redis://"
+
     with (
         configured(f'rename-command {command} ""') as server,
-        pytest.raises(
-            ConfigError, match=rf"Redis 6\.2 or newer is needed: {command} is unknown to redis://"
-        ),
+        pytest.raises(ConfigError, match=says),
     ):
         await checked(port, server.url)
 
@@ -106,9 +109,8 @@ async def test_a_redis_that_takes_no_work_is_refused_with_the_reason(
     port: type[JobQueue] | type[EventLog], config: str, login: str, says: str
 ) -> None:
     with configured(config) as server:
-        url = server.url.replace("://", f"://{login}").replace(
-            "/0", "/7" if says == "DB index" else "/0"
-        )
+        number = "/7" if says == "DB index" else "/0"
+        url = server.url.replace("://", f"://{login}").replace("/0", number)
         with pytest.raises(ConfigError, match=says) as caught:
             await checked(port, url)
 
@@ -143,14 +145,10 @@ def test_a_redis_that_is_busy_comes_back_by_itself() -> None:
     busy = redis.ResponseError(
         "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE."
     )
+    loading = redis.BusyLoadingError("Redis is loading the dataset in memory")
 
     assert isinstance(brokers.failure("redis://here", busy), Unavailable)
-    assert isinstance(
-        brokers.failure(
-            "redis://here", redis.BusyLoadingError("Redis is loading the dataset in memory")
-        ),
-        Unavailable,
-    )
+    assert isinstance(brokers.failure("redis://here", loading), Unavailable)
 
 
 def test_no_argument_of_a_command_is_in_the_reason_of_an_error() -> None:
@@ -179,9 +177,8 @@ async def test_what_failed_last_is_noted_with_its_last_line(redis_server: RedisS
         from rq.results import Result
 
         failed = RingJob.create(HANDLER, list(Ring("a", "chat", "d", 1.0)), connection=client)
-        Result.create_failure(
-            failed, FAILED_FOR, "Traceback\n  of many lines\nValueError: the cause"
-        )
+        traceback = "Traceback\n  of many lines\nValueError: the cause"
+        Result.create_failure(failed, FAILED_FOR, traceback)
         failed.origin = "ragqueue-chat"
         failed.failed_job_registry.add(failed, FAILED_FOR)
         notes = await checked(JobQueue, redis_server.url)
@@ -212,9 +209,9 @@ WRONG = [
 
 @pytest.mark.parametrize("url", WRONG)
 def test_a_url_that_the_client_would_misread_is_refused(url: str) -> None:
-    with pytest.raises(
-        ConfigError, match=r"REDIS_URL .* should look like redis://user:password@host:6379/0"
-    ) as caught:
+    says = r"REDIS_URL .* should look like redis://user:password@host:6379/0"
+
+    with pytest.raises(ConfigError, match=says) as caught:
         adapters.open_adapter(JobQueue, adapters.QUEUES, Given(f"rq+{url}"))
 
     assert caught.value.__context__ is None  # no traceback shows what the client said

@@ -1,4 +1,7 @@
-"""RQ's own command line with our worker classes: a job runs to its end, and what is wrong is one line."""
+"""RQ's own command line with our worker classes.
+
+A job runs to its end, and what is wrong is one line.
+"""
 
 import json
 import os
@@ -22,7 +25,8 @@ from ragqueue import Ragqueue
 
 async def main():
     async with Ragqueue() as r:
-        job = await r.runtime.submitter.submit("default", "chat", {"question": "When does the ferry leave?"})
+        question = {"question": "When does the ferry leave?"}
+        job = await r.runtime.submitter.submit("default", "chat", question)
         await r.runtime.ringer.flush()
         print(job.id)
 
@@ -38,6 +42,24 @@ async def main():
         await asyncio.sleep(1)
 
 asyncio.run(main())
+"""
+# Runs RQ's forking worker, and prints which native libraries are loaded when it forks.
+FORKING = """
+import os, sys
+
+HEAVY = {"numpy", "faiss", "onnxruntime", "tokenizers", "sqlalchemy", "ragqueue.wiring"}
+real = os.fork
+
+def fork():
+    found = HEAVY & set(sys.modules)
+    print("forks with", sorted(found), len(os.listdir("/proc/self/task")) <= 2, flush=True)
+    return real()
+
+os.fork = fork
+worker = "ragqueue.entrypoints.rq.Worker"
+sys.argv[1:] = ["worker", "-w", worker, "--burst", "ragqueue-chat"]
+from rq.cli import main
+main()
 """
 
 
@@ -112,7 +134,8 @@ def test_under_rqs_stock_class_nothing_is_lost_and_doctor_tells(
     told = run(house, "-m", "ragqueue", "doctor")
     waiting = job(house, job_id)["status"]
     with redis.Redis.from_url(server.url) as client:
-        # What our own workers and the API do, too: a job that is due and that no ring announces is rung again.
+        # What our own workers and the API do, too: a job that is due and that no ring announces is
+        # rung again.
         for _ in range(20):
             if client.llen(CHAT):
                 break
@@ -127,21 +150,9 @@ def test_under_rqs_stock_class_nothing_is_lost_and_doctor_tells(
 
 
 def test_what_forks_has_loaded_no_native_library(house: Path, server: RedisServer) -> None:
-    code = (
-        "import os, sys\n"
-        "real = os.fork\n"
-        "def fork():\n"
-        "    found = {'numpy', 'faiss', 'onnxruntime', 'tokenizers', 'sqlalchemy', 'ragqueue.wiring'} & set(sys.modules)\n"
-        "    print('forks with', sorted(found), len(os.listdir('/proc/self/task')) <= 2, flush=True)\n"
-        "    return real()\n"
-        "os.fork = fork\n"
-        "sys.argv[1:] = ['worker', '-w', 'ragqueue.entrypoints.rq.Worker', '--burst', 'ragqueue-chat']\n"
-        "from rq.cli import main\n"
-        "main()\n"
-    )
     job_id = run(house, "-c", SUBMIT).stdout.strip()
 
-    done = run(house, "-c", code, RQ_REDIS_URL=server.url)
+    done = run(house, "-c", FORKING, RQ_REDIS_URL=server.url)
 
     assert "forks with [] True" in done.stdout, done.stderr
     assert job(house, job_id)["status"] == "completed"
@@ -150,33 +161,20 @@ def test_what_forks_has_loaded_no_native_library(house: Path, server: RedisServe
 def test_another_redis_than_the_apis_is_refused(house: Path, server: RedisServer) -> None:
     with RedisServer() as other:
         theirs = other.url.replace("://", "://:canary@")
-        refused(
-            rq(house, "SimpleWorker", "--url", theirs, "ragqueue-chat"),
-            f":{other.url.rpartition(':')[2]}",
-            server.url,
-            "--url",
-        )
-    refused(
-        rq(house, "Worker", "--url", other.url, "ragqueue-chat"), server.url, "--url"
-    )  # it is away by now
-    refused(
-        rq(house, "AsyncWorker", "--url", server.url.replace("/0", "/1"), "ragqueue-chat"),
-        server.url,
-        "/1",
-    )
+        done = rq(house, "SimpleWorker", "--url", theirs, "ragqueue-chat")
+        refused(done, f":{other.url.rpartition(':')[2]}", server.url, "--url")
+    # It is away by now.
+    refused(rq(house, "Worker", "--url", other.url, "ragqueue-chat"), server.url, "--url")
+    number = server.url.replace("/0", "/1")
+    refused(rq(house, "AsyncWorker", "--url", number, "ragqueue-chat"), server.url, "/1")
 
 
 def test_the_same_redis_by_another_name_is_not_refused(house: Path, server: RedisServer) -> None:
-    done = rq(
-        house,
-        "SimpleWorker",
-        "--url",
-        server.url.replace("127.0.0.1", "localhost"),
-        "ragqueue-chat",
-    )
-    named = rq(
-        house, "SimpleWorker", "--url", server.url.replace("127.0.0.1", "127.1"), "ragqueue-chat"
-    )
+    local = server.url.replace("127.0.0.1", "localhost")
+    short = server.url.replace("127.0.0.1", "127.1")
+
+    done = rq(house, "SimpleWorker", "--url", local, "ragqueue-chat")
+    named = rq(house, "SimpleWorker", "--url", short, "ragqueue-chat")
 
     assert (done.returncode, named.returncode) == (0, 0), done.stderr + named.stderr
 
@@ -185,14 +183,9 @@ def test_a_redis_that_may_not_be_asked_who_it_is_is_known_by_its_address(tmp_pat
     require_redis()
     with RedisServer('rename-command INFO ""') as server:
         (tmp_path / ".env").write_text(f"REDIS_URL={server.url}\n")
+        short = server.url.replace("127.0.0.1", "127.1")
         done = rq(tmp_path, "SimpleWorker", "--url", server.url, "ragqueue-chat")
-        other = rq(
-            tmp_path,
-            "SimpleWorker",
-            "--url",
-            server.url.replace("127.0.0.1", "127.1"),
-            "ragqueue-chat",
-        )
+        other = rq(tmp_path, "SimpleWorker", "--url", short, "ragqueue-chat")
 
     assert done.returncode == 0, done.stderr
     refused(other, "--url")
@@ -215,13 +208,10 @@ def test_wrong_settings_are_one_line(tmp_path: Path, lines: str, says: str) -> N
 
 
 def test_a_wrong_url_of_the_launcher_is_one_line(house: Path) -> None:
-    refused(
-        rq(house, "SimpleWorker", "--url", "redis://127.0.0.1:canary/0", "ragqueue-chat"),
-        "launcher",
-    )
-    refused(
-        rq(house, "SimpleWorker", "ragqueue-chat", REDIS_URL="redis://127.0.0.1:canary/0"), "URL"
-    )
+    wrong = "redis://127.0.0.1:canary/0"
+
+    refused(rq(house, "SimpleWorker", "--url", wrong, "ragqueue-chat"), "launcher")
+    refused(rq(house, "SimpleWorker", "ragqueue-chat", REDIS_URL=wrong), "URL")
 
 
 def test_a_redis_that_wants_a_password_or_lacks_a_command_is_one_line(tmp_path: Path) -> None:
@@ -246,17 +236,8 @@ def test_a_pool_of_our_workers_runs_jobs_and_is_refused_as_a_whole(
     house: Path, server: RedisServer
 ) -> None:
     job_id = run(house, "-c", SUBMIT).stdout.strip()
-    pool = (
-        "-m",
-        "rq.cli",
-        "worker-pool",
-        "-w",
-        "ragqueue.entrypoints.rq.SimpleWorker",
-        "--burst",
-        "-n",
-        "1",
-        "ragqueue-chat",
-    )
+    name = "ragqueue.entrypoints.rq.SimpleWorker"
+    pool = ("-m", "rq.cli", "worker-pool", "-w", name, "--burst", "-n", "1", "ragqueue-chat")
 
     refused(run(house, *pool, "--url", f"redis://127.0.0.1:{free_port()}/0"), "--url")
     done = run(house, *pool, "--url", server.url)

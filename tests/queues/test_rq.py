@@ -201,20 +201,13 @@ async def test_a_worker_outlives_a_redis_that_is_killed_and_comes_back_empty(
             [last] = rings(1)
             await queue.ring([last])
             await until(lambda: last.job_id in handled.ids)
+            name = queue._workers[0].name
             with redis.Redis.from_url(server.url) as client:
-                await until(
-                    lambda: (
-                        [worker.name for worker in Worker.all(connection=client)]
-                        == [queue._workers[0].name]
-                    )
-                )
+                await until(lambda: _worker_names(client) == [name])
                 await until(lambda: not client.keys("rq:job:*") and not queue._workers[0]._running)
 
-    assert [
-        record.message.partition(":")[0]
-        for record in caplog.records
-        if "rq.unavail" in record.message
-    ] == ["rq.unavailable"]
+    messages = [record.message for record in caplog.records if "rq.unavail" in record.message]
+    assert [message.partition(":")[0] for message in messages] == ["rq.unavailable"]
 
 
 async def test_a_ring_that_redis_kept_over_its_death_is_delivered() -> None:
@@ -289,7 +282,10 @@ class Pickled:
 
 @pytest.fixture
 def canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A file that appears when hostile code is run, or merely imported: no test that uses it passes then."""
+    """A file that appears when hostile code is run, or merely imported.
+
+    No test that uses it passes then.
+    """
     appeared = tmp_path / "canary"
     (tmp_path / "hostile_code.py").write_text(
         f"open({str(appeared)!r}, 'w')\ndef run(*args):\n    pass\n"
@@ -353,13 +349,11 @@ async def test_hostile_jobs_run_no_code_and_stop_no_worker(
     handled = Handled()
 
     async with working(queue, handled):
-        await until(
-            lambda: raw.pubsub_numsub(
-                f"rq:pubsub:{queue._workers[0].name}" if queue._workers else ""
-            )[0][1]
-        )
+        await until(lambda: queue._workers)
+        channel = f"rq:pubsub:{queue._workers[0].name}"
+        await until(lambda: raw.pubsub_numsub(channel)[0][1])
         for message in (b"\xff", "not json", "[]", '{"command": {}}', "{}"):
-            raw.publish(f"rq:pubsub:{queue._workers[0].name}", message)
+            raw.publish(channel, message)
         [last] = rings(1)
         await queue.ring([last])
         await until(lambda: last.job_id in handled.ids)
@@ -374,10 +368,8 @@ async def test_hostile_jobs_run_no_code_and_stop_no_worker(
 async def test_maintenance_survives_what_stands_in_redis(
     queue: RQQueue, raw: redis.Redis, canary: Path
 ) -> None:
-    raw.hset(
-        "rq:job:abandoned",
-        mapping=hostile(canary)["callback"] | {"status": "started", "retries_left": "1"},
-    )  # type: ignore[arg-type]
+    abandoned = hostile(canary)["callback"] | {"status": "started", "retries_left": "1"}
+    raw.hset("rq:job:abandoned", mapping=abandoned)  # type: ignore[arg-type]
     raw.zadd("rq:wip:ragqueue-chat", {"abandoned:execution": 1, b"\xff": 1})
     raw.rpush(f"{CHAT}:intermediate", b"\xff")
     handled = Handled()
@@ -394,7 +386,8 @@ async def test_maintenance_survives_what_stands_in_redis(
 async def test_the_job_class_refuses_hostile_jobs_under_a_stock_worker(
     queue: RQQueue, raw: redis.Redis, canary: Path, name: str
 ) -> None:
-    raw.hset(f"rq:job:{name}", mapping=hostile(canary)[name] | {"origin": "ragqueue-chat"})  # type: ignore[arg-type]
+    fields = hostile(canary)[name] | {"origin": "ragqueue-chat"}
+    raw.hset(f"rq:job:{name}", mapping=fields)  # type: ignore[arg-type]
     raw.rpush(CHAT, name)
 
     await asyncio.to_thread(_simple_worker, raw)
@@ -403,32 +396,22 @@ async def test_the_job_class_refuses_hostile_jobs_under_a_stock_worker(
 
 
 def test_callbacks_and_webhooks_in_redis_are_not_read(raw: redis.Redis) -> None:
-    hook = json.dumps(
-        [
-            {
-                "url": "http://127.0.0.1:1/",
-                "job_status": "failed",
-                "method": "GET",
-                "headers": None,
-                "timeout": 1,
-            }
-        ]
-    )
-    names = ("success", "failure", "stopped")
-    raw.hset(
-        "rq:job:hooked",
-        mapping={"data": b"[]", "webhooks": hook}
-        | {f"{name}_callback_name": "os.system" for name in names},
-    )
+    hook = {
+        "url": "http://127.0.0.1:1/",
+        "job_status": "failed",
+        "method": "GET",
+        "headers": None,
+        "timeout": 1,
+    }
+    fields: dict[str, bytes | str] = {"data": b"[]", "webhooks": json.dumps([hook])}
+    for name in ("success", "failure", "stopped"):
+        fields[f"{name}_callback_name"] = "os.system"
+    raw.hset("rq:job:hooked", mapping=fields)
 
     job = RingJob.fetch("hooked", connection=raw)
 
-    assert (job.webhooks, job.success_callback, job.failure_callback, job.stopped_callback) == (
-        [],
-        None,
-        None,
-        None,
-    )
+    read = (job.webhooks, job.success_callback, job.failure_callback, job.stopped_callback)
+    assert read == ([], None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -531,9 +514,10 @@ LAUNCHER = """
     import contextlib, os, signal, sys, types
     if "--without-posix" in sys.argv:
         sys.argv.remove("--without-posix")
-        for module, names in (os, ("fork", "wait4", "posix_spawn", "killpg", "getpgid", "setpgrp")), (signal, ("SIGALRM", "alarm", "SIGKILL")):
-            for name in names:
-                delattr(module, name)
+        for name in ("fork", "wait4", "posix_spawn", "killpg", "getpgid", "setpgrp"):
+            delattr(os, name)
+        for name in ("SIGALRM", "alarm", "SIGKILL"):
+            delattr(signal, name)
 
     class Worker:
         def start(self): print("started", flush=True)
@@ -542,8 +526,13 @@ LAUNCHER = """
 
     @contextlib.asynccontextmanager
     async def open_runtime(settings):
-        keeper = types.SimpleNamespace(broken_loop="", end_with=lambda end: None, check=lambda: None)
-        yield types.SimpleNamespace(lanes={"chat": 3, "background": 1}, worker=lambda lanes: Worker(), keeper=keeper)
+        yield types.SimpleNamespace(
+            lanes={"chat": 3, "background": 1},
+            worker=lambda lanes: Worker(),
+            keeper=types.SimpleNamespace(
+                broken_loop="", end_with=lambda end: None, check=lambda: None
+            ),
+        )
 
     wiring = types.ModuleType("ragqueue.wiring")
     wiring.open_runtime = open_runtime
@@ -557,17 +546,8 @@ LAUNCHER = """
 def _launched(
     url: str, *args: str, worker: str = "AsyncWorker"
 ) -> "Iterator[subprocess.Popen[str]]":
-    command = [
-        sys.executable,
-        "-c",
-        textwrap.dedent(LAUNCHER),
-        "worker",
-        "-w",
-        f"ragqueue.entrypoints.rq.{worker}",
-        "-u",
-        url,
-        *args,
-    ]
+    words = ["worker", "-w", f"ragqueue.entrypoints.rq.{worker}", "-u", url, *args]
+    command = [sys.executable, "-c", textwrap.dedent(LAUNCHER), *words]
     env = clean_environment() | {"RAGQUEUE_ENV_FILE": "", "REDIS_URL": url}
     with subprocess.Popen(
         command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -618,23 +598,14 @@ async def test_our_other_workers_run_rings_of_both_queues_whatever_the_launcher_
 ) -> None:
     wanted = [*rings(2), *rings(1, lane="background")]
     await queue.ring(wanted)
-    options = [
-        "--burst",
-        "--with-scheduler",
-        "-S",
-        "pickle",
-        "-j",
-        "rq.job.Job",
-        "ragqueue-chat",
-        "ragqueue-background",
-    ]
+    options = ["--burst", "--with-scheduler", "-S", "pickle", "-j", "rq.job.Job"]
+    queues = ["ragqueue-chat", "ragqueue-background"]
 
-    with _launched(redis_server.url, *options, worker=worker) as process:
+    with _launched(redis_server.url, *options, *queues, worker=worker) as process:
         out, err = await asyncio.to_thread(process.communicate, None, LIMIT)
 
-    assert {line.split()[1] for line in out.splitlines() if line.startswith("handled")} == {
-        ring.job_id for ring in wanted
-    }
+    handled = {line.split()[1] for line in out.splitlines() if line.startswith("handled")}
+    assert handled == {ring.job_id for ring in wanted}
     assert process.returncode == 0, err
     assert not raw.keys("rq:job:*")
 
@@ -643,14 +614,11 @@ async def test_a_simple_worker_runs_rings_without_posix_and_a_forking_one_is_ref
     queue: RQQueue, redis_server: RedisServer
 ) -> None:
     await queue.ring(rings(2))
+    options = ["--burst", "ragqueue-chat", "--without-posix"]
 
-    with _launched(
-        redis_server.url, "--burst", "ragqueue-chat", "--without-posix", worker="Worker"
-    ) as process:
+    with _launched(redis_server.url, *options, worker="Worker") as process:
         _, refused = await asyncio.to_thread(process.communicate, None, LIMIT)
-    with _launched(
-        redis_server.url, "--burst", "ragqueue-chat", "--without-posix", worker="SimpleWorker"
-    ) as simple:
+    with _launched(redis_server.url, *options, worker="SimpleWorker") as simple:
         out, err = await asyncio.to_thread(simple.communicate, None, LIMIT)
 
     assert (process.returncode, refused.count("\n"), "SimpleWorker" in refused) == (2, 1, True)
@@ -685,7 +653,8 @@ def _simple_worker(raw: redis.Redis, job_class: type[Job] = RingJob) -> None:
         name=uuid.uuid4().hex,
     )
     worker.request_stop = lambda *_: None  # type: ignore[method-assign]
-    worker._install_signal_handlers = lambda: None  # type: ignore[method-assign] # it is not in the main thread
+    # It is not in the main thread.
+    worker._install_signal_handlers = lambda: None  # type: ignore[method-assign]
     worker.death_penalty_class = __import__("rq.timeouts").timeouts.TimerDeathPenalty
     worker.work(burst=True)
 
@@ -698,6 +667,10 @@ def _rq(*args: str) -> str:
         check=True,
         timeout=LIMIT,
     ).stdout
+
+
+def _worker_names(raw: redis.Redis) -> list[str]:
+    return [worker.name for worker in Worker.all(connection=raw)]
 
 
 def _blocked(raw: redis.Redis) -> bool:

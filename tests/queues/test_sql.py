@@ -1,4 +1,7 @@
-"""The jobs table as a queue: the contract of every engine, between two processes' ends of one file."""
+"""The jobs table as a queue.
+
+The contract of every engine, between two processes' ends of one file.
+"""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -44,10 +47,8 @@ class TestSqlQueue(QueueContract):
 
     def claiming(self, handle: Handle) -> Handle:
         async def claim(ring: Ring) -> None:
-            if (
-                await self.records.write(jobs.claim, ring.job_id, "a-worker", ring.stamp, 60.0)
-                is not None
-            ):
+            job = await self.records.write(jobs.claim, ring.job_id, "a-worker", ring.stamp, 60.0)
+            if job is not None:
                 await handle(ring)
 
         return claim

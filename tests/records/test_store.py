@@ -14,7 +14,9 @@ from sqlalchemy.exc import OperationalError
 from ragqueue.errors import ConfigError, StoreFull, Unavailable
 from ragqueue.records import schema
 from ragqueue.records.schema import migrate, open_records
-from ragqueue.records.store import NOW, Records, sqlite_is_safe, watch
+from ragqueue.records.sqlite import is_safe
+from ragqueue.records.statements import NOW
+from ragqueue.records.store import Records
 
 
 @pytest.fixture
@@ -107,7 +109,7 @@ async def test_a_full_disk_refuses_and_works_again_with_room(records: Records) -
 
 
 async def test_a_watch_notices_commits_of_others(records: Records) -> None:
-    commits = watch(records.engine)
+    commits = records.watch()
     next(commits)
     assert not next(commits)
 
@@ -184,7 +186,7 @@ def test_a_data_folder_of_a_newer_version_is_refused(tmp_path: Path) -> None:
 def test_sqlites_that_can_corrupt_a_shared_file_are_known(
     version: tuple[int, ...], safe: bool
 ) -> None:
-    assert sqlite_is_safe(version) is safe
+    assert is_safe(version) is safe
 
 
 async def test_a_thread_that_cannot_connect_tells_its_callers_and_works_once_it_can(

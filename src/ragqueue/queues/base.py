@@ -61,5 +61,5 @@ def ring_of(args: Sequence[object]) -> Ring:
         case [str(job_id), str(lane), str(database), int() | float() as stamp, bool(front)] if (
             lane in LANES and 0 <= stamp < 1e12
         ):
-            return Ring(job_id, lane, database, stamp, front)
+            return Ring(job_id=job_id, lane=lane, database=database, stamp=stamp, front=front)
     raise InvalidRequest(f"these arguments are no ring: {args!r:.200}")

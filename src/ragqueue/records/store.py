@@ -17,7 +17,6 @@ from ragqueue.errors import Unavailable
 from ragqueue.records import sqlite
 from ragqueue.records.sqlite import NOTE, READ, WRITE
 from ragqueue.records.sqlite import sqlite_module as sqlite_module
-from ragqueue.records.sqlite import watch as watch
 from ragqueue.records.statements import NOW as NOW
 from ragqueue.records.statements import to_json as to_json
 
