@@ -61,7 +61,8 @@ def main(words: list[str]) -> int:
     try:
         if sys.version_info < OLDEST:
             raise Stop(
-                f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}: run dev.py with a newer one"
+                f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}: "
+                "run dev.py with a newer one"
             )
         return run_task(words[0], words[1:])
     except Stop as stop:
@@ -96,7 +97,8 @@ def command_of(task: str, args: list[str]) -> list[str]:
         return ["-m", f"campaigns.benches.{args[0]}", *args[1:]]
     if task not in TASKS:
         raise Stop(
-            f"unknown task {task!r}: one of demo, test, lint, bench, faults, powercut, erasures, eval, lock"
+            f"unknown task {task!r}: "
+            "one of demo, test, lint, bench, faults, powercut, erasures, eval, lock"
         )
     return [*TASKS[task], *args]
 
@@ -104,7 +106,10 @@ def command_of(task: str, args: list[str]) -> list[str]:
 def environment(
     own: os._Environ[str] | dict[str, str], scratch: pathlib.Path | None = None
 ) -> dict[str, str]:
-    """Return the variables a task runs with: none that set up ragqueue, and its folders under `scratch`."""
+    """Return the variables a task runs with: none that set up ragqueue.
+
+    Its folders are under `scratch`.
+    """
     env = {
         name: value
         for name, value in own.items()
@@ -162,10 +167,11 @@ def call(args: list[str], env: dict[str, str], cwd: pathlib.Path = ROOT) -> int:
 
 
 def make_environment() -> None:
-    """Install the lock and the project into .venv, unless that was done with this lock. Raises Stop."""
+    """Install the lock and the project into .venv, unless that was done. Raises Stop."""
     if not LOCK.exists():
         raise Stop(
-            "requirements.lock is missing: check it out again, or write it with `python3 dev.py lock`"
+            "requirements.lock is missing: "
+            "check it out again, or write it with `python3 dev.py lock`"
         )
     wanted = fingerprint()
     if MARKER.exists() and MARKER.read_text(encoding="utf-8") == wanted and PYTHON.exists():
@@ -236,7 +242,9 @@ def create(uv: str | None) -> None:
 def without_ensurepip(debian: bool, *, as_root: bool) -> str:
     """Return the line that mends a Python without ensurepip."""
     if debian:
-        return f"this Python cannot make environments (no ensurepip): {'' if as_root else 'sudo '}apt-get install python3-venv"
+        sudo = "" if as_root else "sudo "
+        install_venv = f"{sudo}apt-get install python3-venv"
+        return f"this Python cannot make environments (no ensurepip): {install_venv}"
     return "this Python cannot make environments (no ensurepip): install that module, or uv"
 
 

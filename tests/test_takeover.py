@@ -1,4 +1,7 @@
-"""An answer survives the death of the worker that was writing it: continued, or begun anew with one `restarted` event."""
+"""An answer survives the death of the worker that was writing it.
+
+It is continued, or begun anew with one `restarted` event.
+"""
 
 import asyncio
 import json
@@ -78,7 +81,10 @@ def ring_of(job: Job) -> Any:
 
 
 async def die_after(house: Ragqueue, job: Job, deltas: int) -> list[Event]:
-    """Begin the answer and die like a killed process: nothing is flushed, handed back or finished."""
+    """Begin the answer and die like a killed process.
+
+    Nothing is flushed, handed back or finished.
+    """
     parts = house.runtime
     worker = parts.worker()
     worker.start()

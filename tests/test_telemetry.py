@@ -44,7 +44,8 @@ def test_where_a_beat_takes_the_counts_only_the_records_tell_them(
     telemetry.take_counts()
     telemetry.LOOP_FAILURES.labels("ringer").inc(2)
 
-    # A total that is added up from two places at two moments would fall, which Prometheus takes for a restart.
+    # A total that is added up from two places at two moments would fall, which Prometheus takes
+    # for a restart.
     assert shown in telemetry.exposition({key: 5.0}, []).decode()
 
 

@@ -1,4 +1,4 @@
-"""The workflows: valid by their schema, and on every system and Python that the project promises."""
+"""The workflows: valid by their schema, on every system and Python that is promised."""
 
 import subprocess
 import sys

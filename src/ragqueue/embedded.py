@@ -135,7 +135,7 @@ class Ragqueue:
     async def ask(
         self, question: str, *, collection: str | None = None, limit: int | None = None
     ) -> Answer:
-        """Return the answer to a question. Raises RagqueueError with the job's code when it fails."""
+        """Return the answer to a question. Raises RagqueueError when it fails."""
         async for event in self.stream(question, collection=collection, limit=limit):
             last = event
         view = dict(last.data["response"])
@@ -164,7 +164,10 @@ class Ragqueue:
     async def search(
         self, question: str, *, collection: str | None = None, limit: int = 10
     ) -> list[Hit]:
-        """Return the passages nearest to a question, best first. Raises InvalidRequest, NotFound."""
+        """Return the passages nearest to a question, best first.
+
+        Raises InvalidRequest, NotFound.
+        """
         return await self.desk.search(question, collection=collection, limit=limit)
 
     async def delete(self, document_id: str) -> Receipt:

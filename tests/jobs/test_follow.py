@@ -1,4 +1,4 @@
-"""What a reader sees: one ordered stream that resumes, whatever happens to the log and to the worker."""
+"""What a reader sees: one ordered stream that resumes, whatever happens to log and worker."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -248,8 +248,9 @@ async def test_a_database_of_the_first_revision_is_brought_up_with_its_rows(
     def fill(connection: Connection) -> None:
         for job_id, kind, payload in (("a", "chat", "{}"), ("b", "ingest", '{"document_id": "d"}')):
             connection.exec_driver_sql(
-                "insert into jobs (tenant, id, kind, lane, state, payload, attempt, tries, deaths, place, run_at,"
-                " deadline_at, cancel_requested, created_at) values ('t', ?, ?, 'x', 'failed', ?, 1, 0, 0, 0, 0, 0, 0, 0)",
+                "insert into jobs (tenant, id, kind, lane, state, payload, attempt, tries, deaths,"
+                " place, run_at, deadline_at, cancel_requested, created_at)"
+                " values ('t', ?, ?, 'x', 'failed', ?, 1, 0, 0, 0, 0, 0, 0, 0)",
                 (job_id, kind, payload),
             )
 

@@ -1,4 +1,7 @@
-"""Nothing in a process dies unseen: a surprise is told, counted and gone on from; one that stays ends the process."""
+"""Nothing in a process dies unseen: a surprise is told, counted and gone on from.
+
+One that stays ends the process.
+"""
 
 import asyncio
 import logging

@@ -1,4 +1,7 @@
-"""The pulse of a worker process: it is sent whatever the process waits for, and learns when nobody listens."""
+"""The pulse of a worker process: it is sent whatever the process waits for.
+
+It learns when nobody listens.
+"""
 
 import multiprocessing
 import os
