@@ -80,9 +80,8 @@ async def test_what_belongs_to_another_tenant_is_the_same_404_on_every_route(
         assert hidden == nothing.text.replace("0" * 32, "ID"), (method, path)
     for path in ("/jobs", "/documents"):
         assert document["id"] not in (await server.client.get(path, headers=other)).text
-    assert (await server.client.post("/search", json={"question": "ferry"}, headers=other)).json()[
-        "hits"
-    ] == []
+    search = await server.client.post("/search", json={"question": "ferry"}, headers=other)
+    assert search.json()["hits"] == []
     assert (await server.client.get(f"/chat/{answered['id']}", headers=mine)).status_code == 200
 
 

@@ -1,4 +1,7 @@
-"""`/openapi.json` tells the whole: bodies, errors, content types, keys; and what it says is what is answered."""
+"""`/openapi.json` tells the whole: bodies, errors, content types, keys.
+
+What it says is what is answered.
+"""
 
 from typing import Any
 

@@ -42,9 +42,8 @@ async def test_a_changed_document_replaces_its_old_version(server: Server) -> No
     assert {hit["version"] for hit in hits} == {2}
     assert "ten in the morning" in (await server.client.get(f"/documents/{first['id']}/text")).text
     for citation in old["answer"]["citations"]:
-        text = (
-            await server.client.get(f"/documents/{first['id']}/text?version={citation['version']}")
-        ).text
+        path = f"/documents/{first['id']}/text?version={citation['version']}"
+        text = (await server.client.get(path)).text
         assert text[citation["start"] : citation["end"]] == citation["quote"]
 
 
@@ -168,9 +167,8 @@ async def test_a_question_limited_to_a_collection_sees_only_that(server: Server)
     )
     await server.ended(f"/jobs/{second.json()['job_id']}")
 
-    hits = (
-        await server.client.post("/search", json={"question": QUESTION, "collection": "b"})
-    ).json()["hits"]
+    question = {"question": QUESTION, "collection": "b"}
+    hits = (await server.client.post("/search", json=question)).json()["hits"]
 
     assert hits
     assert all("nine" not in hit["text"] for hit in hits)
@@ -188,11 +186,9 @@ async def test_a_search_for_what_is_no_text_is_a_clear_422(server: Server, query
 async def test_health_and_metrics_tell_of_the_system(server: Server) -> None:
     await server.upload()
     await server.ask()
+    succeeded = 'ragqueue_jobs_ended_total{kind="chat",state="succeeded"}'
     async with asyncio.timeout(10):
-        while (
-            'ragqueue_jobs_ended_total{kind="chat",state="succeeded"}'
-            not in (await server.client.get("/metrics")).text
-        ):
+        while succeeded not in (await server.client.get("/metrics")).text:
             await asyncio.sleep(0.1)
 
     ready = (await server.client.get("/readyz")).json()
@@ -238,9 +234,8 @@ async def test_of_uploads_in_quick_succession_the_last_one_stands(server: Server
     ended = [await server.ended(f"/jobs/{job_id}") for job_id in jobs]
 
     assert ended[-1]["status"] == "completed"
-    assert (
-        "twelve in the morning" in (await server.client.get(f"/documents/{first['id']}/text")).text
-    )
+    text = (await server.client.get(f"/documents/{first['id']}/text")).text
+    assert "twelve in the morning" in text
 
 
 async def test_a_new_source_that_comes_in_many_times_at_once_makes_one_document_and_no_orphan(
@@ -276,12 +271,10 @@ async def test_a_text_that_is_too_long_fails_its_document_and_leaves_no_file(
     assert (job["status"], job["error"]["code"]) == ("failed", "unreadable_document")
     document = (await server.client.get(response.headers["location"])).json()
     assert (document["status"], "10,000,005 characters" in document["error"]) == ("failed", True)
-    assert (
-        await server.ragqueue.runtime.records.read(
-            lambda connection: connection.execute(uploads.select()).all()
-        )
-        == []
+    files = await server.ragqueue.runtime.records.read(
+        lambda connection: connection.execute(uploads.select()).all()
     )
+    assert files == []
 
 
 class Told(Index):
@@ -316,7 +309,6 @@ async def test_an_index_of_ones_own_forgets_what_was_replaced_or_deleted(start: 
     assert Told.held
     assert not first & Told.held
 
-    await server.ended(
-        (await server.client.delete(f"/documents/{document['id']}")).json()["links"]["job"]
-    )
+    deleted = await server.client.delete(f"/documents/{document['id']}")
+    await server.ended(deleted.json()["links"]["job"])
     assert Told.held == set()

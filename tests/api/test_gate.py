@@ -1,4 +1,7 @@
-"""A keyless server is closed to web pages; once a key existed, no key is no entry; a fault of ours is told as one."""
+"""A keyless server is closed to web pages; once a key existed, no key is no entry.
+
+A fault of ours is told as one.
+"""
 
 import asyncio
 from typing import Any
@@ -178,10 +181,10 @@ async def test_streams_of_one_caller_are_bounded_and_health_answers(start: Start
     await server.upload()
     asked = {"json": {"question": QUESTION}, "headers": {"accept": "text/event-stream"}}
     open_streams = [asyncio.create_task(server.client.post("/chat", **asked)) for _ in range(2)]
-    while (jobs := (await server.client.get("/jobs?kind=chat")).json()["jobs"]) is None or len(
-        jobs
-    ) < 2:
+    jobs: list[dict[str, Any]] = []
+    while len(jobs) < 2:
         await asyncio.sleep(0.02)
+        jobs = (await server.client.get("/jobs?kind=chat")).json()["jobs"]
 
     for headers in ({"accept": "text/event-stream"}, {"prefer": "wait=1"}):
         refused = await server.client.post("/chat", json={"question": QUESTION}, headers=headers)

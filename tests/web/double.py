@@ -1,4 +1,7 @@
-"""A server that stands in for the API: the page's files, one canned answer a question, and a script that uses the page."""
+"""A server that stands in for the API.
+
+It has the page's files, one canned answer a question, and a script that uses the page.
+"""
 
 import json
 import threading
@@ -26,7 +29,10 @@ _CITED = {
     "annotation": _PLACE | {"n": 1, "quote": QUOTE, "supported": True},
 }
 _CREATED = {"type": "response.created", "response": {"status": "queued"}}
-_POLICY = "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+_POLICY = (
+    "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
+    "form-action 'self'; frame-ancestors 'none'"
+)
 
 
 def _delta(text: str) -> dict[str, Any]:
@@ -118,24 +124,16 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         name = self.path.rpartition("/")[2]
         if self.path == "/":
-            self._send(
-                PAGE.read_bytes().replace(
-                    b"</body>", b'<script src="/static/drive.js" defer></script></body>'
-                ),
-                "text/html",
-            )
+            script = b'<script src="/static/drive.js" defer></script>'
+            page = PAGE.read_bytes().replace(b"</body>", script + b"</body>")
+            self._send(page, "text/html")
         elif self.path.startswith("/static/"):
             file = STATIC.get(name, self.server.drive)
             self._send(file.read_bytes(), self.types[file.suffix])
         elif self.path == "/readyz":
-            self._json(
-                {
-                    "status": "ready",
-                    "checks": {"records": "ok"},
-                    "workers": 0,
-                    "note": "no worker is running",
-                }
-            )
+            checks = {"records": "ok"}
+            note = "no worker is running"
+            self._json({"status": "ready", "checks": checks, "workers": 0, "note": note})
         elif self.server.locked and self.headers["Authorization"] != f"Bearer {KEY}":
             self._json({"detail": "an API key is needed"}, 401)
         elif self.path.startswith("/documents?"):
@@ -170,7 +168,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._json({"job_id": "j1"}, 202)
 
     def _stream(self, name: str, first: int, last: int | None = None) -> None:
-        """Send events in chunks of eleven bytes, as a network may; without a last one the connection is lost."""
+        """Send events in chunks of eleven bytes, as a network may.
+
+        Without a last one the connection is lost.
+        """
         self._head(200, "text/event-stream", {"Content-Location": f"/chat/{name}"})
         for block in self._blocks(name, first, last):
             for at in range(0, len(block), 11):
@@ -181,7 +182,9 @@ class _Handler(BaseHTTPRequestHandler):
         for seq, event in list(enumerate(ANSWERS[name]))[first:last]:
             if event["type"] == "response.cancelled":
                 self.server.cancelled.wait(60)
-            yield f"id: {seq}\nevent: {event['type']}\ndata: {json.dumps(event, ensure_ascii=False)}\n\n: keep-alive\n".encode()
+            data = json.dumps(event, ensure_ascii=False)
+            block = f"id: {seq}\nevent: {event['type']}\ndata: {data}\n\n: keep-alive\n"
+            yield block.encode()
 
     def _json(self, body: dict[str, Any], status: int = 200) -> None:
         self._send(json.dumps(body).encode(), "application/json", status)
@@ -191,12 +194,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def _head(self, status: int, media_type: str, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in {
+        all_headers = {
             "Content-Type": media_type,
             "Content-Security-Policy": _POLICY,
             "Connection": "close",
             **headers,
-        }.items():
+        }
+        self.send_response(status)
+        for name, value in all_headers.items():
             self.send_header(name, value)
         self.end_headers()

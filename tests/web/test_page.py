@@ -15,7 +15,8 @@ from tests.web.double import QUOTE, Double
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run"
+    " --disable-background-networking --disable-component-update"
     " --disable-sync --virtual-time-budget=30000 --dump-dom"
 )
 SCRIPT, STYLE = STATIC["page.js"], STATIC["page.css"]
@@ -50,35 +51,29 @@ def test_the_page_holds_no_inline_style_or_handler(
 def test_every_script_of_the_page_is_a_file(
     elements: list[tuple[str, dict[str, str | None]]],
 ) -> None:
-    assert [attributes.get("src") for tag, attributes in elements if tag == "script"] == [
-        "/static/page.js"
-    ]
+    sources = [attributes.get("src") for tag, attributes in elements if tag == "script"]
+    assert sources == ["/static/page.js"]
 
 
 def test_the_page_loads_only_files_that_the_server_has(
     elements: list[tuple[str, dict[str, str | None]]],
 ) -> None:
-    links = {attributes.get(name) for _, attributes in elements for name in ("src", "href")} - {
-        None,
-        "data:,",
-    }
+    links = {attributes.get(name) for _, attributes in elements for name in ("src", "href")}
+    links -= {None, "data:,"}
     assert links == {f"/static/{name}" for name in STATIC}
 
 
 @pytest.mark.parametrize("file", [PAGE, SCRIPT, STYLE], ids=lambda file: file.name)
 def test_no_file_names_another_host(file: Path) -> None:
-    assert (
-        re.findall(
-            r"(?:\w+:)?//[a-z0-9][\w.-]*\.\w+|@import|url\(",
-            file.read_text(encoding="utf-8"),
-            re.IGNORECASE,
-        )
-        == []
-    )
+    forbidden = r"(?:\w+:)?//[a-z0-9][\w.-]*\.\w+|@import|url\("
+    assert re.findall(forbidden, file.read_text(encoding="utf-8"), re.IGNORECASE) == []
 
 
 def test_the_script_makes_no_markup_or_code_of_text() -> None:
-    forbidden = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|srcdoc|eval\(|new Function|createContextualFragment"
+    forbidden = (
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|srcdoc"
+        r"|eval\(|new Function|createContextualFragment"
+    )
     assert re.findall(forbidden, SCRIPT.read_text(encoding="utf-8")) == []
 
 
@@ -96,12 +91,12 @@ def test_every_field_has_a_label(elements: list[tuple[str, dict[str, str | None]
 
 
 def visit(profile: Path, *, locked: bool) -> tuple[dict[str, Any], Double]:
-    """Return what a browser saw while the script `drive.js` used the page, and the server that it saw."""
+    """Return what a browser saw while the script `drive.js` used the page, and its server."""
     if not CHROMIUM.exists():
         missing(f"no browser at {CHROMIUM}: apt-get install chromium")
-    for attempt in range(
-        3
-    ):  # the browser's virtual clock can outrun a server that the machine kept waiting: then the script is not done
+    # The browser's virtual clock can outrun a server that the machine kept waiting:
+    # then the script is not done.
+    for attempt in range(3):
         server = Double(Path(__file__).with_name("drive.js"), locked=locked)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:

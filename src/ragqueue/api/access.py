@@ -13,11 +13,13 @@ from ragqueue.types import Document, Job
 from ragqueue.wiring import Runtime
 
 
-def _state(name: str) -> Any:
-    async def get(request: Request) -> Any:
-        return getattr(request.state, name)  # the gate has put it there
+def _from_state(name: str) -> Any:
+    """Return a dependency on what the gate has put into the request's state."""
 
-    return Depends(get)
+    async def get_value(request: Request) -> Any:
+        return getattr(request.state, name)
+
+    return Depends(get_value)
 
 
 def _storable(text: str) -> str:
@@ -25,31 +27,32 @@ def _storable(text: str) -> str:
     return text
 
 
-Parts = Annotated[Runtime, _state("runtime")]
-OfTenant = Annotated[Desk, _state("desk")]  # whose data the request may touch
+TheRuntime = Annotated[Runtime, _from_state("runtime")]
+OfTenant = Annotated[Desk, _from_state("desk")]  # whose data the request may touch
 # Counts the request as a stream; raises TooManyStreams.
-Hold = Annotated[Callable[[], None], _state("hold")]
+CountStream = Annotated[Callable[[], None], _from_state("count_stream")]
 # Whether the caller's key is (still) valid.
-Welcome = Annotated[Callable[[], bool], _state("welcome")]
-Words = Annotated[str, AfterValidator(_storable)]
-Collection = Annotated[Words, Field(max_length=200)]
-Limit = Annotated[int, Query(ge=1, le=500)]  # rows of a list
+Welcome = Annotated[Callable[[], bool], _from_state("welcome")]
+StorableText = Annotated[str, AfterValidator(_storable)]
+Collection = Annotated[StorableText, Field(max_length=200)]
+PageLimit = Annotated[int, Query(ge=1, le=500)]  # rows of a list
+PathId = Annotated[StorableText, Path()]
 
 
 # What is another tenant's is the same 404 as what is not there.
-async def _chat(chat_id: Annotated[Words, Path()], desk: OfTenant) -> Job:
+async def _chat(chat_id: PathId, desk: OfTenant) -> Job:
     return await desk.chat(chat_id)
 
 
-async def _job(job_id: Annotated[Words, Path()], desk: OfTenant) -> Job:
+async def _job(job_id: PathId, desk: OfTenant) -> Job:
     return await desk.job(job_id)
 
 
-async def _document(document_id: Annotated[Words, Path()], desk: OfTenant) -> Document:
+async def _document(document_id: PathId, desk: OfTenant) -> Document:
     return await desk.document(document_id)
 
 
-async def _receipt(document_id: Annotated[Words, Path()], desk: OfTenant) -> Receipt:
+async def _receipt(document_id: PathId, desk: OfTenant) -> Receipt:
     return await desk.receipt(document_id)
 
 

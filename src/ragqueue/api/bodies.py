@@ -1,30 +1,33 @@
-"""The JSON that routes take and give, for `/openapi.json`: a client that is generated from it works."""
+"""The JSON that routes take and give, for `/openapi.json`.
+
+A client that is generated from it works.
+"""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ragqueue.api.access import Collection, Words
+from ragqueue.api.access import Collection, StorableText
 from ragqueue.desk import MOST_HITS, MOST_PASSAGES
 
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
-Label = Annotated[Words, Field(max_length=64)]
-Value = Annotated[Words, Field(max_length=512)]
-Top = Annotated[int, Field(ge=1, le=MOST_HITS)]  # passages of a search
+Label = Annotated[StorableText, Field(max_length=64)]
+Value = Annotated[StorableText, Field(max_length=512)]
+HitLimit = Annotated[int, Field(ge=1, le=MOST_HITS)]  # passages of a search
 
 
-class Taken(BaseModel):
+class RequestBody(BaseModel):
     """A body that a caller sends: a name that nobody knows is a mistake."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class Question(Taken):
+class Question(RequestBody):
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={"examples": [{"question": "How do I declare a query parameter?"}]},
     )
-    question: Words = Field(description="What to answer, in plain words")
+    question: StorableText = Field(description="What to answer, in plain words")
     collection: Collection | None = Field(
         None, description="Only documents of this collection; by default all of yours"
     )
@@ -39,10 +42,10 @@ class Question(Taken):
     )
 
 
-class Search(Taken):
-    question: Words = Field(description="What to look for")
+class Search(RequestBody):
+    question: StorableText = Field(description="What to look for")
     collection: Collection | None = None
-    limit: Top = 10
+    limit: HitLimit = 10
 
 
 class Failure(BaseModel):
@@ -70,8 +73,14 @@ class Problem(BaseModel):
 
 
 class CitationView(BaseModel):
-    """A quote that stands at `text[start:end]` of the document's version; offsets in Unicode code points."""
+    """A quote, and where it stands in a version of a document."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "description": "A quote that stands at `text[start:end]` of the document's version; "
+            "offsets in Unicode code points."
+        }
+    )
     n: int
     document_id: str
     version: int

@@ -6,13 +6,15 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from ragqueue import telemetry
-from ragqueue.api.access import Parts
+from ragqueue.api.access import TheRuntime
 from ragqueue.api.bodies import Alive, Ready
 from ragqueue.errors import RagqueueError
 from ragqueue.records import gauges, workers
 from ragqueue.types import LANES, State
+from ragqueue.wiring import Runtime
 
 router = APIRouter(tags=["operation"])
+_ENGINES = ("records", "events", "queue")  # what a process needs to work
 
 
 @router.get("/livez", response_model=Alive)
@@ -26,60 +28,78 @@ async def live() -> dict[str, str]:
     response_model=Ready,
     responses={503: {"model": Ready, "description": "It cannot work now"}},
 )
-async def ready(parts: Parts) -> Response:
+async def ready(runtime: TheRuntime) -> Response:
     """Say whether records, event log and queue can be used; workers are reported, not needed."""
-    found: dict[str, Any] = {}
-    checks: dict[str, str] = {}
-
-    async def log() -> None:
-        await parts.log.check()
-        await parts.log.read({"-": 0})
-
-    async def queue() -> None:
-        await parts.queue.check()
-        await parts.queue.depth("chat")
-
-    beating = parts.records.read(workers.alive, 2 * parts.settings.lease)
-    for name, use in {"records": beating, "events": log(), "queue": queue()}.items():
+    troubles: dict[str, str] = {}
+    alive: list[dict[str, Any]] = []
+    try:
+        alive = await runtime.records.read(workers.alive, _longest_silence(runtime))
+    except RagqueueError as error:
+        troubles["records"] = error.message
+    for name, use in (("events", _use_log), ("queue", _use_queue)):
         try:
-            found[name], checks[name] = await use, "ok"
+            await use(runtime)
         except RagqueueError as error:
-            checks[name] = error.message
-    if troubled := parts.keeper.troubled():
-        checks["loops"] = f"{', '.join(troubled)} of this process fail again and again: see its log"
-    ok, count = len(found) == len(checks), len(found.get("records", ()))
+            troubles[name] = error.message
+    loops = runtime.keeper.troubled()
+    if loops:
+        troubles["loops"] = f"{', '.join(loops)} of this process fail again and again: see its log"
+    return _readiness(troubles, len(alive))
+
+
+def _longest_silence(runtime: Runtime) -> float:
+    """Return the seconds after which a worker that does not beat counts as gone."""
+    return 2 * runtime.settings.lease
+
+
+async def _use_log(runtime: Runtime) -> None:
+    await runtime.log.check()
+    await runtime.log.read({"-": 0})
+
+
+async def _use_queue(runtime: Runtime) -> None:
+    await runtime.queue.check()
+    await runtime.queue.depth("chat")
+
+
+def _readiness(troubles: dict[str, str], worker_count: int) -> Response:
+    """Show what works and what does not: 503 as soon as one thing does not."""
     body: dict[str, Any] = {
-        "status": "ready" if ok else "not ready",
-        "checks": checks,
-        "workers": count,
+        "status": "not ready" if troubles else "ready",
+        "checks": dict.fromkeys(_ENGINES, "ok") | troubles,
+        "workers": worker_count,
     }
-    if ok and not count:
+    if troubles:
+        return JSONResponse(body, status_code=503)
+    if worker_count == 0:
         body["note"] = "no worker is running: questions wait until one is (`ragqueue worker`)"
-    return JSONResponse(body, 200 if ok else 503)
+    return JSONResponse(body)
 
 
-@router.get("/metrics", response_class=PlainTextResponse)
-async def metrics(parts: Parts) -> Response:
-    """Return the metrics of this process, of all workers together, and of the records, for Prometheus."""
-    gauge = await parts.records.read(gauges.gauge, 2 * parts.settings.lease)
-    depth = [
-        ("queue_depth", {"lane": lane}, gauge.states.get((lane, "queued"), 0)) for lane in LANES
-    ]
-    oldest = [
-        ("queue_oldest_seconds", {"lane": lane}, gauge.oldest.get(lane, 0.0)) for lane in LANES
-    ]
-    states = [
-        ("jobs", {"lane": lane, "state": state}, gauge.states.get((lane, state), 0))
-        for lane in LANES
-        for state in get_args(State)
-    ]
-    samples = [
-        *depth,
-        *oldest,
-        *states,
-        *((name, {}, value) for name, value in gauge.totals.items()),
-    ]
-    shown = telemetry.exposition(
-        gauge.sums, [(f"ragqueue_{name}", labels, value) for name, labels, value in samples]
-    )
-    return Response(shown, media_type="text/plain; version=0.0.4; charset=utf-8")
+@router.get(
+    "/metrics",
+    response_class=PlainTextResponse,
+    description="Return the metrics of this process, of all workers together, "
+    "and of the records, for Prometheus.",
+)
+async def metrics(runtime: TheRuntime) -> Response:
+    """Return the metrics in Prometheus's text format."""
+    gauge = await runtime.records.read(gauges.gauge, _longest_silence(runtime))
+    text = telemetry.exposition(gauge.sums, _samples(gauge))
+    return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _samples(gauge: gauges.Gauge) -> list[tuple[str, dict[str, str], float]]:
+    """Return (name, labels, value) of each figure of the records."""
+    samples: list[tuple[str, dict[str, str], float]] = []
+    for lane in LANES:
+        waiting = gauge.states.get((lane, "queued"), 0)
+        samples.append(("ragqueue_queue_depth", {"lane": lane}, waiting))
+        seconds = gauge.oldest.get(lane, 0.0)
+        samples.append(("ragqueue_queue_oldest_seconds", {"lane": lane}, seconds))
+        for state in get_args(State):
+            count = gauge.states.get((lane, state), 0)
+            samples.append(("ragqueue_jobs", {"lane": lane, "state": state}, count))
+    for name, total in gauge.totals.items():
+        samples.append((f"ragqueue_{name}", {}, total))
+    return samples

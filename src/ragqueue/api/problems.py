@@ -23,15 +23,24 @@ def problem(
     status: int | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    """Return an error as a response, and count it."""
+    """Return an error as a response, and count it.
+
+    `status`, `headers`: where the response differs from what the error says.
+    """
     status = status or error.status
     telemetry.REFUSED.labels(error.code).inc()
-    shown = dict(headers or {})
+    all_headers = dict(headers or {})
     if error.retry_after or status == HTTPStatus.SERVICE_UNAVAILABLE:
-        shown["retry-after"] = str(max(1, math.ceil(error.retry_after or RETRY_AFTER)))
+        seconds = math.ceil(error.retry_after or RETRY_AFTER)
+        all_headers["retry-after"] = str(max(1, seconds))
     if status == HTTPStatus.UNAUTHORIZED:
-        shown["www-authenticate"] = "Bearer"
-    return JSONResponse(_body(error, path, status), status, shown, media_type=MEDIA_TYPE)
+        all_headers["www-authenticate"] = "Bearer"
+    return JSONResponse(
+        _body(error, path, status),
+        status_code=status,
+        headers=all_headers,
+        media_type=MEDIA_TYPE,
+    )
 
 
 def _body(error: RagqueueError, path: str, status: int) -> dict[str, Any]:
@@ -55,22 +64,30 @@ def _body(error: RagqueueError, path: str, status: int) -> dict[str, Any]:
 def _openai_type(status: int) -> str:
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         return "rate_limit_error"
-    return "invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
+    if status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        return "invalid_request_error"
+    return "server_error"
 
 
-async def refused(request: Request, error: Exception) -> JSONResponse:
+async def show_refusal(request: Request, error: Exception) -> JSONResponse:
     """Show what the framework refuses: a value outside what is allowed, a wrong method or path."""
     path = request.url.path
     if isinstance(error, RequestValidationError):
-        return problem(InvalidRequest("; ".join(map(_explained, error.errors()))), path)
-    if isinstance(error.__cause__, RagqueueError):  # one of ours, while FastAPI read the body
-        return problem(error.__cause__, path)
+        reasons = [_reason(fault) for fault in error.errors()]
+        return problem(InvalidRequest("; ".join(reasons)), path)
+    cause = error.__cause__
+    if isinstance(cause, RagqueueError):  # an error of ours, while FastAPI read the body
+        return problem(cause, path)
     assert isinstance(error, HTTPException)
     if error.status_code == HTTPStatus.NOT_FOUND:
         return problem(NotFound(f"there is nothing at {path!r}"), path)
-    return problem(RequestError(str(error.detail)), path, error.status_code, error.headers)
+    return problem(
+        RequestError(str(error.detail)), path, status=error.status_code, headers=error.headers
+    )
 
 
-def _explained(item: Mapping[str, Any]) -> str:
-    place = ".".join(map(str, item["loc"][1:])) or "body"
-    return f"{place}: {item['msg']}"
+def _reason(fault: Mapping[str, Any]) -> str:
+    """Return what is wrong with a value, as "its.place: the reason"."""
+    keys = [str(key) for key in fault["loc"][1:]]
+    place = ".".join(keys) or "body"
+    return f"{place}: {fault['msg']}"

@@ -4,8 +4,8 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from ragqueue.api.access import Collection, OfTenant, Words
-from ragqueue.api.bodies import Hits, Search, Top
+from ragqueue.api.access import Collection, OfTenant, StorableText
+from ragqueue.api.bodies import HitLimit, Hits, Search
 from ragqueue.retrieval.views import hit_view
 
 router = APIRouter(tags=["search"])
@@ -20,7 +20,8 @@ async def search(body: Search, desk: OfTenant) -> dict[str, Any]:
 
 @router.get("/search", response_model=Hits)
 async def search_by_query(
-    desk: OfTenant, q: Words, collection: Collection | None = None, limit: Top = 10
+    desk: OfTenant, q: StorableText, collection: Collection | None = None, limit: HitLimit = 10
 ) -> dict[str, Any]:
     """Find the passages that are nearest to a question."""
-    return await search(Search(question=q, collection=collection, limit=limit), desk)
+    body = Search(question=q, collection=collection, limit=limit)
+    return await search(body, desk)
