@@ -21,10 +21,8 @@ def embedder() -> MiniLMEmbedder:
 
 class TestMiniLMEmbedder(EmbedderContract):
     @pytest.fixture
-    async def embedder(
-        self, embedder: MiniLMEmbedder
-    ) -> Embedder:  # the module's: one model for all tests
-        return embedder
+    async def embedder(self, embedder: MiniLMEmbedder) -> Embedder:
+        return embedder  # the module's: one model for all tests
 
 
 async def test_texts_of_like_meaning_are_near(embedder: MiniLMEmbedder) -> None:

@@ -12,18 +12,15 @@ from ragqueue.records.schema import documents, removals, spaces, terms
 from ragqueue.types import Chunk, Passage, Space
 from tests.library import GENERATION, add, hide
 
-DEFAULT = [Space("acme", "default", GENERATION)]
+DEFAULT = [Space(tenant="acme", collection="default", generation=GENERATION)]
+SPACE = Space(tenant="acme", collection="default", generation="g")
 
 
 def scored(
     connection: Connection, tenant: str, spaces: list[Space], numbers: list[int]
 ) -> list[int]:
-    return [
-        one.number
-        for one in keywords.scored(
-            connection, keywords.Weights(tenant, spaces, {}, {}, {}), numbers
-        )
-    ]
+    weights = keywords.Weights(tenant, spaces, idf={}, average={}, picked={})
+    return [scored.number for scored in keywords.scored(connection, weights, numbers)]
 
 
 def test_a_chunk_comes_back_with_its_text_sliced_by_code_points(connection: Connection) -> None:
@@ -33,7 +30,17 @@ def test_a_chunk_comes_back_with_its_text_sliced_by_code_points(connection: Conn
 
     assert loaded == [
         Chunk(
-            numbers[1], "d", 1, 12, 24, "Köln 🎉 heute"[:12], "", "d.md", ("Part", "One"), 3, "en"
+            number=numbers[1],
+            document_id="d",
+            version=1,
+            start=12,
+            end=24,
+            text="Köln 🎉 heute"[:12],
+            title="",
+            source="d.md",
+            heading_path=("Part", "One"),
+            page=3,
+            language="en",
         )
     ]
 
@@ -83,14 +90,9 @@ def test_numbers_are_never_used_again(connection: Connection) -> None:
 
 
 def test_a_removed_vector_is_left_for_replicas_to_forget(connection: Connection) -> None:
-    passage = Passage("text", 0, 4)
+    passage = Passage(text="text", start=0, end=4)
     numbers = chunks.insert(
-        connection,
-        Space("acme", "default", "g"),
-        "d",
-        1,
-        "en",
-        [(passage, "text", b"\0\0"), (passage, "text", None)],
+        connection, SPACE, "d", 1, "en", [(passage, "text", b"\0\0"), (passage, "text", None)]
     )
 
     chunks.remove(connection, "acme", "d")
@@ -127,8 +129,8 @@ def test_the_sums_are_what_a_recount_finds(
         chunks.remove(connection, "acme", document_id)
     for document_id, language, texts in steps:
         chunks.remove(connection, "acme", document_id)
-        rows = [(Passage(text, 0, len(text)), text, None) for text in texts]
-        chunks.insert(connection, Space("acme", "default", "g"), document_id, 1, language, rows)
+        rows = [(Passage(text=text, start=0, end=len(text)), text, None) for text in texts]
+        chunks.insert(connection, SPACE, document_id, 1, language, rows)
         held[document_id] = (language, [tokenize(text, language) for text in texts])
 
     frequencies = Counter(

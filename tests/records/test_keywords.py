@@ -15,14 +15,14 @@ from ragqueue.records.store import sqlite_module
 from ragqueue.types import Space
 from tests.library import GENERATION, add, hide
 
-DEFAULT = [Space("acme", "default", GENERATION)]
+DEFAULT = [Space(tenant="acme", collection="default", generation=GENERATION)]
 
 
 def found(
     connection: Connection, question: str, *, tenant: str = "acme", names: list[str] | None = None
 ) -> list[int]:
     weights = keywords.weigh(connection, tenant, names, question)
-    return [one.number for one in keywords.search(connection, weights, 10)]
+    return [result.number for result in keywords.search(connection, weights, 10)]
 
 
 def exact(texts: dict[int, str], question: str) -> dict[int, float]:
@@ -59,7 +59,7 @@ def test_the_ranking_is_that_of_exact_bm25(
     numbers = add(connection, "d", "\n".join(texts))
 
     weights = keywords.weigh(connection, "acme", ["default"], question)
-    results = {one.number: one.bm25 for one in keywords.search(connection, weights, 50)}
+    results = {result.number: result.bm25 for result in keywords.search(connection, weights, 50)}
 
     assert results == pytest.approx(exact(dict(zip(numbers, texts, strict=True)), question))
     assert list(results) == sorted(results, key=lambda number: (-results[number], number))
@@ -86,7 +86,7 @@ def test_a_tenant_has_only_its_own_collections(connection: Connection) -> None:
     add(connection, "d", "b", tenant="other", collection="theirs")
 
     assert list(keywords.weigh(connection, "acme", None, "a").spaces) == [
-        Space("acme", "mine", GENERATION)
+        Space(tenant="acme", collection="mine", generation=GENERATION)
     ]
     assert list(keywords.weigh(connection, "acme", [], "a").spaces) == []
     with pytest.raises(NotFound, match="'theirs'"):
@@ -216,7 +216,7 @@ def test_a_part_stays_below_one_for_a_repeated_word(connection: Connection) -> N
     numbers = add(connection, "d", "zebra zebra zebra zebra\nhorse")
     weights = keywords.weigh(connection, "acme", ["default"], "zebra zebra zebra horse")
 
-    parts = [one.part for one in keywords.scored(connection, weights, numbers)]
+    parts = [result.part for result in keywords.scored(connection, weights, numbers)]
 
     assert 0.5 < max(parts) < 1
 
@@ -276,7 +276,7 @@ def test_a_part_says_how_much_of_the_question_a_chunk_covers(connection: Connect
     numbers = add(connection, "d", "zebra zebra zebra zebra\nhorse")
     weights = keywords.weigh(connection, "acme", ["default"], "zebra")
 
-    parts = {one.number: one.part for one in keywords.scored(connection, weights, numbers)}
+    parts = {result.number: result.part for result in keywords.scored(connection, weights, numbers)}
 
     assert 0.5 < parts[numbers[0]] < 1
     assert parts[numbers[1]] == 0

@@ -14,6 +14,7 @@ from ragqueue.types import Hit, Space
 from tests.library import GENERATION, add, hide
 from tests.retrieval.conftest import ScanIndex, TopicEmbedder, embed
 
+DEFAULT = Space(tenant="acme", collection="default", generation=GENERATION)
 LIBRARY = "\n".join(
     [
         "the kitten sleeps on the sofa",
@@ -54,7 +55,9 @@ async def store(
     numbers = await records.write(write)
     if index is not None:
         vectors = np.stack([embed(paragraph) for paragraph in text.split("\n")])
-        await index.upsert(Space(tenant, collection, generation), numbers, vectors)
+        await index.upsert(
+            Space(tenant=tenant, collection=collection, generation=generation), numbers, vectors
+        )
     return numbers
 
 
@@ -83,7 +86,7 @@ async def test_the_hybrid_finds_what_only_the_words_tell(records: Records) -> No
 async def test_a_hit_carries_both_scores_whichever_list_found_it(records: Records) -> None:
     index = ScanIndex()
     numbers = await store(records, "d", LIBRARY, index=index)
-    await index.delete(Space("acme", "default", GENERATION), [numbers[1]])
+    await index.delete(DEFAULT, [numbers[1]])
 
     hits = await FusedRetriever(records, TopicEmbedder(), index).retrieve(
         "acme", "hound at night", limit=8
@@ -167,7 +170,7 @@ async def test_a_replica_cannot_smuggle_in_a_foreign_number(records: Records) ->
     index = ScanIndex()
     foreign = await store(records, "d", "the cat of others", tenant="other")
     await store(records, "e", "my dog", index=index)
-    await index.upsert(Space("acme", "default", GENERATION), foreign, np.stack([embed("cat")]))
+    await index.upsert(DEFAULT, foreign, np.stack([embed("cat")]))
 
     hits = await FusedRetriever(records, TopicEmbedder(), index).retrieve("acme", "cat")
 
@@ -246,7 +249,5 @@ async def test_a_removed_collection_of_chunks_is_found_nowhere(records: Records)
 
     await records.write(chunks.remove, "acme", "d")
 
-    assert (
-        await FusedRetriever(records, TopicEmbedder(), index).retrieve("acme", "cat fish night")
-        == []
-    )
+    retriever = FusedRetriever(records, TopicEmbedder(), index)
+    assert await retriever.retrieve("acme", "cat fish night") == []

@@ -1,4 +1,7 @@
-"""The port to a vector index: vectors by chunk number, one space per (tenant, collection, generation)."""
+"""The port to a vector index: vectors by chunk number.
+
+There is one space for each (tenant, collection, generation).
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
@@ -12,7 +15,10 @@ Vectors = NDArray[np.float32]
 
 
 class Index(ABC):
-    """Finds the nearest vectors; holds no text. Higher scores are nearer, ties go to the lower number."""
+    """Finds the nearest vectors; holds no text.
+
+    Higher scores are nearer, ties go to the lower number.
+    """
 
     @abstractmethod
     async def upsert(self, space: Space, numbers: Sequence[int], vectors: Vectors) -> None:
@@ -22,7 +28,10 @@ class Index(ABC):
     async def search(
         self, space: Space, vector: Vectors, limit: int, *, allowed: Collection[int] | None = None
     ) -> list[tuple[int, float]]:
-        """Return at most `limit` (chunk number, cosine), best first, among `allowed` only when it is given."""
+        """Return at most `limit` (chunk number, cosine), best first.
+
+        When `allowed` is given, only these chunks are searched.
+        """
 
     @abstractmethod
     async def delete(self, space: Space, numbers: Sequence[int]) -> None:

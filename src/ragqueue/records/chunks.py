@@ -1,52 +1,87 @@
-"""The rows of chunks with their vectors, and the sums that keyword ranking needs: all change in one transaction."""
+"""The rows of chunks with their vectors, and the sums that keyword ranking needs.
+
+All of them change in one transaction.
+"""
 
 import json
 from collections import Counter
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, and_, select, text
+from sqlalchemy import Connection, Row
 
 from ragqueue.language.tokens import tokenize
-from ragqueue.records.schema import chunks, removals
-from ragqueue.records.store import NOW, to_json
+from ragqueue.records.schema import chunks
+from ragqueue.records.statements import as_list, from_json, sql, to_json
 from ragqueue.types import Chunk, Passage, Space
 
+_HERE = "tenant = :tenant and collection = :collection and generation = :generation"
+
 # One statement for thousands of terms: a third of the time of one statement a term.
-_ADD_TERMS = text("""
+_ADD_TERMS = sql("""
     insert into terms (tenant, collection, generation, term, df)
-    select :tenant, :collection, :generation, key, value from json_each(:counted) where true
+    select :tenant, :collection, :generation, key, value from json_each(:frequencies) where true
     on conflict (tenant, collection, generation, term) do update set df = df + excluded.df""")
-_ADD_CHUNKS = text("""
+
+_ADD_CHUNKS = sql("""
     insert into spaces (tenant, collection, generation, language, chunks, length)
     values (:tenant, :collection, :generation, :language, :chunks, :length)
-    on conflict (tenant, collection, generation, language) do update set chunks = chunks + excluded.chunks, length = length + excluded.length""")
-_HERE = "where tenant = :tenant and collection = :collection and generation = :generation"
-_DROP_TERMS = text(
-    f"delete from terms {_HERE} and df <= 0 and term in (select key from json_each(:counted))"
-)
-_DROP_SPACES = text(f"delete from spaces {_HERE} and chunks <= 0")
-# Only chunks of ready documents, in their current version: this hides a delete at once, in every process.
-# "cross" keeps SQLite from walking all of the tenant's chunks.
-SHOWN = """from json_each(:numbers) wanted cross join chunks c on c.number = wanted.value and c.tenant = :tenant
-    join documents d on d.tenant = c.tenant and d.id = c.document_id and d.state = 'ready' and d.version = c.version"""
-_ADDED = text(
-    f"select number, vector from chunks {_HERE} and number > :after and vector is not null order by number limit :limit"
-)
-_REMOVED = text(f"select seq, number from removals {_HERE} and seq > :removal order by seq")
-_LIVING = text(f"select number from chunks {_HERE} and vector is not null order by number")
-_LAST_REMOVAL = text(f"select coalesce(max(seq), 0) from removals {_HERE}")
-_LOAD = text(f"""
-    select c.number, c.document_id, c.version, c.start, c."end", substr(v.text, c.start + 1, c."end" - c.start) as text,
-    d.title, d.source, c.heading_path, c.page, c.language {SHOWN}
-    join versions v on v.tenant = c.tenant and v.document_id = c.document_id and v.version = c.version""")
+    on conflict (tenant, collection, generation, language)
+    do update set chunks = chunks + excluded.chunks, length = length + excluded.length""")
+
+_DROP_TERMS = sql(f"""
+    delete from terms
+    where {_HERE} and df <= 0 and term in (select key from json_each(:frequencies))""")
+
+_DROP_SPACES = sql(f"delete from spaces where {_HERE} and chunks <= 0")
+
+_NOTE_REMOVALS = sql("""
+    insert into removals (tenant, collection, generation, number, at)
+    select tenant, collection, generation, number, {now} from chunks
+    where tenant = :tenant and document_id = :document_id and vector is not null
+    order by number""")
+
+_REMOVE = sql("""
+    delete from chunks where tenant = :tenant and document_id = :document_id
+    returning number, collection, generation, language, tokens""")
+
+# Only chunks of ready documents, in their current version: this hides a delete at once, in every
+# process. "cross" keeps SQLite from walking all of the tenant's chunks.
+SHOWN = """
+    from json_each(:numbers) listed
+    cross join chunks c on c.number = listed.value and c.tenant = :tenant
+    join documents d on d.tenant = c.tenant and d.id = c.document_id
+        and d.state = 'ready' and d.version = c.version"""
+
+_LOAD = sql(f"""
+    select c.number, c.document_id, c.version, c.start, c."end",
+        substr(v.text, c.start + 1, c."end" - c.start) as text,
+        d.title, d.source, c.heading_path, c.page, c.language
+    {SHOWN}
+    join versions v on v.tenant = c.tenant and v.document_id = c.document_id
+        and v.version = c.version""")
+
+_ADDED = sql(f"""
+    select number, vector from chunks
+    where {_HERE} and number > :after and vector is not null
+    order by number
+    limit :limit""")
+
+_REMOVED = sql(f"select seq, number from removals where {_HERE} and seq > :removal order by seq")
+
+_LIVING = sql(f"select number from chunks where {_HERE} and vector is not null order by number")
+
+_LAST_REMOVAL = sql(f"select coalesce(max(seq), 0) from removals where {_HERE}")
 
 
 class News(NamedTuple):
-    """What changed in a space. A number's vector never changes, and numbers become visible in rising order."""
+    """What changed in a space.
+
+    A number's vector never changes, and numbers become visible in rising order.
+    """
 
     numbers: NDArray[np.int64]  # of new chunks, rising
     vectors: NDArray[np.float16]  # of these, shape (len(numbers), dimensions)
@@ -55,8 +90,12 @@ class News(NamedTuple):
 
 
 def scope(space: Space) -> str:
-    """Return the token that marks the chunks of a space in the keyword index; no text yields one with a leading "_"."""
-    return "_" + blake2b(json.dumps(space).encode(), digest_size=10).hexdigest()
+    """Return the token that marks the chunks of a space in the keyword index.
+
+    No text yields one with a leading "_".
+    """
+    names = json.dumps([space.tenant, space.collection, space.generation])
+    return "_" + blake2b(names.encode(), digest_size=10).hexdigest()
 
 
 def insert(
@@ -67,92 +106,128 @@ def insert(
     language: str,
     rows: Sequence[tuple[Passage, str, bytes | None]],
 ) -> list[int]:
-    """Add the chunks of a version, each (passage, text to index, little-endian fp16 vector); return their numbers, in order."""
-    mark, held = scope(space), [tokenize(indexed, language) for _, indexed, _ in rows]
+    """Add the chunks of a version and return their numbers, in order.
+
+    A row is (passage, text to index, little-endian fp16 vector).
+    """
+    mark = scope(space)
     common = space._asdict() | {
         "document_id": document_id,
         "version": version,
         "language": language,
     }
-    values = [  # a passage's text stands in its version
-        common
-        | passage._asdict()
-        | {"tokens": " ".join([mark, *tokens]), "length": len(tokens), "vector": vector}
-        for (passage, _, vector), tokens in zip(rows, held, strict=True)
-    ]
-    numbers = (
-        connection.execute(
-            chunks.insert().returning(chunks.c.number, sort_by_parameter_order=True), values
-        )
-        .scalars()
-        .all()
-    )
-    _add(connection, space, language, held, sign=1)
+    values: list[dict[str, Any]] = []
+    all_tokens: list[list[str]] = []
+    for passage, indexed, vector in rows:
+        tokens = tokenize(indexed, language)
+        all_tokens.append(tokens)
+        own = {"tokens": " ".join([mark, *tokens]), "length": len(tokens), "vector": vector}
+        values.append(common | _place(passage) | own)
+    statement = chunks.insert().returning(chunks.c.number, sort_by_parameter_order=True)
+    numbers = connection.execute(statement, values).scalars().all()
+    _add_to_sums(connection, space, language, all_tokens, sign=1)
     return list(numbers)
 
 
+def _place(passage: Passage) -> dict[str, Any]:
+    """Return where a passage stands; its text stands in the version."""
+    return {
+        "start": passage.start,
+        "end": passage.end,
+        "heading_path": passage.heading_path,
+        "page": passage.page,
+    }
+
+
 def remove(connection: Connection, tenant: str, document_id: str) -> list[int]:
-    """Delete a document's chunks, leave the removals of their vectors for replicas, and return the numbers that went."""
-    doomed = and_(chunks.c.tenant == tenant, chunks.c.document_id == document_id)
-    names = ["tenant", "collection", "generation", "number"]
-    gone = (
-        select(*(chunks.c[name] for name in names), NOW)
-        .where(doomed, chunks.c.vector.is_not(None))
-        .order_by(chunks.c.number)
-    )
-    connection.execute(removals.insert().from_select([*names, "at"], gone))
-    names = ["number", "collection", "generation", "language", "tokens"]
-    rows = connection.execute(
-        chunks.delete().where(doomed).returning(*(chunks.c[name] for name in names))
-    ).all()
-    if rows:  # of one version, so of one space and language
-        space, language = Space(tenant, rows[0].collection, rows[0].generation), rows[0].language
-        _add(connection, space, language, [row.tokens.split(" ")[1:] for row in rows], sign=-1)
+    """Delete a document's chunks and return the numbers that went.
+
+    The removals of their vectors are left for replicas.
+    """
+    document = {"tenant": tenant, "document_id": document_id}
+    connection.execute(_NOTE_REMOVALS, document)
+    rows = connection.execute(_REMOVE, document).all()
+    if not rows:
+        return []
+    first = rows[0]  # all are of one version, so of one space and language
+    space = Space(tenant=tenant, collection=first.collection, generation=first.generation)
+    all_tokens = [_without_mark(row.tokens) for row in rows]
+    _add_to_sums(connection, space, first.language, all_tokens, sign=-1)
     return [row.number for row in rows]
 
 
-def _add(
-    connection: Connection, space: Space, language: str, held: Sequence[Sequence[str]], *, sign: int
+def _without_mark(tokens: str) -> list[str]:
+    return tokens.split(" ")[1:]
+
+
+def _add_to_sums(
+    connection: Connection,
+    space: Space,
+    language: str,
+    all_tokens: Sequence[Sequence[str]],
+    *,
+    sign: int,
 ) -> None:
-    frequencies = Counter(term for tokens in held for term in set(tokens))
-    counted = to_json(
-        {term: sign * frequencies[term] for term in sorted(frequencies)}
-    )  # in the order of the key: neighbours share pages
-    sums = {
+    """Count chunks of these tokens in (1) or out (-1)."""
+    df = Counter(term for tokens in all_tokens for term in set(tokens))
+    # In the order of the key: neighbours share pages.
+    frequencies = {term: sign * df[term] for term in sorted(df)}
+    sums = space._asdict() | {
         "language": language,
-        "chunks": sign * len(held),
-        "length": sign * sum(map(len, held)),
-        "counted": counted,
+        "chunks": sign * len(all_tokens),
+        "length": sign * sum(map(len, all_tokens)),
+        "frequencies": to_json(frequencies),
     }
-    for statement in (_ADD_TERMS, _ADD_CHUNKS, *((_DROP_TERMS, _DROP_SPACES) if sign < 0 else ())):
-        connection.execute(statement, space._asdict() | sums)
+    connection.execute(_ADD_TERMS, sums)
+    connection.execute(_ADD_CHUNKS, sums)
+    if sign < 0:
+        connection.execute(_DROP_TERMS, sums)
+        connection.execute(_DROP_SPACES, sums)
 
 
 def load(connection: Connection, tenant: str, numbers: Sequence[int]) -> list[Chunk]:
     """Return these chunks in this order; those that may not be shown are left out."""
-    rows = connection.execute(_LOAD, {"tenant": tenant, "numbers": json.dumps(numbers)})
-    found = {
-        row.number: Chunk(**{**row._mapping, "heading_path": tuple(json.loads(row.heading_path))})
-        for row in rows
-    }
-    return [found[number] for number in numbers if number in found]
+    rows = connection.execute(_LOAD, {"tenant": tenant, "numbers": as_list(numbers)})
+    by_number = {row.number: _chunk(row) for row in rows}
+    return [by_number[number] for number in numbers if number in by_number]
+
+
+def _chunk(row: Row[Any]) -> Chunk:
+    return Chunk(
+        number=row.number,
+        document_id=row.document_id,
+        version=row.version,
+        start=row.start,
+        end=row.end,
+        text=row.text,
+        title=row.title,
+        source=row.source,
+        heading_path=tuple(from_json(row.heading_path)),
+        page=row.page,
+        language=row.language,
+    )
 
 
 def news(connection: Connection, space: Space, after: int, removal: int, limit: int) -> News:
-    """Return at most `limit` chunks of a space after a number, and all that was removed after a seq."""
-    rows = connection.execute(_ADDED, space._asdict() | {"after": after, "limit": limit}).all()
-    removed = connection.execute(_REMOVED, space._asdict() | {"removal": removal}).all()
-    halves = np.frombuffer(b"".join(row.vector for row in rows), "<f2")
-    numbers, gone = (np.array([row.number for row in found], np.int64) for found in (rows, removed))
+    """Return at most `limit` chunks of a space after a number, and all removals after a seq."""
+    names = space._asdict()
+    added = connection.execute(_ADDED, names | {"after": after, "limit": limit}).all()
+    removed = connection.execute(_REMOVED, names | {"removal": removal}).all()
+    vectors = np.frombuffer(b"".join(row.vector for row in added), "<f2")
+    dimensions = len(vectors) // len(added) if added else 0
     return News(
-        numbers,
-        halves.reshape(len(rows), -1 if rows else 0),
-        gone,
-        removed[-1].seq if removed else removal,
+        numbers=np.array([row.number for row in added], np.int64),
+        vectors=vectors.reshape(len(added), dimensions),
+        gone=np.array([row.number for row in removed], np.int64),
+        removal=removed[-1].seq if removed else removal,
     )
 
 
 def living(connection: Connection, space: Space) -> tuple[NDArray[np.int64], int]:
-    """Return the numbers of all chunks of a space that have a vector, rising, and the seq of the last removal."""
-    numbers = np.fromiter(connection.scalars(_LIVING, space._asdict()), np.int64)
-    return numbers, connection.execute(_LAST_REMOVAL, space._asdict()).scalar_one()
+    """Return the numbers of all chunks of a space that have a vector, and the last removal.
+
+    Numbers are rising; of the removal it is the seq, 0 where there is none.
+    """
+    names = space._asdict()
+    numbers = np.fromiter(connection.scalars(_LIVING, names), np.int64)
+    return numbers, connection.execute(_LAST_REMOVAL, names).scalar_one()

@@ -1,36 +1,61 @@
-"""Keyword search: candidates from FTS5 over `chunks.tokens`, which triggers keep (a delete is a delete), ranked by true BM25."""
+"""Keyword search: candidates from FTS5, ranked by true BM25.
 
-import json
+FTS5 indexes `chunks.tokens`; triggers keep it, so that a delete is a delete.
+"""
+
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row
 
 from ragqueue.errors import NotFound
 from ragqueue.language.bm25 import bm25, weight
 from ragqueue.language.tokens import asked
 from ragqueue.records.chunks import SHOWN, scope
+from ragqueue.records.statements import as_list, sql
 from ragqueue.types import Space
 
-BUDGET = 10_000  # postings that are walked for a question: the same ranking as all of them, at a fifth of the time
+# Postings that are walked for a question: the same ranking as all of them, at a fifth of the time.
+BUDGET = 10_000
+LEAST_SHARE = 0.1  # of the budget that a language has, however few chunks speak it
 FEWEST_TERMS = 2
 MOST_TERMS = 12
 CANDIDATES = 200  # what the index's own ranking finds is ranked again
+
 # Lists travel as JSON: SQLAlchemy's `in_` took 2 ms of CPU a question.
-_WANTED = (
-    "c.tenant = :tenant and (:names is null or c.name in (select value from json_each(:names)))"
-)
-_SUMS = text(f"""
+_COLLECTIONS = "c.tenant = :tenant and (:names is null or c.name in {list:names})"
+
+_SUMS = sql(f"""
     select c.name, c.generation, s.language, s.chunks, s.length from collections c
-    left join spaces s on s.tenant = c.tenant and s.collection = c.name and s.generation = c.generation where {_WANTED} order by c.name""")
-_FREQUENCIES = text(f"""
-    select t.term, sum(t.df) from collections c
-    cross join terms t on t.tenant = c.tenant and t.collection = c.name and t.generation = c.generation
-    where {_WANTED} and t.term in (select value from json_each(:words)) group by t.term""")
-_FEATURES = text(
-    f"select c.number, c.collection, c.generation, c.language, c.tokens, c.length, c.vector {SHOWN}"
-)
+    left join spaces s on s.tenant = c.tenant and s.collection = c.name
+        and s.generation = c.generation
+    where {_COLLECTIONS}
+    order by c.name""")
+
+_FREQUENCIES = sql(f"""
+    select t.term, sum(t.df) as df from collections c
+    cross join terms t on t.tenant = c.tenant and t.collection = c.name
+        and t.generation = c.generation
+    where {_COLLECTIONS} and t.term in {{list:terms}}
+    group by t.term""")
+
+_FEATURES = sql(f"""
+    select c.number, c.collection, c.generation, c.language, c.tokens, c.length, c.vector
+    {SHOWN}""")
+
+_MATCHES_BY_RANK = """
+    select rowid from chunk_words where chunk_words match ? order by rank, rowid limit ?"""
+
+_MATCHES_OF_A_TERM = """
+    select rowid as number, ? as weight from chunk_words where chunk_words match ?"""
+
+# The weights of the terms that a chunk holds are added: a third of the time of FTS5's own rank.
+_MATCHES_BY_WEIGHT = """
+    select number from ({matches})
+    group by number
+    order by sum(weight) desc, number
+    limit ?"""
 
 
 class Scored(NamedTuple):
@@ -44,7 +69,10 @@ class Scored(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """What the words of a question weigh in some spaces of a tenant, for each language spoken there."""
+    """What the words of a question weigh in some spaces of a tenant.
+
+    Each language that is spoken there has weights of its own.
+    """
 
     tenant: str
     spaces: Collection[Space]
@@ -56,94 +84,133 @@ class Weights(NamedTuple):
 def weigh(
     connection: Connection, tenant: str, names: Sequence[str] | None, question: str
 ) -> Weights:
-    """Weigh a question's words in each language of these collections (None: of all of the tenant's). Raises NotFound."""
-    wanted = {"tenant": tenant, "names": None if names is None else json.dumps(names)}
-    rows = connection.execute(_SUMS, wanted).all()
-    if missing := set(names or ()).difference(row.name for row in rows):
+    """Weigh a question's words in each language of these collections.
+
+    None means all of the tenant's. Raises NotFound.
+    """
+    chosen = {"tenant": tenant, "names": None if names is None else as_list(names)}
+    rows = connection.execute(_SUMS, chosen).all()
+    _check_exist(names, rows)
+    counts, lengths = _sums_of(rows)
+    terms = asked(question, counts)
+    distinct = set().union(*terms.values())
+    frequencies = connection.execute(_FREQUENCIES, chosen | {"terms": as_list(distinct)})
+    df = {row.term: row.df for row in frequencies}
+    idf = {language: _idf(terms[language], counts.total(), df) for language in terms}
+    spaces = [Space(tenant=tenant, collection=row.name, generation=row.generation) for row in rows]
+    return Weights(
+        tenant=tenant,
+        spaces=dict.fromkeys(spaces),
+        idf=idf,
+        average={language: lengths[language] / count for language, count in counts.items()},
+        picked=_pick(idf, counts, df),
+    )
+
+
+def _check_exist(names: Sequence[str] | None, rows: Iterable[Row[Any]]) -> None:
+    missing = set(names or ()).difference(row.name for row in rows)
+    if missing:
         raise NotFound(
-            f"there is no collection {min(missing)!r}: add a document to it first, or leave the collection out"
+            f"there is no collection {min(missing)!r}: "
+            "add a document to it first, or leave the collection out"
         )
-    counts, lengths = Counter[str](), Counter[str]()
+
+
+def _sums_of(rows: Iterable[Row[Any]]) -> tuple[Counter[str], Counter[str]]:
+    """Return the number of chunks of each language, and the number of their tokens."""
+    counts = Counter[str]()
+    lengths = Counter[str]()
     for row in rows:
         if row.language is not None:
             counts[row.language] += row.chunks
             lengths[row.language] += row.length
-    words = asked(question, counts)
-    every = json.dumps(list(set().union(*words.values())))
-    df = {
-        term: count for term, count in connection.execute(_FREQUENCIES, wanted | {"words": every})
-    }
-    idf = {  # what the question says twice counts twice
-        language: {
-            term: said * weight(counts.total(), df.get(term, 0)) for term, said in terms.items()
-        }
-        for language, terms in words.items()
-    }
-    picked: dict[str, float] = {}  # the rarest, as many as have no more postings than the budget
-    for language, held in idf.items():
-        budget = BUDGET * max(counts[language] / counts.total(), 0.1)
-        for at, term in enumerate(
-            sorted(held.keys() & df, key=lambda term: (df[term], term))[:MOST_TERMS]
-        ):
+    return counts, lengths
+
+
+def _idf(terms: Mapping[str, int], chunks: int, df: Mapping[str, int]) -> dict[str, float]:
+    """Return the weight of each term; what the question says twice counts twice."""
+    return {term: times * weight(chunks, df.get(term, 0)) for term, times in terms.items()}
+
+
+def _pick(
+    idf: Mapping[str, Mapping[str, float]], counts: Counter[str], df: Mapping[str, int]
+) -> dict[str, float]:
+    """Return the rarest terms with their weights.
+
+    They are as many as have no more postings than the budget.
+    """
+    picked: dict[str, float] = {}
+    for language, weights in idf.items():
+        budget = BUDGET * max(counts[language] / counts.total(), LEAST_SHARE)
+        rarest = sorted(weights.keys() & df, key=lambda term: (df[term], term))
+        for i, term in enumerate(rarest[:MOST_TERMS]):
             budget -= df[term]
-            if budget >= 0 or at < FEWEST_TERMS:
-                picked[term] = held[term]
-    average = {language: lengths[language] / count for language, count in counts.items()}
-    return Weights(
-        tenant,
-        dict.fromkeys(Space(tenant, row.name, row.generation) for row in rows),
-        idf,
-        average,
-        picked,
-    )
+            if budget >= 0 or i < FEWEST_TERMS:
+                picked[term] = weights[term]
+    return picked
 
 
 def scored(connection: Connection, weights: Weights, numbers: Collection[int]) -> list[Scored]:
-    """Return these chunks with their BM25, best first, ties by number; those outside the spaces or that may not be shown are left out."""
-    found = []
-    rows = connection.execute(
-        _FEATURES, {"tenant": weights.tenant, "numbers": json.dumps(list(numbers))}
-    )
+    """Return these chunks with their BM25, best first, ties by number.
+
+    Those outside the spaces or that may not be shown are left out.
+    """
+    results = []
+    parameters = {"tenant": weights.tenant, "numbers": as_list(numbers)}
+    rows = connection.execute(_FEATURES, parameters)
     for number, collection, generation, language, tokens, length, vector in rows:
-        if (weights.tenant, collection, generation) in weights.spaces:
-            held, average = weights.idf.get(language, {}), weights.average.get(language, 0)
-            found.append(
-                Scored(
-                    number,
-                    generation,
-                    vector,
-                    *bm25(held, tokens.split(" "), length=length, average=average),
-                )
-            )
-    return sorted(found, key=lambda one: (-one.bm25, one.number))
+        # As a tuple, which a space is: to build a record for each candidate costs more.
+        if (weights.tenant, collection, generation) not in weights.spaces:
+            continue
+        score, part = bm25(
+            weights.idf.get(language, {}),
+            tokens.split(" "),
+            length=length,
+            average=weights.average.get(language, 0),
+        )
+        results.append(
+            Scored(number=number, generation=generation, vector=vector, bm25=score, part=part)
+        )
+    return sorted(results, key=lambda result: (-result.bm25, result.number))
 
 
 def search(connection: Connection, weights: Weights, limit: int) -> list[Scored]:
-    """Return at most `limit` chunks, best first, ties by number, of those that the index takes for the best."""
+    """Return at most `limit` chunks, best first, ties by number.
+
+    They are of those that the index takes for the best.
+    """
     if not weights.picked:
         return []
     scopes = _any(map(scope, weights.spaces))
+    most = max(2 * limit, CANDIDATES)
     if len(weights.picked) <= FEWEST_TERMS:
-        query = (
-            "select rowid from chunk_words where chunk_words match ? order by rank, rowid limit ?"
-        )
-        values: list[float | str] = [f"{scopes} AND {_any(weights.picked)}"]
-    else:  # the weights of the terms that a chunk holds are added: a third of the time of FTS5's own rank
-        each = " union all ".join(
-            ["select rowid as number, ? as weight from chunk_words where chunk_words match ?"]
-            * len(weights.picked)
-        )
-        query = f"select number from ({each}) held group by number order by sum(weight) desc, number limit ?"
-        values = [
-            value
-            for term, weight in weights.picked.items()
-            for value in (weight, f"{scopes} AND {_any([term])}")
-        ]
-    numbers = (
-        connection.exec_driver_sql(query, (*values, max(2 * limit, CANDIDATES))).scalars().all()
-    )
+        numbers = _matches_by_rank(connection, scopes, weights.picked, most)
+    else:
+        numbers = _matches_by_weight(connection, scopes, weights.picked, most)
     return scored(connection, weights, numbers)[:limit]
 
 
+def _matches_by_rank(
+    connection: Connection, scopes: str, terms: Iterable[str], limit: int
+) -> Sequence[int]:
+    """Return the chunks with any of these terms that FTS5 ranks best."""
+    match = f"{scopes} AND {_any(terms)}"
+    return connection.exec_driver_sql(_MATCHES_BY_RANK, (match, limit)).scalars().all()
+
+
+def _matches_by_weight(
+    connection: Connection, scopes: str, terms: Mapping[str, float], limit: int
+) -> Sequence[int]:
+    """Return the chunks whose terms, each with its weight, weigh most together."""
+    values: list[float | str] = []
+    for term, term_weight in terms.items():
+        values += [term_weight, f"{scopes} AND {_any([term])}"]
+    matches = " union all ".join([_MATCHES_OF_A_TERM] * len(terms))
+    query = _MATCHES_BY_WEIGHT.format(matches=matches)
+    return connection.exec_driver_sql(query, (*values, limit)).scalars().all()
+
+
 def _any(tokens: Iterable[str]) -> str:
-    return "(" + " OR ".join(f'"{token}"' for token in tokens) + ")"
+    """Return FTS5's expression for rows that hold any of these tokens."""
+    quoted = [f'"{token}"' for token in tokens]
+    return f"({' OR '.join(quoted)})"
