@@ -1,22 +1,21 @@
 """Settings: precedence, the seed's three names, and errors that say what to do."""
 
 import os
+import pickle
 from pathlib import Path
 
 import pytest
 
+from ragqueue.adapters import GENERATORS
 from ragqueue.errors import ConfigError
 from ragqueue.settings import PREFIX, check_model, load
 
 
 @pytest.fixture(autouse=True)
 def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = ("REDIS_URL", "VECTOR_DB_PATH", "LLM_MODEL")
     for name in list(os.environ):
-        if name.startswith((PREFIX, "OPENAI_")) or name in (
-            "REDIS_URL",
-            "VECTOR_DB_PATH",
-            "LLM_MODEL",
-        ):
+        if name in seeds or name.startswith((PREFIX, "OPENAI_")):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
 
@@ -34,8 +33,10 @@ def test_the_three_lines_of_the_seed_are_honoured(tmp_path: Path) -> None:
 
 
 def test_a_model_that_nobody_serves_is_refused_with_the_way_out() -> None:
+    settings, _ = load({"llm_model": "your-llm-model"})
+
     with pytest.raises(ConfigError, match="LLM_MODEL=extractive") as refused:
-        check_model(load({"llm_model": "your-llm-model"})[0])
+        check_model(settings)
     assert refused.value.code == "model_not_configured"
 
 
@@ -56,11 +57,8 @@ def test_flags_go_before_the_environment_and_that_before_the_file(
 
     settings, origins = load({"port": 4})
 
-    found = {
-        name: (getattr(settings, name), origins[name])
-        for name in ("port", "limit", "context", "drain", "host")
-    }
-    assert found == {
+    names = ("port", "limit", "context", "drain", "host")
+    assert {name: (getattr(settings, name), origins[name]) for name in names} == {
         "port": (4, "flag"),
         "limit": (3, "environment"),
         "context": (1000, ".env"),
@@ -90,17 +88,15 @@ def test_an_unknown_name_of_ours_in_the_file_is_refused_and_others_are_not(tmp_p
 def test_a_setting_has_one_name_in_the_environment_and_in_the_file(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    message = "unknown setting RAGQUEUE_REDIS_URL: did you mean REDIS_URL"
+
     (tmp_path / ".env").write_text("RAGQUEUE_REDIS_URL=redis://here\n")
-    with pytest.raises(
-        ConfigError, match="unknown setting RAGQUEUE_REDIS_URL: did you mean REDIS_URL"
-    ):
+    with pytest.raises(ConfigError, match=message):
         load()
 
     (tmp_path / ".env").unlink()
     monkeypatch.setenv("RAGQUEUE_REDIS_URL", "redis://here")
-    with pytest.raises(
-        ConfigError, match="unknown setting RAGQUEUE_REDIS_URL: did you mean REDIS_URL"
-    ):
+    with pytest.raises(ConfigError, match=message):
         load()
 
 
@@ -135,3 +131,15 @@ def test_a_key_stands_in_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
         load()
 
     assert "canary" not in str(refused.value)
+
+
+def test_settings_reach_a_spawned_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-canary")
+    monkeypatch.setenv("RAGQUEUE_LEASE", "12")
+    settings, _ = load({"llm_model": "some-model"})
+
+    received = pickle.loads(pickle.dumps(settings))  # as multiprocessing sends them
+
+    assert received.lease == 12
+    assert type(received) is type(settings)
+    assert received.options(GENERATORS, "some-model")["OPENAI_API_KEY"] == "sk-canary"

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, create_model
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, sources
@@ -166,6 +166,12 @@ class Settings(BaseSettings):
         description="`json`, `text`, or `auto`: text on a terminal",
     )
 
+    declared: ClassVar[tuple[tuple[str, Option], ...]] = ()  # what adapters added to the class
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let a spawned worker process be given them: it makes the same class again."""
+        return _again, (self.declared, dict(self))
+
     @property
     def queue_url(self) -> str:
         """The queue engine's URL, with the defaults resolved."""
@@ -198,7 +204,13 @@ def _whole(options: tuple[tuple[str, Option], ...]) -> type[Settings]:
     for name, option in options:
         kind = _type_of(option)
         fields[name.lower()] = (kind, Field(option.default, alias=name, description=option.help))
-    return create_model("Settings", __base__=Settings, **fields)
+    model = create_model("Settings", __base__=Settings, **fields)
+    model.declared = options
+    return model
+
+
+def _again(declared: tuple[tuple[str, Option], ...], values: dict[str, Any]) -> Settings:
+    return _whole(declared).model_construct(**values)
 
 
 def _type_of(option: Option) -> Any:
