@@ -1,4 +1,7 @@
-"""The documentation says what the code does: references are generated, snippets run, links lead somewhere."""
+"""The documentation says what the code does.
+
+References are generated, snippets run, links lead somewhere.
+"""
 
 import importlib.util
 import re
@@ -6,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 
@@ -32,11 +36,10 @@ def generator() -> ModuleType:
     "name", ["settings.md", "commands.md", "errors.md", "endpoints.md", "metrics.md"]
 )
 def test_a_reference_page_is_what_the_code_says(name: str) -> None:
-    made = generator().PAGES[name]()
+    generated = generator().PAGES[name]()
 
-    assert (ROOT / "docs" / "reference" / name).read_text(encoding="utf-8") == made, (
-        "run `python docs/generate.py`"
-    )
+    page = ROOT / "docs" / "reference" / name
+    assert page.read_text(encoding="utf-8") == generated, "run `python docs/generate.py`"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -60,10 +63,8 @@ def test_every_error_has_a_code_of_its_own() -> None:
             yield sub
             yield from below(sub)
 
-    codes = [
-        *CONFIG_CODES,
-        *(kind.code for kind in below(RagqueueError) if kind.__module__ == "ragqueue.errors"),
-    ]
+    ours = [kind for kind in below(RagqueueError) if kind.__module__ == "ragqueue.errors"]
+    codes = [*CONFIG_CODES, *(kind.code for kind in ours)]
     assert len(codes) == len(set(codes))
 
 
@@ -77,10 +78,10 @@ def test_the_snippets_of_rq_on_redis_run(tmp_path: Path) -> None:
     from tests.needs import require_redis
 
     require_redis()
-    with (
-        RedisServer() as server,
-        bench({"RAGQUEUE_QUEUE": "", "REDIS_URL": server.url, "LLM_MODEL": "extractive"}) as house,
-    ):
+    with ExitStack() as stack:
+        server = stack.enter_context(RedisServer())
+        settings = {"RAGQUEUE_QUEUE": "", "REDIS_URL": server.url, "LLM_MODEL": "extractive"}
+        house = stack.enter_context(bench(settings))
         del house.env["RAGQUEUE_QUEUE"]
         house.serve()
         house.work(20)

@@ -1,4 +1,7 @@
-"""Every command of README and docs is run, as it stands there: one that is not known here fails, so that who adds it runs it."""
+"""Every command of README and docs is run, as it stands there.
+
+One that is not known here fails, so that who adds it runs it.
+"""
 
 import os
 import re
@@ -33,32 +36,51 @@ SERVERS = {
     "ragqueue worker": "workers x",
     "rq worker": "Listening on",
 }
-# Tasks of dev.py that take minutes or need the network, and their short form: what dev.py runs in .venv, up to its options.
+# What dev.py runs for some of its tasks, in .venv.
+KILLS = "python -m campaigns.faults.kill_loop"
+ERASURES = "python -m campaigns.faults.erasures"
+POWER_CUTS = "python -m campaigns.faults.powercut"
+# Tasks of dev.py that take minutes or need the network, and their short form: what dev.py runs, up
+# to its options.
 SHORT = {
     "python3 dev.py test": "python -m pytest --collect-only -q tests/test_docs.py",
-    "python3 dev.py test tests/jobs -k claim": "python -m pytest --collect-only -q tests/jobs -k claim",
+    "python3 dev.py test tests/jobs -k claim": (
+        "python -m pytest --collect-only -q tests/jobs -k claim"
+    ),
     "python3 dev.py lint": "ruff check --no-cache dev.py",
     "python3 dev.py bench queue": "python -m campaigns.benches.queue --json --help",
     "python3 dev.py bench queue --json": "python -m campaigns.benches.queue --json --help",
     "python3 dev.py bench stream": "python -m campaigns.benches.stream --help",
     "python3 dev.py bench search": "python -m campaigns.benches.search --help",
     "python3 dev.py bench ingest": "python -m campaigns.benches.ingest --help",
-    "python3 dev.py faults": "python -m campaigns.faults.kill_loop --engine rq --help",
-    "python3 dev.py faults --engine sql --jobs 300 --kills 20": "python -m campaigns.faults.kill_loop --engine sql --jobs 300 --kills 20 --help",
-    "python3 dev.py faults --engine sql|rq": "python -m campaigns.faults.kill_loop --engine rq --help",
-    "python3 dev.py faults --engine sql --full-disks 3": "python -m campaigns.faults.kill_loop --engine sql --full-disks 3 --help",
-    "python3 dev.py faults --engine sql --mutation loop-hub --kept": "python -m campaigns.faults.kill_loop --mutation loop-hub --kept --help",
-    "python3 dev.py erasures": "python -m campaigns.faults.erasures --help",
-    "python3 dev.py erasures --engine sql --rounds 40": "python -m campaigns.faults.erasures --engine sql --rounds 40 --help",
-    "python3 dev.py powercut": "python -m campaigns.faults.powercut --cuts 1000 --help",
-    "python3 dev.py powercut --cuts 1000": "python -m campaigns.faults.powercut --cuts 1000 --help",
+    "python3 dev.py faults": f"{KILLS} --engine rq --help",
+    "python3 dev.py faults --engine sql --jobs 300 --kills 20": (
+        f"{KILLS} --engine sql --jobs 300 --kills 20 --help"
+    ),
+    "python3 dev.py faults --engine sql|rq": f"{KILLS} --engine rq --help",
+    "python3 dev.py faults --engine sql --full-disks 3": (
+        f"{KILLS} --engine sql --full-disks 3 --help"
+    ),
+    "python3 dev.py faults --engine sql --mutation loop-hub --kept": (
+        f"{KILLS} --mutation loop-hub --kept --help"
+    ),
+    "python3 dev.py erasures": f"{ERASURES} --help",
+    "python3 dev.py erasures --engine sql --rounds 40": (
+        f"{ERASURES} --engine sql --rounds 40 --help"
+    ),
+    "python3 dev.py powercut": f"{POWER_CUTS} --cuts 1000 --help",
+    "python3 dev.py powercut --cuts 1000": f"{POWER_CUTS} --cuts 1000 --help",
     "python3 dev.py lock": "python dev.py --help",
     "python3 dev.py lock --upgrade": "python dev.py --help",
 }
 ASK = 'ragqueue ask "What do I want to know?"'
-DEMO = (
-    "python3 dev.py demo"  # brings the samples in with the real embedder: the one that takes long
+# Brings the samples in with the real embedder: it takes long.
+DEMO = "python3 dev.py demo"
+# How the pages ask over HTTP.
+JSON_QUESTION = (
+    "-H 'content-type: application/json' -d '{\"question\": \"What do I want to know?\"}'"
 )
+EVENTS = "-H 'accept: text/event-stream'"
 # What is run to its end, as it stands there.
 RUN = {
     DEMO,
@@ -70,41 +92,35 @@ RUN = {
     "ragqueue ingest path/to/your/documents",
     "ragqueue jobs list",
     "rq info --url redis://localhost:6379",
-    *(
-        f"curl {flags}localhost:8000/chat {accept}-H 'content-type: application/json' -d '{{\"question\": \"What do I want to know?\"}}'"
-        for flags, accept in (("", ""), ("-i ", ""), ("-N ", "-H 'accept: text/event-stream' "))
-    ),
+    f"curl localhost:8000/chat {JSON_QUESTION}",
+    f"curl -i localhost:8000/chat {JSON_QUESTION}",
+    f"curl -N localhost:8000/chat {EVENTS} {JSON_QUESTION}",
 }
 
 
 def commands(page: Path) -> list[str]:
-    """Return every command of a page: the lines of its console blocks, and what stands between backticks elsewhere."""
+    """Return every command of a page.
+
+    These are the lines of its console blocks, and what stands between backticks elsewhere.
+    """
     text = page.read_text(encoding="utf-8")
-    block = r"^```(\w*)\n(.*?)^```"
-    lines = [
-        re.sub(r"\s{2,}#.*", "", line).strip()
-        for language, body in re.findall(block, text, re.DOTALL | re.MULTILINE)
-        if language in ("", "console", "sh", "bash", "shell", "powershell")
-        for line in body.splitlines()
-    ]
-    prose = re.sub(block, "", text, flags=re.DOTALL | re.MULTILINE)
-    named = [
-        re.sub("^py ", "python3 ", line)
-        for line in re.findall(rf"`({PROGRAMS}(?: [^`]*)?)`", prose)
-    ]
-    return [line for line in [*lines, *named] if line and line not in NAMES]
+    block = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+    lines: list[str] = []
+    for language, body in block.findall(text):
+        if language in ("", "console", "sh", "bash", "shell", "powershell"):
+            lines += [re.sub(r"\s{2,}#.*", "", line).strip() for line in body.splitlines()]
+    prose = block.sub("", text)
+    for line in re.findall(rf"`({PROGRAMS}(?: [^`]*)?)`", prose):
+        lines.append(re.sub("^py ", "python3 ", line))
+    return [line for line in lines if line and line not in NAMES]
 
 
 def server_of(command: str) -> str | None:
     """Return what a command says when it is ready, if it is one that runs until it is ended."""
-    return next(
-        (
-            said
-            for start, said in SERVERS.items()
-            if command == start or command.startswith(f"{start} ")
-        ),
-        None,
-    )
+    for start, ready in SERVERS.items():
+        if command == start or command.startswith(f"{start} "):
+            return ready
+    return None
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -119,9 +135,9 @@ def test_every_command_of_a_page_is_run_here(page: Path) -> None:
 
 
 def test_no_table_holds_a_command_that_no_page_has() -> None:
-    found = {command for page in PAGES for command in commands(page)}
+    on_pages = {command for page in PAGES for command in commands(page)}
 
-    assert not (RUN | set(SHORT)) - found
+    assert not (RUN | set(SHORT)) - on_pages
 
 
 @pytest.mark.parametrize("command", sorted(set(SHORT.values())))
@@ -143,12 +159,9 @@ class House:
     """A reader's folder, and the servers that were started in it as the page says."""
 
     def __init__(self, folder: Path, settings: str) -> None:
-        self.folder, self.ports = folder, {"8000": str(free_port()), "6379": str(free_port())}
-        shutil.copytree(
-            SAMPLES,
-            folder / "docs",
-            ignore=lambda _, names: [name for name in names if not name.startswith("co")],
-        )
+        self.folder = folder
+        self.ports = {"8000": str(free_port()), "6379": str(free_port())}
+        shutil.copytree(SAMPLES, folder / "docs", ignore=other_samples)
         (folder / ".venv").symlink_to(Path(sys.prefix))
         own = f"RAGQUEUE_PORT={self.ports['8000']}\nRAGQUEUE_EMBEDDER=none\nRAGQUEUE_DRAIN=1\n"
         (folder / ".env").write_text(self.here(settings) + own)
@@ -156,31 +169,40 @@ class House:
 
     def here(self, text: str) -> str:
         """Return a text of a page with the ports and folders of this machine."""
-        for there, here in {
-            **PLACEHOLDERS,
-            **{f"localhost:{port}": f"localhost:{own}" for port, own in self.ports.items()},
-        }.items():
+        for there, here in PLACEHOLDERS.items():
             text = text.replace(there, here)
+        for port, own in self.ports.items():
+            text = text.replace(f"localhost:{port}", f"localhost:{own}")
         return text
 
     def obey(self, command: str) -> None:
         """Run a command to its end, or until it is ready when it is a server."""
-        line = with_programs(self.here(command))
-        if (ready := server_of(command)) is None:
-            done = subprocess.run(
-                line,
-                shell=True,
-                cwd=self.folder,
-                env=environment(),
-                capture_output=True,
-                text=True,
-                timeout=LIMIT,
-                check=False,
-            )
-            assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        ready = server_of(command)
+        if ready is None:
+            self._run(command)
             return
         if "worker" in command:
-            self.close("worker")  # so that this one answers
+            self.close("worker")  # so that the new one answers
+        self._start(command, ready)
+        if "worker" in command and "ragqueue-chat" in command:
+            self.obey(ASK)
+
+    def _run(self, command: str) -> None:
+        done = subprocess.run(
+            with_programs(self.here(command)),
+            shell=True,
+            cwd=self.folder,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+
+    def _start(self, command: str, ready: str) -> None:
+        """Start a server, and wait until it says `ready`."""
+        line = with_programs(self.here(command))
         if command.startswith("redis-server"):
             line += f" --port {self.ports['6379']} --bind 127.0.0.1"
         log = self.folder / f"{time.monotonic_ns()}.log"
@@ -200,21 +222,28 @@ class House:
             assert server.poll() is None, f"{command}\n{log.read_text(encoding='utf-8')}"
             assert time.monotonic() < end, f"{command}\n{log.read_text(encoding='utf-8')}"
             time.sleep(0.05)
-        if "worker" in command and "ragqueue-chat" in command:
-            self.obey(ASK)
 
     def close(self, kind: str = "") -> None:
         """End the servers that were started by a line with this word, the last first."""
-        for server in [
-            server for server, command in reversed(self._servers.items()) if kind in command
-        ]:
-            del self._servers[server]
-            server.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                server.wait(15)
-            with suppress(ProcessLookupError):
-                os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
+        for server, command in reversed(list(self._servers.items())):
+            if kind in command:
+                del self._servers[server]
+                end_group(server)
+
+
+def other_samples(_: str, names: list[str]) -> list[str]:
+    """Return the names that do not begin with "co": a few samples are enough."""
+    return [name for name in names if not name.startswith("co")]
+
+
+def end_group(server: subprocess.Popen[bytes]) -> None:
+    """End a server, and whatever it started."""
+    server.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        server.wait(15)
+    with suppress(ProcessLookupError):
+        os.killpg(server.pid, signal.SIGKILL)
+    server.wait()
 
 
 def environment() -> dict[str, str]:
@@ -242,16 +271,12 @@ def folder(tmp_path: Path) -> Path:
 def obeyed(folder: Path, pages: list[str], settings: str = "") -> Iterator[str]:
     """Run every command of the pages in their order, each once."""
     house = House(folder, settings)
-    found = dict.fromkeys(
-        command
-        for page in pages
-        for command in commands(ROOT / page)
-        if command not in {DEMO, *SHORT}
-    )
+    on_pages = [command for page in pages for command in commands(ROOT / page)]
     try:
-        for command in found:
-            house.obey(command)
-            yield command
+        for command in dict.fromkeys(on_pages):
+            if command != DEMO and command not in SHORT:
+                house.obey(command)
+                yield command
     finally:
         house.close()
 
@@ -287,8 +312,7 @@ def test_the_commands_of_readme_and_tutorial_do_what_they_say(folder: Path) -> N
 def test_the_commands_of_rq_on_redis_do_what_they_say(folder: Path) -> None:
     require_redis()
     page = "docs/how-to/rq-on-redis.md"
-    [settings] = re.findall(
-        r"^```ini\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
-    )
+    text = (ROOT / page).read_text(encoding="utf-8")
+    [settings] = re.findall(r"^```ini\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
     assert len(list(obeyed(folder, [page], settings))) >= 10

@@ -33,7 +33,7 @@ def test_no_secret_of_a_url_is_shown(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "shown"),
+    ("url", "visible"),
     [
         ("redis://localhost:6379/0", "redis://localhost:6379/0"),
         ("rq+redis://u:p@10.0.0.1:6379/1", "rq+redis://****@10.0.0.1:6379/1"),
@@ -47,8 +47,8 @@ def test_no_secret_of_a_url_is_shown(url: str) -> None:
         ),
     ],
 )
-def test_what_is_no_secret_is_shown(url: str, shown: str) -> None:
-    assert without_password(url) == shown
+def test_what_is_no_secret_is_shown(url: str, visible: str) -> None:
+    assert without_password(url) == visible
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,8 @@ def test_no_error_says_nothing(error: Exception, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["a\x00b", "\ud800", {"a": ["\udfff"]}, {"\x00": 1}, 2**63, float("inf"), float("nan")]
+    "value",
+    ["a\x00b", "\ud800", {"a": ["\udfff"]}, {"\x00": 1}, 2**63, float("inf"), float("nan")],
 )
 def test_what_cannot_be_stored_is_refused(value: object) -> None:
     with pytest.raises(InvalidRequest):

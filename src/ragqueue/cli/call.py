@@ -2,34 +2,43 @@
 
 import json
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, closing
-from typing import TYPE_CHECKING, Any
-
-from rich.console import Console
-from rich.table import Column, Table
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from ragqueue.errors import NotFound
-from ragqueue.records.schema import migrate, open_records
-from ragqueue.settings import load
-from ragqueue.telemetry import configure_logging
 
 if TYPE_CHECKING:
-    from ragqueue.embedded import Ragqueue
+    from sqlalchemy import Connection
 
+    from ragqueue.embedded import Ragqueue
+    from ragqueue.records.store import Records
+
+P = ParamSpec("P")
+T = TypeVar("T")
 UNBROKEN = 100_000  # columns of what is no terminal
 
 
 class Call:
     """One command as it was called."""
 
-    def __init__(self, flags: Mapping[str, Any], as_json: bool | None, tenant: str) -> None:
-        """`flags`: options that are settings; `as_json` is None for a command without `--json`."""
+    def __init__(
+        self, flags: Mapping[str, Any], *, as_json: bool | None = None, tenant: str = "default"
+    ) -> None:
+        """Load the settings and configure the logs. Raises ConfigError.
+
+        `flags`: options that are settings; `as_json` is None for a command without `--json`.
+        """
+        from ragqueue.settings import load
+        from ragqueue.telemetry import configure_logging
+
         self.flags = flags
         self.as_json = as_json
         self.tenant = tenant
         self.settings, self.origins = load(flags)
-        level = "ERROR" if as_json is not None else self.settings.log_level
+        level = self.settings.log_level
+        if as_json is not None:
+            level = "ERROR"
         configure_logging(level, self.settings.log_format)
 
     def show(self, value: Mapping[str, Any], *columns: str) -> None:
@@ -40,34 +49,61 @@ class Call:
         if self.as_json:
             print(json.dumps(value, ensure_ascii=False), flush=True)
             return
-        lists = [inner for inner in value.values() if isinstance(inner, list)]
-        fields = [
-            {"field": name, "value": inner}
-            for name, inner in value.items()
-            if not isinstance(inner, list)
-        ]
-        for rows in [fields, *lists]:
+        fields: list[Mapping[str, Any]] = []
+        tables = [fields]
+        for name, inner in value.items():
+            if isinstance(inner, list):
+                tables.append(inner)
+            else:
+                fields.append({"field": name, "value": inner})
+        for rows in tables:
             if rows:
                 print_table(rows, columns or list(rows[0]))
 
-    async def records(
-        self, function: Callable[..., Any], *args: Any, wanted: str = "", write: bool = False
-    ) -> Any:
-        """Return `function(connection, *args)` of the records.
+    async def read(
+        self,
+        function: "Callable[Concatenate[Connection, P], T]",
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Return `function(connection, ...)` of the records. Raises Unavailable."""
+        with self._open_records() as records:
+            return await records.read(function, *args, **kwargs)
 
-        Raises NotFound when what is wanted is not there.
+    async def write(
+        self,
+        function: "Callable[Concatenate[Connection, P], T]",
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Return `function(connection, ...)` once what it wrote is on the disk.
+
+        Raises StoreFull, Unavailable.
         """
+        with self._open_records() as records:
+            return await records.write(function, *args, **kwargs)
+
+    @contextmanager
+    def _open_records(self) -> Iterator["Records"]:
+        from ragqueue.records.schema import migrate, open_records
+
         with closing(open_records(self.settings.data)) as records:
             migrate(records.engine)
-            run = records.write if write else records.read
-            value = await run(function, *args)
-        if wanted and not value:
-            raise NotFound(f"there is no {wanted}: `list` shows what there is")
-        return value
+            yield records
+
+
+def existing(value: T | None, name: str) -> T:
+    """Return what the records gave for a name. Raises NotFound when that is nothing."""
+    if not value:
+        raise NotFound(f"there is no {name}: `list` shows what there is")
+    return value
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
     """Print a table for people; who reads a pipe gets whole lines."""
+    from rich.console import Console
+    from rich.table import Column, Table
+
     columns = [Column(name, no_wrap=name == "id") for name in names]
     table = Table(*columns, box=None, header_style="bold", pad_edge=False)
     for row in rows:
@@ -88,7 +124,7 @@ def _cell(value: Any) -> str:
 @asynccontextmanager
 async def opened(call: Call) -> AsyncIterator["Ragqueue"]:
     """Open the system; tell who waits for a worker of the deployment that there is none."""
-    from ragqueue.embedded import Ragqueue  # here: who only looks at the records does without
+    from ragqueue.embedded import Ragqueue
 
     async with Ragqueue(tenant=call.tenant, settings=call.flags) as ragqueue:
         if not ragqueue.runtime.queue.works_inside and not await ragqueue.workers():

@@ -1,40 +1,61 @@
 """Serve the API and the page."""
 
+import asyncio
 import gc
 import signal
 import socket
-from contextlib import nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
 
+import click
+
+from ragqueue.cli import options
 from ragqueue.cli.call import Call
+from ragqueue.cli.command import Command
 from ragqueue.errors import ConfigError, without_password
-from ragqueue.records import keys
-from ragqueue.settings import Settings
-from ragqueue.wiring import Runtime, is_private, open_runtime
-from ragqueue.working.limits import raise_open_files
+
+if TYPE_CHECKING:
+    from ragqueue.settings import Settings
+    from ragqueue.wiring import Runtime
 
 BACKLOG = 2048  # connections that the system accepts ahead of us
 SHUTDOWN = 5  # seconds that open requests have at the end
-READY = """
-ragqueue is ready on {url}
-  API      {url}/chat   (description: {url}/openapi.json; metrics: {url}/metrics)
-  Data     {data}   (your own documents: `ragqueue serve`, then `ragqueue ingest PATH`)
-  Queue    {queue}   (REDIS_URL=redis://localhost:6379 in .env and `ragqueue worker`: RQ on Redis)
-  Model    {model}   (LLM_MODEL=your-model and OPENAI_BASE_URL or OPENAI_API_KEY in .env: a model \
-that writes)
-{end} ends it."""
+READY = (
+    "\n"
+    "ragqueue is ready on {url}\n"
+    "  API      {url}/chat   (description: {url}/openapi.json; metrics: {url}/metrics)\n"
+    "  Data     {data}   (your own documents: `ragqueue serve`, then `ragqueue ingest PATH`)\n"
+    "  Queue    {queue}   "
+    "(REDIS_URL=redis://localhost:6379 in .env and `ragqueue worker`: RQ on Redis)\n"
+    "  Model    {model}   "
+    "(LLM_MODEL=your-model and OPENAI_BASE_URL or OPENAI_API_KEY in .env: a model that writes)\n"
+    "{end} ends it."
+)
 
 
-async def serve(call: Call, no_worker: bool, leave: bool = False) -> None:
+@click.command("serve", cls=Command)
+@click.option("--host", help="Address to bind (RAGQUEUE_HOST)")
+@options.port
+@click.option("--no-worker", is_flag=True, help="Run no worker inside, also with the `sql` queue")
+@options.data
+def serve(host: str | None, port: int | None, no_worker: bool, data: str | None) -> None:
+    """Serve the API and the page; with the `sql` queue a worker, too."""
+    call = Call({"host": host, "port": port, "data": data})
+    asyncio.run(run_server(call.settings, no_worker=no_worker))
+
+
+async def run_server(settings: "Settings", *, no_worker: bool, leave: bool = False) -> None:
     """Serve until SIGTERM or Ctrl+C, or start alone (`leave`).
 
     Raises ConfigError when the port is taken or others could read without a key.
     """
-    import uvicorn  # here: a worker process loads no web server
+    import uvicorn
 
     from ragqueue.api.app import create_app
+    from ragqueue.wiring import open_runtime
+    from ragqueue.working.limits import raise_open_files
 
     raise_open_files()
-    settings = call.settings
     async with open_runtime(settings) as runtime:
         await check_public(runtime)
         listener = bind(settings)
@@ -46,19 +67,29 @@ async def serve(call: Call, no_worker: bool, leave: bool = False) -> None:
         )
         server = uvicorn.Server(config)
         server.should_exit = leave
-        # From now on, and when uvicorn raises it again at its end: the worker inside shall drain.
+        # From here on, and when uvicorn raises it again at its end: the worker inside shall drain.
         signal.signal(signal.SIGTERM, server.handle_exit)
-        works = runtime.queue.works_inside and not no_worker
-        async with runtime.working() if works else nullcontext():
-            print(ready(settings, listener, end="--exit" if leave else "Ctrl+C"), flush=True)
+        async with _worker_inside(runtime, no_worker):
+            end = "--exit" if leave else "Ctrl+C"
+            print(ready_text(settings, listener, end=end), flush=True)
             gc.freeze()  # a full collection of all that was imported stops every stream for 80 ms
             runtime.keeper.end_with(lambda: server.handle_exit(signal.SIGTERM, None))
             await server.serve(sockets=[listener])
             runtime.keeper.check()
 
 
-async def check_public(runtime: Runtime) -> None:
+def _worker_inside(runtime: "Runtime", no_worker: bool) -> AbstractAsyncContextManager[Any]:
+    """Return the worker of this process; without one, a context that does nothing."""
+    if no_worker or not runtime.queue.works_inside:
+        return nullcontext()
+    return runtime.working()
+
+
+async def check_public(runtime: "Runtime") -> None:
     """Raise ConfigError when others than this host could read without a key."""
+    from ragqueue.records import keys
+    from ragqueue.wiring import is_private
+
     if is_private(runtime.settings) or await runtime.records.read(keys.any_valid):
         return
     raise ConfigError(
@@ -68,7 +99,7 @@ async def check_public(runtime: Runtime) -> None:
     )
 
 
-def bind(settings: Settings) -> socket.socket:
+def bind(settings: "Settings") -> socket.socket:
     """Return a socket that listens. Raises ConfigError when the port is taken."""
     family = socket.AF_INET
     dualstack = False
@@ -87,8 +118,8 @@ def bind(settings: Settings) -> socket.socket:
         ) from error
 
 
-def ready(settings: Settings, listener: socket.socket, *, end: str) -> str:
-    """Return what is printed once the server answers."""
+def ready_text(settings: "Settings", listener: socket.socket, *, end: str) -> str:
+    """Return what is printed once the server answers; `end`: what ends it."""
     host, port = listener.getsockname()[:2]
     if ":" in host:
         host = f"[{host}]"

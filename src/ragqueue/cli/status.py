@@ -1,47 +1,56 @@
-"""What waits, who works, and with which settings."""
+"""What waits, and who works."""
 
-from typing import Any
+import asyncio
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import Connection
+import click
 
+from ragqueue.cli import options
 from ragqueue.cli.call import Call
-from ragqueue.errors import without_password
-from ragqueue.records import documents, gauges, workers
-from ragqueue.settings import env_names
+from ragqueue.cli.command import Command
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from ragqueue.records.gauges import Gauge
 
 
-async def status(call: Call) -> None:
+class Snapshot(NamedTuple):
+    """What the records say at one moment."""
+
+    gauge: "Gauge"
+    workers: list[dict[str, Any]]
+    languages: dict[str, tuple[int, int]]  # language -> (documents, passages) of the tenant
+
+
+@click.command("status", cls=Command)
+@options.tenant
+@options.data
+@options.json
+def status(tenant: str, data: str | None, as_json: bool) -> None:
     """Show queues, workers and documents."""
+    call = Call({"data": data}, as_json=as_json, tenant=tenant)
     lately = 2 * call.settings.lease  # seconds
-
-    def look(connection: Connection) -> tuple[gauges.Gauge, list[dict[str, Any]], Any]:
-        gauge = gauges.gauge(connection, lately)
-        alive = workers.alive(connection, lately)
-        return gauge, alive, documents.counted(connection, call.tenant)
-
-    gauge, alive, by_language = await call.records(look)
-    states = sorted(gauge.states.items())
+    snapshot = asyncio.run(call.read(_look, tenant, lately))
+    jobs = sorted(snapshot.gauge.states.items())
+    counts = snapshot.languages.values()
     call.show(
         {
-            "jobs": {f"{lane} {state}": count for (lane, state), count in states},
-            "oldest_s": gauge.oldest,
-            "dead_letters": gauge.totals["dead_letters"],
-            "documents": sum(count for count, _ in by_language.values()),
-            "passages": sum(passages for _, passages in by_language.values()),
-            "workers": alive,
+            "jobs": {f"{lane} {state}": count for (lane, state), count in jobs},
+            "oldest_s": snapshot.gauge.oldest,
+            "dead_letters": snapshot.gauge.totals["dead_letters"],
+            "documents": sum(documents for documents, _ in counts),
+            "passages": sum(passages for _, passages in counts),
+            "workers": snapshot.workers,
         }
     )
 
 
-def config_show(call: Call, origin: bool) -> None:
-    """Print the settings in effect; secrets are hidden."""
-    names = env_names(type(call.settings))
-    values = {}
-    for name, setting in call.settings:
-        value = setting
-        if not isinstance(value, int | float | None):
-            value = without_password(value)
-        if origin:
-            value = {"value": value, "origin": call.origins[name]}
-        values[names[name]] = value
-    call.show(values)
+def _look(connection: "Connection", tenant: str, lately: float) -> Snapshot:
+    from ragqueue.records import documents, gauges, workers
+
+    return Snapshot(
+        gauge=gauges.gauge(connection, lately),
+        workers=workers.alive(connection, lately),
+        languages=documents.counted(connection, tenant),
+    )
