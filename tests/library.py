@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from ragqueue.records import chunks
-from ragqueue.records.schema import collections, documents, migrate, versions
+from ragqueue.records.schema import migrate
 from ragqueue.records.schema import open_records as open_new
 from ragqueue.records.store import Records
 from ragqueue.types import Passage, Space
+from tests.tables import collections, documents, versions
 
 GENERATION = "words"
 Embed = Callable[[str], NDArray[np.float32]]

@@ -9,9 +9,9 @@ import pytest
 
 from ragqueue.adapters import Given
 from ragqueue.indexes.base import Index
-from ragqueue.records.schema import uploads
 from ragqueue.records.store import sqlite_module
 from ragqueue.types import Space
+from tests.tables import uploads
 
 from .conftest import DOCUMENT, QUESTION, Server, Start
 

@@ -16,10 +16,10 @@ from ragqueue.ingestion import erase
 from ragqueue.ingestion.erase import Eraser
 from ragqueue.jobs.control import cancel
 from ragqueue.records import documents, erasures, jobs
-from ragqueue.records.schema import chunks
 from ragqueue.records.store import Records
 from ragqueue.types import Job, Outcome, Space
 from tests.library import GENERATION, add, hide, open_records
+from tests.tables import chunks
 
 TENANT = "acme"
 MANY = 40_000  # more than some builds of SQLite bind (32,766)

@@ -32,6 +32,7 @@ from ragqueue.types import Append, Event, Outcome, Ring, seq_of
 from ragqueue.working.inside import work
 from ragqueue.working.loops import Keeper
 from ragqueue.working.run import Run
+from tests import tables
 
 from .conftest import MONTH, TENANT, House
 
@@ -497,7 +498,7 @@ async def test_retention_drops_replaced_texts_and_removals_with_the_answers_that
             times = {"created_at": NOW - age * MONTH}
             if replaced is not None:
                 times["replaced_at"] = NOW - replaced * MONTH
-            connection.execute(schema.versions.insert().values(row | times))
+            connection.execute(tables.versions.insert().values(row | times))
         for collection, number, age in (
             ("one", 1, 3),
             ("one", 2, 0.5),
@@ -505,7 +506,7 @@ async def test_retention_drops_replaced_texts_and_removals_with_the_answers_that
             ("other", 4, 2),
         ):
             row = {"tenant": TENANT, "collection": collection, "generation": "g", "number": number}
-            connection.execute(schema.removals.insert().values(row | {"at": NOW - age * MONTH}))
+            connection.execute(tables.removals.insert().values(row | {"at": NOW - age * MONTH}))
 
     def left(connection: Connection) -> tuple[list[str], list[int]]:
         texts = connection.exec_driver_sql(

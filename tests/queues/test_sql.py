@@ -12,10 +12,10 @@ from sqlalchemy import Connection, update
 from ragqueue.queues.base import Handle, JobQueue
 from ragqueue.queues.sql import SqlQueue
 from ragqueue.records import jobs
-from ragqueue.records.schema import jobs as rows
 from ragqueue.records.schema import migrate, open_records
 from ragqueue.testing.contracts.engines import QueueContract
 from ragqueue.types import Ring
+from tests.tables import jobs as rows
 
 KINDS = {"chat": "chat", "background": "ingest"}
 

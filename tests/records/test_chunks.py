@@ -8,9 +8,9 @@ from sqlalchemy import Connection
 
 from ragqueue.language.tokens import tokenize
 from ragqueue.records import chunks, keywords
-from ragqueue.records.schema import documents, removals, spaces, terms
 from ragqueue.types import Chunk, Passage, Space
 from tests.library import GENERATION, add, hide
+from tests.tables import documents, removals, spaces, terms
 
 DEFAULT = [Space(tenant="acme", collection="default", generation=GENERATION)]
 SPACE = Space(tenant="acme", collection="default", generation="g")

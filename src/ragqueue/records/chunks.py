@@ -11,12 +11,42 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Row
+from sqlalchemy import (
+    JSON,
+    Column,
+    Connection,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Row,
+    String,
+    Table,
+)
 
 from ragqueue.language.tokens import tokenize
-from ragqueue.records.schema import chunks
 from ragqueue.records.statements import as_list, from_json, sql, to_json
 from ragqueue.types import Chunk, Passage, Space
+
+# For SQLAlchemy to insert thousands of rows with one statement, and to return their numbers.
+_CHUNKS = Table(
+    "chunks",
+    MetaData(),
+    Column("number", Integer, primary_key=True),
+    Column("tenant", String),
+    Column("collection", String),
+    Column("generation", String),
+    Column("document_id", String),
+    Column("version", Integer),
+    Column("start", Integer),
+    Column("end", Integer),
+    Column("page", Integer),
+    Column("heading_path", JSON),
+    Column("language", String),
+    Column("tokens", String),
+    Column("length", Integer),
+    Column("vector", LargeBinary),
+)
+_INSERT = _CHUNKS.insert().returning(_CHUNKS.c.number, sort_by_parameter_order=True)
 
 _HERE = "tenant = :tenant and collection = :collection and generation = :generation"
 
@@ -123,8 +153,7 @@ def insert(
         all_tokens.append(tokens)
         own = {"tokens": " ".join([mark, *tokens]), "length": len(tokens), "vector": vector}
         values.append(common | _place(passage) | own)
-    statement = chunks.insert().returning(chunks.c.number, sort_by_parameter_order=True)
-    numbers = connection.execute(statement, values).scalars().all()
+    numbers = connection.execute(_INSERT, values).scalars().all()
     _add_to_sums(connection, space, language, all_tokens, sign=1)
     return list(numbers)
 
