@@ -1,6 +1,7 @@
 """The scanner that turns [n] into citations."""
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -73,10 +74,9 @@ def test_the_claim_begins_after_the_previous_sentence() -> None:
 def test_markers_in_a_row_share_their_claim(markers: str) -> None:
     first, second = cited(f"When a worker falls silent, jobs go on {markers}.")
 
+    quote = "When its worker falls silent, another worker claims the job and goes on."
     assert (first.n, second.n) == (1, 2)
-    assert (
-        second.quote == "When its worker falls silent, another worker claims the job and goes on."
-    )
+    assert second.quote == quote
 
 
 def test_a_number_that_names_no_passage_stays_in_the_text_and_is_counted() -> None:
@@ -153,14 +153,11 @@ def test_a_marker_after_a_lone_backtick_is_a_citation() -> None:
 
 
 def test_several_sentences_that_stand_in_the_passage_are_quoted_whole() -> None:
-    (citation,) = cited(
-        "A lost ring is found by the reconciler within two seconds. Rings may arrive twice. [1]"
-    )
+    claim = "A lost ring is found by the reconciler within two seconds. Rings may arrive twice."
 
-    assert (
-        citation.quote
-        == "A lost ring is found by the reconciler within two seconds. Rings may arrive twice."
-    )
+    (citation,) = cited(f"{claim} [1]")
+
+    assert citation.quote == claim
 
 
 def test_a_marker_after_code_is_a_citation() -> None:
@@ -235,16 +232,11 @@ def test_where_the_text_is_split_makes_no_difference(text: str, data: st.DataObj
     whole, split = CitationScanner(HITS), CitationScanner(HITS)
     expected = flat(whole.feed(text, last=True))
 
-    found = flat(
-        [
-            *(
-                piece
-                for low, high in zip([0, *cuts], [*cuts, len(text)], strict=True)
-                for piece in split.feed(text[low:high])
-            ),
-            *split.feed("", last=True),
-        ]
-    )
+    pieces = []
+    for low, high in pairwise([0, *cuts, len(text)]):
+        pieces += split.feed(text[low:high])
+    pieces += split.feed("", last=True)
+    found = flat(pieces)
 
     assert found == expected
     assert found[0] == text
@@ -255,6 +247,6 @@ def test_where_the_text_is_split_makes_no_difference(text: str, data: st.DataObj
 def test_every_quote_stands_in_its_passage(text: str) -> None:
     for citation in cited(text):
         chunk = HITS[citation.n - 1].chunk
-        assert (
-            chunk.text[citation.start - chunk.start : citation.end - chunk.start] == citation.quote
-        )
+        start = citation.start - chunk.start
+        end = citation.end - chunk.start
+        assert chunk.text[start:end] == citation.quote

@@ -1,5 +1,7 @@
 """The filter that keeps the prompt's fence out of an answer."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,17 +67,10 @@ def test_a_tag_with_an_open_quote_takes_no_more_than_its_line_with_it() -> None:
 def test_what_may_become_a_tag_waits_and_everything_else_passes_at_once() -> None:
     echo = EchoFilter()
 
-    assert [
-        echo.feed(piece) for piece in ("plain", " a <", " b", " <sou", "p> <source-a", ">", "end")
-    ] == [
-        "plain",
-        " a ",
-        "< b",
-        " ",
-        "<soup> ",
-        "",
-        "end",
-    ]
+    pieces = ("plain", " a <", " b", " <sou", "p> <source-a", ">", "end")
+    shown = [echo.feed(piece) for piece in pieces]
+
+    assert shown == ["plain", " a ", "< b", " ", "<soup> ", "", "end"]
 
 
 PIECES = st.sampled_from(
@@ -103,18 +98,14 @@ PIECES = st.sampled_from(
 @given(st.lists(PIECES, max_size=12).map("".join), st.data())
 def test_where_the_text_is_split_makes_no_difference(text: str, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
-    pieces = [text[low:high] for low, high in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    pieces = [text[low:high] for low, high in pairwise([0, *cuts, len(text)])]
 
     assert shown(*pieces) == shown(text) == shown(*text)
 
 
-@given(
-    st.lists(
-        st.sampled_from(
-            [*FENCES, "A lease lasts. ", "Rings may arrive twice [1]. ", "a > b, ", "`x = [2]`\n"]
-        ),
-        max_size=12,
-    )
-)
+PARTS = [*FENCES, "A lease lasts. ", "Rings may arrive twice [1]. ", "a > b, ", "`x = [2]`\n"]
+
+
+@given(st.lists(st.sampled_from(PARTS), max_size=12))
 def test_an_answer_between_tags_is_shown_whole(parts: list[str]) -> None:
     assert shown("".join(parts)) == "".join(part for part in parts if part not in FENCES)

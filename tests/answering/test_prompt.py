@@ -35,11 +35,10 @@ def test_two_jobs_share_all_text_before_the_nonce() -> None:
 
 
 def test_the_system_text_is_the_same_for_every_question() -> None:
-    assert (
-        build("a", make_hits("x"), budget_tokens=500, nonce="n1").system
-        == build("b", (), budget_tokens=500, nonce="n2").system
-        == SYSTEM
-    )
+    with_source = build("a", make_hits("x"), budget_tokens=500, nonce="n1")
+    without = build("b", (), budget_tokens=500, nonce="n2")
+
+    assert with_source.system == without.system == SYSTEM
 
 
 def test_the_same_job_gets_the_same_prompt() -> None:
@@ -47,20 +46,26 @@ def test_the_same_job_gets_the_same_prompt() -> None:
 
 
 def test_title_and_headings_name_the_passage() -> None:
-    hit = Hit(
-        Chunk(1, "d", 1, 0, 4, "Text", title='The "Book"', heading_path=("Part 1", "Leases")), 1.0
+    chunk = Chunk(
+        number=1,
+        document_id="d",
+        version=1,
+        start=0,
+        end=4,
+        text="Text",
+        title='The "Book"',
+        heading_path=("Part 1", "Leases"),
     )
 
-    assert (
-        "title=\"The 'Book' > Part 1 > Leases\""
-        in build("q", [hit], budget_tokens=500, nonce=NONCE).user
-    )
+    prompt = build("q", [Hit(chunk=chunk, score=1.0)], budget_tokens=500, nonce=NONCE)
+
+    assert "title=\"The 'Book' > Part 1 > Leases\"" in prompt.user
 
 
 def test_passages_that_do_not_fit_are_left_out_from_the_tail() -> None:
-    prompt = build(
-        "Why?", make_hits("short one", "long " * 400, "short two"), budget_tokens=300, nonce=NONCE
-    )
+    hits = make_hits("short one", "long " * 400, "short two")
+
+    prompt = build("Why?", hits, budget_tokens=300, nonce=NONCE)
 
     assert [hit.chunk.document_id for hit in prompt.hits] == ["d1"]
     assert "short two" not in prompt.user
@@ -127,9 +132,9 @@ def test_control_tokens_are_taken_out(token: str) -> None:
 
 
 def test_control_tokens_hidden_by_invisible_characters_or_each_other_are_taken_out() -> None:
-    assert "<|im_start|>" not in clean(
-        "<|im\u200b_start|> <|im<|x|>_start|> <|im[INST]_start|>", NONCE
-    )
+    text = "<|im\u200b_start|> <|im<|x|>_start|> <|im[INST]_start|>"
+
+    assert "<|im_start|>" not in clean(text, NONCE)
 
 
 def test_invisible_text_is_taken_out() -> None:

@@ -20,25 +20,23 @@ from ragqueue.testing.contracts.generators import (
     make_prompt,
     text_of,
 )
-from ragqueue.types import Prompt
+from ragqueue.types import Hit, Prompt
 
 
 async def embed(texts: Sequence[str]) -> NDArray[np.float32]:
     """Letter counts: near enough to meaning for a test."""
-    counts = np.array(
-        [
-            [text.lower().count(letter) + 0.01 for letter in "abcdefghijklmnopqrstuvwxyz"]
-            for text in texts
-        ],
-        np.float32,
-    )
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    rows = [[text.lower().count(letter) + 0.01 for letter in letters] for text in texts]
+    counts = np.array(rows, np.float32)
     return np.asarray(counts / np.linalg.norm(counts, axis=1, keepdims=True), np.float32)
 
 
-def prompt_over(
-    *texts: str, question: str = "How many seconds does a lease last?", prefix: str = ""
-) -> Prompt:
-    return Prompt(question, make_hits(*texts), "", "", prefix)
+def prompt_over(*texts: str, question: str = "How many seconds does a lease last?") -> Prompt:
+    return asking(make_hits(*texts), question)
+
+
+def asking(hits: list[Hit], question: str = "How many seconds does a lease last?") -> Prompt:
+    return Prompt(question=question, hits=hits, system="", user="")
 
 
 class TestExtractiveByKeywords(GeneratorContract):
@@ -53,23 +51,21 @@ class TestExtractiveByVectors(GeneratorContract):
         return ExtractiveGenerator(embed)
 
 
-async def test_the_sentences_near_the_best_are_quoted_in_reading_order_each_with_its_passage() -> (
-    None
-):
+async def test_sentences_near_the_best_are_quoted_in_reading_order_each_with_its_passage() -> None:
     texts = (
         "Here is the lease of workers.",
         "A lease lasts ten seconds.",
         "The lease of a worker lasts ten seconds or more.",
     )
 
-    answer = await text_of(
-        ExtractiveGenerator(), prompt_over(*texts, question="How long does a lease last?")
-    )
+    prompt = prompt_over(*texts, question="How long does a lease last?")
+    answer = await text_of(ExtractiveGenerator(), prompt)
 
-    assert (
-        answer
-        == "A lease lasts ten seconds. [2] The lease of a worker lasts ten seconds or more. [3]"
-    )
+    quotes = [
+        "A lease lasts ten seconds. [2]",
+        "The lease of a worker lasts ten seconds or more. [3]",
+    ]
+    assert answer == " ".join(quotes)
 
 
 async def test_a_sentence_far_from_the_best_is_no_part_of_the_answer() -> None:
@@ -79,11 +75,12 @@ async def test_a_sentence_far_from_the_best_is_no_part_of_the_answer() -> None:
 
 
 async def test_more_than_three_quotes_are_never_given() -> None:
-    texts = [
-        f"A lease of kind {kind} lasts ten seconds." for kind in ("alpha", "beta", "gamma", "delta")
-    ]
+    kinds = ("alpha", "beta", "gamma", "delta")
+    text = " ".join(f"A lease of kind {kind} lasts ten seconds." for kind in kinds)
 
-    assert (await text_of(ExtractiveGenerator(), prompt_over(" ".join(texts)))).count("[1]") == 3
+    answer = await text_of(ExtractiveGenerator(), prompt_over(text))
+
+    assert answer.count("[1]") == 3
 
 
 async def test_every_sentence_stands_in_its_passage() -> None:
@@ -96,7 +93,10 @@ async def test_every_sentence_stands_in_its_passage() -> None:
 
 async def test_headings_code_and_tables_are_not_quoted() -> None:
     code = "```\nx = 1\n\nprint how many seconds the lease lasts\n```"
-    text = f"# A lease lasts seconds\n\n{code}\n\n| lease | seconds |\n\nA lease lasts ten of them before it ends."
+    text = (
+        f"# A lease lasts seconds\n\n{code}\n\n| lease | seconds |\n\n"
+        "A lease lasts ten of them before it ends."
+    )
 
     answer = await text_of(ExtractiveGenerator(), prompt_over(text))
 
@@ -104,10 +104,9 @@ async def test_headings_code_and_tables_are_not_quoted() -> None:
 
 
 async def test_a_list_item_is_quoted_without_its_bullet() -> None:
-    answer = await text_of(
-        ExtractiveGenerator(),
-        prompt_over("- A lease lasts ten seconds.\n- It is said: a lease lasts seconds."),
-    )
+    text = "- A lease lasts ten seconds.\n- It is said: a lease lasts seconds."
+
+    answer = await text_of(ExtractiveGenerator(), prompt_over(text))
 
     assert answer == "A lease lasts ten seconds. [1] It is said: a lease lasts seconds. [1]"
 
@@ -130,10 +129,9 @@ CODE = "```python\nlease: int = 10\nrows = [1]\n```"
     ],
 )
 async def test_a_sentence_brings_what_it_announces(block: str) -> None:
-    answer = await text_of(
-        ExtractiveGenerator(),
-        prompt_over(f"# Leases\n\n{ANNOUNCED}\n\n{block}\n\nAnother thing is said here."),
-    )
+    text = f"# Leases\n\n{ANNOUNCED}\n\n{block}\n\nAnother thing is said here."
+
+    answer = await text_of(ExtractiveGenerator(), prompt_over(text))
 
     assert answer == f"{ANNOUNCED}\n\n{block}\n\n[1]"
 
@@ -142,43 +140,25 @@ async def test_an_announced_block_is_one_supported_citation_of_an_exact_quote() 
     hits = make_hits(f"{ANNOUNCED}\n\n{CODE}\n\nAnother thing is said here.")
     scanner = CitationScanner(hits)
 
-    list(
-        scanner.feed(
-            await text_of(
-                ExtractiveGenerator(), Prompt("How many seconds does a lease last?", hits, "", "")
-            ),
-            last=True,
-        )
-    )
+    answer = await text_of(ExtractiveGenerator(), asking(hits))
+    list(scanner.feed(answer, last=True))
 
     (citation,) = scanner.citations
-    assert (citation.quote, citation.supported, scanner.invalid) == (
-        f"{ANNOUNCED}\n\n{CODE}",
-        True,
-        [],
-    )
+    assert citation.quote == f"{ANNOUNCED}\n\n{CODE}"
+    assert citation.supported
+    assert scanner.invalid == []
     assert (citation.start, citation.end) == (100, 100 + len(citation.quote))
 
 
 async def test_what_is_announced_may_begin_the_next_passage_of_the_document() -> None:
-    first, second = make_hits(
-        f"About leases. {ANNOUNCED}", f"{CODE}\n\nAnother thing is said here."
-    )
+    block = f"{CODE}\n\nAnother thing is said here."
+    first, second = make_hits(f"About leases. {ANNOUNCED}", block)
     start = first.chunk.end + 2
-    follows = second._replace(
-        chunk=second.chunk._replace(
-            document_id="d1", start=start, end=start + len(second.chunk.text)
-        )
-    )
+    chunk = second.chunk._replace(document_id="d1", start=start, end=start + len(block))
+    follows = second._replace(chunk=chunk)
 
-    answer = await text_of(
-        ExtractiveGenerator(),
-        Prompt("How many seconds does a lease last?", [follows, first], "", ""),
-    )
-    elsewhere = await text_of(
-        ExtractiveGenerator(),
-        Prompt("How many seconds does a lease last?", [second, first], "", ""),
-    )
+    answer = await text_of(ExtractiveGenerator(), asking([follows, first]))
+    elsewhere = await text_of(ExtractiveGenerator(), asking([second, first]))
 
     assert answer == f"{ANNOUNCED} [2]\n\n{CODE}\n\n[1]"
     assert ANNOUNCED not in elsewhere
@@ -207,7 +187,8 @@ async def test_an_announced_block_is_bounded_and_ends_with_a_whole_line() -> Non
         "# How many seconds a lease lasts",
         "How many seconds a lease lasts\n==============",
         "How many seconds a lease lasts in all",
-        "[How many seconds a lease lasts](a.md) | [Lease seconds](b.md) | [How a lease lasts](c.md)",
+        "[How many seconds a lease lasts](a.md) | [Lease seconds](b.md) | "
+        "[How a lease lasts](c.md)",
         "Lease seconds | Many seconds | Lease lasts",
         "{* ../docs_src/how_many_seconds_a_lease_lasts.py hl[3] *}",
         "{!how many seconds a lease lasts!}",
@@ -217,65 +198,54 @@ async def test_an_announced_block_is_bounded_and_ends_with_a_whole_line() -> Non
     ],
 )
 async def test_what_says_nothing_is_never_a_quote(line: str) -> None:
-    answer = await text_of(
-        ExtractiveGenerator(), prompt_over(f"{line}\n\nIt is ten of them, as is said.")
-    )
-    wrapped = await text_of(
-        ExtractiveGenerator(),
-        prompt_over(f"Some words before this. It is ten of them:\n\n{line}\n\nThe end is here."),
-    )
+    above = f"{line}\n\nIt is ten of them, as is said."
+    within = f"Some words before this. It is ten of them:\n\n{line}\n\nThe end is here."
+
+    answer = await text_of(ExtractiveGenerator(), prompt_over(above))
+    wrapped = await text_of(ExtractiveGenerator(), prompt_over(within))
 
     assert answer == "It is ten of them, as is said. [1]"
     assert line not in wrapped or "{" not in line
 
 
 async def test_a_title_of_its_passage_is_no_quote() -> None:
-    (hit,) = make_hits("How many seconds a lease lasts\nIt is ten of them, as is said.")
-    hit = hit._replace(
-        chunk=hit.chunk._replace(
-            text="How many seconds a lease lasts.\n\nIt is ten of them.",
-            title="How many seconds a lease lasts.",
-        )
-    )
+    title = "How many seconds a lease lasts."
+    (hit,) = make_hits(f"{title}\n\nIt is ten of them.")
+    hit = hit._replace(chunk=hit.chunk._replace(title=title))
 
-    assert (
-        await text_of(
-            ExtractiveGenerator(), Prompt("How many seconds does a lease last?", [hit], "", "")
-        )
-        == "It is ten of them. [1]"
-    )
+    answer = await text_of(ExtractiveGenerator(), asking([hit]))
+
+    assert answer == "It is ten of them. [1]"
 
 
 async def test_a_passage_of_code_alone_is_quoted_all_the_same() -> None:
-    answer = await text_of(
-        ExtractiveGenerator(), prompt_over("# Lease\n\n```\nlease_seconds = 10\n\nbeat = 3\n```")
-    )
+    code = "```\nlease_seconds = 10\n\nbeat = 3\n```"
 
-    assert answer == "```\nlease_seconds = 10\n\nbeat = 3\n```\n\n[1]"
+    answer = await text_of(ExtractiveGenerator(), prompt_over(f"# Lease\n\n{code}"))
+
+    assert answer == f"{code}\n\n[1]"
 
 
 async def test_prose_behind_the_end_of_code_that_was_cut_off_is_prose() -> None:
-    answer = await text_of(
-        ExtractiveGenerator(),
-        prompt_over("    print(lease, seconds, many)\n```\n\nA lease lasts ten of them."),
-    )
+    text = "    print(lease, seconds, many)\n```\n\nA lease lasts ten of them."
+
+    answer = await text_of(ExtractiveGenerator(), prompt_over(text))
 
     assert answer == "A lease lasts ten of them. [1]"
 
 
 async def test_a_sentence_in_two_passages_is_quoted_once() -> None:
-    answer = await text_of(
-        ExtractiveGenerator(),
-        prompt_over("A lease lasts ten seconds.", "A lease lasts ten seconds."),
-    )
+    text = "A lease lasts ten seconds."
 
-    assert answer == "A lease lasts ten seconds. [1]"
+    answer = await text_of(ExtractiveGenerator(), prompt_over(text, text))
+
+    assert answer == f"{text} [1]"
 
 
 async def test_bracketed_numbers_of_the_source_are_no_markers_of_ours() -> None:
-    answer = await text_of(
-        ExtractiveGenerator(), prompt_over("A lease lasts ten seconds,[7] as measured.")
-    )
+    text = "A lease lasts ten seconds,[7] as measured."
+
+    answer = await text_of(ExtractiveGenerator(), prompt_over(text))
 
     assert answer == r"A lease lasts ten seconds,\[7] as measured. [1]"
 
@@ -304,7 +274,10 @@ async def test_passages_without_a_word_are_a_failure_that_a_retry_does_not_help(
 
 
 async def test_a_language_that_the_embedder_does_not_speak_is_judged_by_keywords() -> None:
-    german = "Ein Vertrag dauert zehn Jahre und endet danach von selbst. Der Mieter zahlt am Anfang eines jeden Monats die Miete."
+    german = (
+        "Ein Vertrag dauert zehn Jahre und endet danach von selbst. "
+        "Der Mieter zahlt am Anfang eines jeden Monats die Miete."
+    )
 
     sentences = await weigh("Wann zahlt der Mieter?", [german], embed, frozenset({"en"}))
 
@@ -313,7 +286,10 @@ async def test_a_language_that_the_embedder_does_not_speak_is_judged_by_keywords
 
 
 async def test_a_sentence_that_the_embedder_cannot_judge_takes_no_cosine_from_the_others() -> None:
-    english = "A lease of the tenant lasts ten years and ends by itself after that. The landlord paints the house."
+    english = (
+        "A lease of the tenant lasts ten years and ends by itself after that. "
+        "The landlord paints the house."
+    )
     german = (
         "Der Vertrag dauert zehn Jahre und endet danach von selbst, wenn ihn niemand verlängert."
     )
@@ -324,9 +300,9 @@ async def test_a_sentence_that_the_embedder_cannot_judge_takes_no_cosine_from_th
 
     assert [sentence.cosine is None for sentence in sentences] == [False, False, True]
     heard, unheard = sentences[:2], sentences[2]
-    assert unheard.score == pytest.approx(
-        sum(one.cosine or 0 for one in heard) / 2
-    )  # no word of the question, and an average cosine
+    average = sum(sentence.cosine or 0 for sentence in heard) / 2
+    # It has no word of the question, and an average cosine.
+    assert unheard.score == pytest.approx(average)
 
 
 async def test_a_passage_in_another_language_that_gives_no_sentence_leaves_the_cosines_on() -> None:
@@ -343,13 +319,9 @@ async def test_a_passage_in_another_language_that_gives_no_sentence_leaves_the_c
     assert all(sentence.cosine is not None for sentence in sentences)
 
 
-async def test_at_most_24_sentences_are_embedded_those_with_the_words_of_the_question_among_them() -> (
-    None
-):
-    text = (
-        " ".join(f"Here is a filler sentence about matter {n}." for n in range(60))
-        + " A lease lasts ten seconds."
-    )
+async def test_at_most_24_sentences_are_embedded_those_with_words_asked_for_among_them() -> None:
+    fillers = [f"Here is a filler sentence about matter {n}." for n in range(60)]
+    text = " ".join([*fillers, "A lease lasts ten seconds."])
     seen: list[str] = []
 
     async def watch(texts: Sequence[str]) -> NDArray[np.float32]:

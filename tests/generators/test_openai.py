@@ -48,6 +48,11 @@ class TestOpenAIThatContinues(GeneratorContract):
             yield generator
 
 
+def url_of(listener: asyncio.Server) -> str:
+    port = listener.sockets[0].getsockname()[1]
+    return f"http://127.0.0.1:{port}/v1"
+
+
 async def broken(generator: Generator, question: str) -> tuple[GenerationFailed, str]:
     """Return the error that ends an answer, and the text before it."""
     said: list[str] = []
@@ -249,11 +254,7 @@ async def test_a_server_that_speaks_no_http_is_unavailable() -> None:
 
     listener = await asyncio.start_server(babble, "127.0.0.1", 0)
     async with listener:
-        generator = OpenAIGenerator(
-            "sim",
-            base_url=f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/v1",
-            api_key=None,
-        )
+        generator = OpenAIGenerator("sim", base_url=url_of(listener), api_key=None)
         with pytest.raises(Unavailable):
             await collect(generator, make_prompt())
         await generator.close()
@@ -318,29 +319,23 @@ def test_a_url_without_a_scheme_is_refused() -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 def test_events_are_found_however_the_bytes_arrive(size: int, newline: str) -> None:
-    one, two = (
-        '{"choices":[{"delta":{"content":"one"}}]}',
-        ['{"choices":[{"delta":{"content":', '" two"}}]}'],
-    )
     lines = [
         ": ping",
-        f"data: {one}",
+        'data: {"choices":[{"delta":{"content":"one"}}]}',
         "",
         "event: x",
         "id: 3",
-        f"data:{two[0]}",
-        f"data: {two[1]}",
+        'data:{"choices":[{"delta":{"content":',
+        'data: " two"}}]}',
         "",
         "",
         "data: [DONE]",
     ]
     raw = newline.join(lines).encode()
+    pieces = [raw[at : at + size] for at in range(0, len(raw), size)]
     answer = _Answer()
 
-    said = [
-        answer.take(piece)
-        for piece in [*(raw[at : at + size] for at in range(0, len(raw), size)), b"\n\n"]
-    ]
+    said = [answer.take(piece) for piece in [*pieces, b"\n\n"]]
 
     assert ("".join(said), answer.error) == ("one two", "")
 
@@ -349,23 +344,22 @@ def test_events_are_found_however_the_bytes_arrive(size: int, newline: str) -> N
 async def answering(
     body: str, media_type: str = "text/event-stream", missing: int = 0, status: str = "200 OK"
 ) -> AsyncIterator[OpenAIGenerator]:
-    """Give a generator whose server sends this body, and leaves out so many bytes that it promised."""
+    """Give a generator whose server sends this body, but for the bytes `missing` at its end."""
+    lines = [
+        f"HTTP/1.1 {status}",
+        f"Content-Type: {media_type}",
+        f"Content-Length: {len(body) + missing}",
+        "",
+        body,
+    ]
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(
-            f"HTTP/1.1 {status}\r\nContent-Type: {media_type}\r\nContent-Length: {len(body) + missing}\r\n\r\n{body}".encode(
-                "latin-1"
-            )
-        )
+        writer.write("\r\n".join(lines).encode("latin-1"))
         writer.close()
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as listener:
-        generator = OpenAIGenerator(
-            "sim",
-            base_url=f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/v1",
-            api_key=None,
-        )
+        generator = OpenAIGenerator("sim", base_url=url_of(listener), api_key=None)
         yield generator
         await generator.close()
 
@@ -412,9 +406,8 @@ async def test_an_event_that_is_no_chunk_is_a_failure(event: str) -> None:
 async def test_an_answer_that_its_server_ends_early_is_a_failure_after_the_text_so_far(
     end: str, told: str, retryable: bool
 ) -> None:
-    async with answering(
-        f'data: {{"choices":[{{"delta":{{"content":"ok"}}}}]}}\n\n{end}'
-    ) as generator:
+    begun = 'data: {"choices":[{"delta":{"content":"ok"}}]}\n\n'
+    async with answering(begun + end) as generator:
         error, said = await broken(generator, "q")
 
     assert told in error.message
@@ -438,7 +431,8 @@ async def test_what_comes_after_the_finish_reason_may_be_missing(body: str, miss
 DIALECTS = {
     "finish with the last token": (
         [
-            '{"choices":[{"index":0,"delta":{"content":"ok"},"finish_reason":"stop"}],"usage":{"completion_tokens":1}}'
+            '{"choices":[{"index":0,"delta":{"content":"ok"},"finish_reason":"stop"}],'
+            '"usage":{"completion_tokens":1}}'
         ],
         "stop",
     ),

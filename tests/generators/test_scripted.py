@@ -53,9 +53,10 @@ def test_a_wrong_option_is_named(options: str, told: str) -> None:
 async def test_other_questions_get_other_words() -> None:
     generator = ScriptedGenerator()
 
-    assert await text_of(generator, make_prompt("one")) != await text_of(
-        generator, make_prompt("two")
-    )
+    first = await text_of(generator, make_prompt("one"))
+    second = await text_of(generator, make_prompt("two"))
+
+    assert first != second
 
 
 async def test_it_says_as_many_tokens_as_it_was_told() -> None:

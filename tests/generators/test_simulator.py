@@ -23,7 +23,8 @@ async def test_the_official_client_reads_its_stream() -> None:
         )
         chunks = [chunk async for chunk in stream]
 
-    assert len("".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1]).split()) == 10
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1])
+    assert len(text.split()) == 10
     assert chunks[-2].choices[0].finish_reason == "stop"
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.completion_tokens == 10

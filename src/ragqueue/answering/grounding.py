@@ -1,4 +1,7 @@
-"""How far the sources carry an answer: judged by what was found before it is written, and by its citations afterwards."""
+"""How far the sources carry an answer.
+
+That is judged by what was found before it is written, and by its citations afterwards.
+"""
 
 from collections.abc import Collection, Sequence
 
@@ -15,68 +18,90 @@ MEANINGS = {  # of an answer's `grounding`
     "abstained": "the sources do not hold an answer, and none was written",
 }
 LEVELS = ("abstained", "weak", "grounded")
-# BM25 over its bound, where no embedder speaks.
-KEYWORD_ABSTAIN = (
-    0.15  # refuses 94 % of the questions on another subject and loses none that the sources answer
-)
-KEYWORD_WEAK = 0.25  # keeps 95 % of the questions that the sources answer
+# BM25 over its bound, where no embedder speaks. Below the first limit the answer is refused: that
+# refuses 94 % of the questions on another subject and loses none that the sources answer.
+# From the second on it is grounded: that keeps 95 % of the questions that the sources answer.
+KEYWORD_ABSTAIN = 0.15
+KEYWORD_WEAK = 0.25
 
 
 async def judge(
     question: str, hits: Sequence[Hit], embedder: Embedder | None, *, sentences: bool = True
 ) -> str:
-    """Return "grounded", "weak" or "abstained": the best that is known of a passage, by cosines, or by keywords where no embedder speaks.
+    """Return "grounded", "weak" or "abstained": the best that is known of a passage.
 
-    Without `sentences` the passage counts twice (AUC 0.88, not 0.91): they cost 0.1 s of CPU, which an extractive answer spends anyway.
+    It is known by cosines, or by keywords where no embedder speaks. Without `sentences` the
+    passage counts twice (AUC 0.88, not 0.91): they cost 0.1 s of CPU, which an extractive answer
+    spends anyway.
     """
-    heard = {at for at, hit in enumerate(hits) if _hears(embedder, hit)}
-    by_words = [hit.keyword for at, hit in enumerate(hits) if at not in heard]
-    level = _level(max(by_words, default=0.0), KEYWORD_ABSTAIN, KEYWORD_WEAK)
-    cosines = {at: hits[at].cosine or 0.0 for at in heard if at < PASSAGES}
+    unheard: list[Hit] = []
+    cosines: dict[int, float] = {}  # of the first passages, by their places in `hits`
+    for i, hit in enumerate(hits):
+        if embedder is None or hit.cosine is None or not _speaks(embedder, hit):
+            unheard.append(hit)
+        elif i < PASSAGES:
+            cosines[i] = hit.cosine
+    by_keywords = _by_keywords(unheard)
     if embedder is None or not cosines:
-        return LEVELS[level]
-    best = max(sorted(cosines), key=lambda at: cosines[at])
-    passage = sentence = cosines[best]
+        return by_keywords
+
+    best = max(cosines, key=lambda i: cosines[i])
+    passage = cosines[best]
+    sentence = passage
     if sentences:
-        weighed = await weigh(
-            question,
-            [hit.chunk.text for hit in hits[:PASSAGES]],
-            embedder.embed,
-            embedder.languages,
-        )
-        sentence = max(
-            (one.cosine for one in weighed if one.passage == best and one.cosine is not None),
-            default=passage,
-        )
-    return LEVELS[
-        max(level, _level(passage + sentence, embedder.abstain_below, embedder.weak_below))
-    ]
+        of_sentences = await _cosines_of_sentences(question, hits[:PASSAGES], best, embedder)
+        sentence = max(of_sentences, default=passage)
+    nearness = passage + sentence
+    by_cosines = _verdict(nearness, embedder.abstain_below, embedder.weak_below)
+    return max(by_keywords, by_cosines, key=LEVELS.index)
 
 
-def _hears(embedder: Embedder | None, hit: Hit) -> bool:
-    """Tell whether the cosine of a passage says something."""
-    if embedder is None or hit.cosine is None:
-        return False
-    return (
-        embedder.languages is None
-        or (hit.chunk.language or detect(hit.chunk.text)) in embedder.languages
-    )
+def settle(judged: str, citations: Sequence[Citation], invalid: Collection[int]) -> str:
+    """Return the grounding of a written answer: what was judged before, corrected by what it cites.
 
-
-def _level(near: float, abstain_below: float, weak_below: float) -> int:
-    if near < abstain_below:
-        return 0
-    return 1 if near < weak_below else 2
-
-
-def settle(found: str, citations: Sequence[Citation], invalid: Collection[int]) -> str:
-    """Return the grounding of a written answer: what was judged before (`found`), corrected by what it cites."""
-    if found == "abstained":
+    `invalid` are the numbers in it that name no passage.
+    """
+    supported = [citation.supported for citation in citations]
+    if judged == "abstained":
         return "abstained"
-    if not any(citation.supported for citation in citations):
+    if not any(supported):
         return "uncited"
-    if found == "weak":
+    if judged == "weak":
         return "weak"
-    if invalid or not all(citation.supported for citation in citations):
+    if invalid or not all(supported):
         return "partial"
+    return "grounded"
+
+
+def _speaks(embedder: Embedder, hit: Hit) -> bool:
+    """Tell whether the embedder speaks the language of a passage."""
+    if embedder.languages is None:
+        return True
+    language = hit.chunk.language or detect(hit.chunk.text)
+    return language in embedder.languages
+
+
+def _by_keywords(hits: Sequence[Hit]) -> str:
+    best = max((hit.keyword for hit in hits), default=0.0)
+    return _verdict(best, KEYWORD_ABSTAIN, KEYWORD_WEAK)
+
+
+async def _cosines_of_sentences(
+    question: str, hits: Sequence[Hit], place: int, embedder: Embedder
+) -> list[float]:
+    """Return the cosines of the sentences of the passage at this place in `hits`."""
+    # All are weighed, as an extractive answer weighs them: each text is embedded once for both.
+    texts = [hit.chunk.text for hit in hits]
+    cosines = []
+    for sentence in await weigh(question, texts, embedder.embed, embedder.languages):
+        if sentence.passage == place and sentence.cosine is not None:
+            cosines.append(sentence.cosine)
+    return cosines
+
+
+def _verdict(nearness: float, abstain_below: float, weak_below: float) -> str:
+    if nearness < abstain_below:
+        return "abstained"
+    if nearness < weak_below:
+        return "weak"
     return "grounded"

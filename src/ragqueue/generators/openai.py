@@ -1,11 +1,14 @@
-"""Write answers with any server that speaks OpenAI's chat completions: OpenAI, vLLM, Ollama, llama.cpp, TGI, LM Studio."""
+"""Write answers with any server that speaks OpenAI's chat completions.
+
+Such are OpenAI, vLLM, Ollama, llama.cpp, TGI and LM Studio.
+"""
 
 import asyncio
 import re
 from base64 import b64encode
 from collections.abc import AsyncGenerator
 from typing import Any, NamedTuple, Self
-from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
 
 import aiohttp
 import httpx2
@@ -23,17 +26,17 @@ from ragqueue.errors import (
 from ragqueue.generators.base import Generator
 from ragqueue.types import Delta, Prompt
 
-FIRST, GAP, AFTER_FINISH = (
-    30.0,
-    15.0,
-    1.0,
-)  # seconds that are waited for the first token, the next, and the usage after the last
-CONTINUE = {
-    "continue_final_message": True,
-    "add_generation_prompt": False,
-}  # for vLLM and SGLang; others ignore it
+OPENAI_URL = "https://api.openai.com/v1"
+SPARE_CONNECTIONS = 10  # beyond one for each answer that is written at once
+# Seconds that are waited for the first token, the next, and the usage after the last.
+FIRST = 30.0
+GAP = 15.0
+AFTER_FINISH = 1.0
+# For vLLM and SGLang; others ignore it.
+CONTINUE = {"continue_final_message": True, "add_generation_prompt": False}
+
 FAULTS = (TimeoutError, openai.APIError, httpx2.HTTPError, aiohttp.ClientError, ConnectionError)
-EMPTY = "gave an empty answer: if it spent its tokens on thinking, raise its limit"
+# What is wrong with an answer, by its finish reason. One that was refused is refused again.
 REFUSED = {
     "content_filter": "held back the answer (content filter)",
     "tool_calls": "asked for a tool instead of answering",
@@ -42,21 +45,21 @@ FAILED = REFUSED | dict.fromkeys(
     ("", "abort", "error", "cancelled"),
     "ended its answer without a finish reason: the server broke it off",
 )
+EMPTY = "gave an empty answer: if it spent its tokens on thinking, raise its limit"
+_CUT_OFF = ("length", "max_tokens", "model_length")
+
+# What to check, by the HTTP status that it answered with.
 _KEY = "it refused the API key: check OPENAI_API_KEY"
 _LONG = "the prompt is longer than the model can read: lower RAGQUEUE_CONTEXT"
-_TOO_LONG = re.compile(
-    r"context.{0,20}(length|size|window)|maximum.{0,20}tokens|too (long|large)", re.IGNORECASE
-)
 _ADVICE = {
     401: _KEY,
     403: _KEY,
     404: "no such model or path: check LLM_MODEL and OPENAI_BASE_URL (it usually ends in /v1)",
     413: _LONG,
 }
-
-
-OPENAI_URL = "https://api.openai.com/v1"
-SPARE_CONNECTIONS = 10  # beyond one for each answer that is written at once
+_TOO_LONG = re.compile(
+    r"context.{0,20}(length|size|window)|maximum.{0,20}tokens|too (long|large)", re.IGNORECASE
+)
 
 
 class Place(NamedTuple):
@@ -68,30 +71,55 @@ class Place(NamedTuple):
 
     @classmethod
     def of(cls, base_url: str) -> Self:
-        """Return the parts of a URL: user and password become basic authentication, as curl does it. Raises ConfigError."""
+        """Return the parts of a URL. Raises ConfigError.
+
+        User and password become basic authentication, as curl does it.
+        """
         try:
             parts = urlsplit(base_url)
-            host, port = parts.hostname, parts.port
-        except ValueError:  # its text may quote a password
-            host, port = None, None
-        if host is None or parts.scheme not in ("http", "https"):
-            shown = without_password(base_url)
-            problem = f"OPENAI_BASE_URL is {shown!r}: it must look like http://host:port/v1 or https://host/v1"
+            server = _server_of(parts)
+        except ValueError:
+            # Its text may quote a password.
+            server = ""
+        if not server or parts.scheme not in ("http", "https"):
             raise ConfigError(
-                f"{problem}, with user:password@ before the host where it asks for them"
+                f"OPENAI_BASE_URL is {without_password(base_url)!r}: "
+                "it must look like http://host:port/v1 or https://host/v1, "
+                "with user:password@ before the host where it asks for them"
             )
-        name = f"[{host}]" if ":" in host else host
-        netloc = name if port is None else f"{name}:{port}"
-        headers = {}
-        if parts.username is not None:
-            pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-            headers["Authorization"] = f"Basic {b64encode(pair.encode()).decode()}"
-        url = urlunsplit((parts.scheme, netloc, parts.path, "", ""))
-        return cls(url, headers, dict(parse_qsl(parts.query, keep_blank_values=True)))
+        return cls(
+            url=urlunsplit((parts.scheme, server, parts.path, "", "")),
+            headers=_authorization_of(parts),
+            query=dict(parse_qsl(parts.query, keep_blank_values=True)),
+        )
+
+
+def _server_of(parts: SplitResult) -> str:
+    """Return the `host:port` of a URL, nothing when it has no host. Raises ValueError."""
+    host = parts.hostname
+    port = parts.port
+    if host is None:
+        return ""
+    if ":" in host:
+        host = f"[{host}]"
+    if port is None:
+        return host
+    return f"{host}:{port}"
+
+
+def _authorization_of(parts: SplitResult) -> dict[str, str]:
+    """Return the header for the user and password of a URL, none when it has no user."""
+    if parts.username is None:
+        return {}
+    pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return {"Authorization": f"Basic {b64encode(pair.encode()).decode()}"}
 
 
 class OpenAIGenerator(Generator):
-    """Streams in one try, for the job's are the only retries. What broke off goes in the last message to a model that `continues`."""
+    """Streams in one try, for the job's are the only retries.
+
+    What broke off goes in the last message to a model that `continues`.
+    """
 
     def __init__(
         self,
@@ -103,152 +131,193 @@ class OpenAIGenerator(Generator):
         max_connections: int = 512,
     ) -> None:
         place = Place.of(base_url)
-        self.model, self.continues, self._base_url = model, continues, without_password(base_url)
-        # Our own limits cover the waiting. `pool` also bounds connecting, by aiohttp's meaning of it.
-        timeout = httpx2.Timeout(connect=5.0, read=None, write=None, pool=FIRST)
-        # None would mean aiohttp's 100, not "no limit". The SDK insists on a key; local servers ask for none.
-        http = openai.DefaultAioHttpClient(limits=httpx2.Limits(max_connections=max_connections))
+        self.model = model
+        self.continues = continues
+        self._base_url = without_password(base_url)
+        # None would mean aiohttp's 100, not "no limit".
+        limits = httpx2.Limits(max_connections=max_connections)
         self._client = openai.AsyncOpenAI(
             base_url=place.url,
+            # The SDK insists on a key; local servers ask for none.
             api_key=api_key or "none",
             max_retries=0,
-            timeout=timeout,
-            http_client=http,
+            # Our own limits cover the waiting.
+            # `pool` also bounds connecting, by aiohttp's meaning of it.
+            timeout=httpx2.Timeout(connect=5.0, read=None, write=None, pool=FIRST),
+            http_client=openai.DefaultAioHttpClient(limits=limits),
             default_headers=place.headers,
             default_query=place.query,
         )
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
         now = asyncio.get_running_loop().time
-        prefix, limit, answer = prompt.prefix if self.continues else "", now() + FIRST, _Answer()
+        prefix = prompt.prefix if self.continues else ""
+        answer = _Answer()
+        deadline = now() + FIRST
         try:
-            async with asyncio.timeout_at(limit):
+            async with asyncio.timeout_at(deadline):
                 opened = await self._open(prompt, prefix)
             async with opened:
-                media_type = opened.response.headers.get("content-type", "")
-                if media_type.startswith(("text/html", "application/json")):
-                    told = f"{self._base_url} answered with {media_type!r}, no stream: check OPENAI_BASE_URL (it usually ends in /v1)"
-                    raise GenerationFailed(told, retryable=False)
-                chunks = opened.response.aiter_bytes()
-                data: bytes | None = b""
-                while data is not None:
-                    async with asyncio.timeout_at(limit):
-                        data = await anext(chunks, None)
+                self._check_media_type(opened)
+                pieces = opened.response.aiter_bytes()
+                piece: bytes | None = b""
+                while piece is not None:
+                    async with asyncio.timeout_at(deadline):
+                        piece = await anext(pieces, None)
                     # Some servers leave out the empty line that ends the last event.
-                    if text := answer.take(b"\n\n" if data is None else data):
-                        yield Delta(text)
+                    text = answer.take(b"\n\n" if piece is None else piece)
+                    if text:
+                        yield Delta(text=text)
                     if answer.error:
                         raise GenerationFailed(answer.error)
                     if answer.alive:
-                        limit = now() + (AFTER_FINISH if answer.finish else GAP)
+                        deadline = now() + (AFTER_FINISH if answer.finish else GAP)
         except FAULTS as error:
             if not answer.finish:
                 raise self._explained(error, begun=answer.begun) from error
-        if failed := FAILED.get(answer.finish, "" if answer.worded or prefix else EMPTY):
-            raise GenerationFailed(
-                f"the model {self.model!r} {failed}", retryable=answer.finish not in REFUSED
-            )
-        yield Delta(
-            finish="length"
-            if answer.finish in ("length", "max_tokens", "model_length")
-            else "stop",
-            usage=answer.usage,
-        )
+        self._check_end(answer, prefix)
+        finish = "length" if answer.finish in _CUT_OFF else "stop"
+        yield Delta(finish=finish, usage=answer.usage)
 
     async def close(self) -> None:
         await self._client.close()
 
     async def _open(self, prompt: Prompt, prefix: str) -> openai.AsyncStream[Any]:
-        messages: Any = [
+        messages: list[Any] = [
             {"role": "system", "content": prompt.system},
             {"role": "user", "content": prompt.user},
         ]
-        messages += [{"role": "assistant", "content": prefix}] if prefix else []
-        more = {"stream_options": {"include_usage": True}} | (CONTINUE if prefix else {})
+        extra: dict[str, object] = {"stream_options": {"include_usage": True}}
+        if prefix:
+            messages.append({"role": "assistant", "content": prefix})
+            extra |= CONTINUE
         return await self._client.chat.completions.create(
-            model=self.model, messages=messages, stream=True, extra_body=more
+            model=self.model, messages=messages, stream=True, extra_body=extra
         )
 
+    def _check_media_type(self, opened: openai.AsyncStream[Any]) -> None:
+        """Raise GenerationFailed when the server answers with a page instead of a stream."""
+        media_type = opened.response.headers.get("content-type", "")
+        if media_type.startswith(("text/html", "application/json")):
+            raise GenerationFailed(
+                f"{self._base_url} answered with {media_type!r}, no stream: "
+                "check OPENAI_BASE_URL (it usually ends in /v1)",
+                retryable=False,
+            )
+
+    def _check_end(self, answer: "_Answer", prefix: str) -> None:
+        """Raise GenerationFailed when an answer that has ended is none."""
+        is_empty = not answer.worded and not prefix
+        problem = FAILED.get(answer.finish, EMPTY if is_empty else "")
+        if problem:
+            raise GenerationFailed(
+                f"the model {self.model!r} {problem}", retryable=answer.finish not in REFUSED
+            )
+
     def _explained(self, error: Exception, *, begun: bool) -> RagqueueError:
-        """Return our error for one of the transport's. What the server wrote stays out: it may quote the prompt or the key."""
+        """Return our error for one of the transport's.
+
+        What the server wrote stays out: it may quote the prompt or the key.
+        """
         server = f"the model server at {self._base_url}"
         if isinstance(error, TimeoutError):
-            return GenerationFailed(f"{server} sent nothing for {GAP if begun else FIRST:g} s")
+            waited = GAP if begun else FIRST
+            return GenerationFailed(f"{server} sent nothing for {waited:g} s")
         if begun:
             return GenerationFailed(f"the connection to {server} broke in the middle of the answer")
-        if not isinstance(error, openai.APIStatusError):
-            return Unavailable(
-                f"{server} cannot be reached, or closed the connection: is it running?"
-            )
-        server = f"{server}, asked for {self.model!r}, answered HTTP {error.status_code}"
-        if error.code == "insufficient_quota":
-            return GenerationFailed(f"{server}: no quota is left, see its billing", retryable=False)
-        if error.status_code in (408, 409, 425, 429) or error.status_code >= 500:
-            wait = re.fullmatch(r"\d{1,4}", error.response.headers.get("retry-after", ""))
-            return GenerationFailed(
-                f"{server}: it is overloaded or failing",
-                retry_after=float(wait[0]) if wait else None,
-            )
-        told = _LONG if _TOO_LONG.search(str(error)) else "check that it serves this model for chat"
+        if isinstance(error, openai.APIStatusError):
+            answered = f"{server}, asked for {self.model!r}, answered HTTP {error.status_code}"
+            return _failure_of(error, answered)
+        return Unavailable(f"{server} cannot be reached, or closed the connection: is it running?")
+
+
+def _failure_of(error: openai.APIStatusError, answered: str) -> GenerationFailed:
+    """Return our error for an HTTP status; `answered` says who answered which."""
+    status = error.status_code
+    if error.code == "insufficient_quota":
+        return GenerationFailed(f"{answered}: no quota is left, see its billing", retryable=False)
+    if status in (408, 409, 425, 429) or status >= 500:
+        wait = re.fullmatch(r"\d{1,4}", error.response.headers.get("retry-after", ""))
         return GenerationFailed(
-            f"{server}: {_ADVICE.get(error.status_code, told)}", retryable=False
+            f"{answered}: it is overloaded or failing",
+            retry_after=float(wait[0]) if wait else None,
         )
+    advice = "check that it serves this model for chat"
+    if status in _ADVICE:
+        advice = _ADVICE[status]
+    elif _TOO_LONG.search(str(error)):
+        advice = _LONG
+    return GenerationFailed(f"{answered}: {advice}", retryable=False)
 
 
 class _Answer:
     """What the events of one answer have said so far."""
 
     def __init__(self) -> None:
-        self.finish = self.error = ""  # the error is raised after the text before it was passed on
-        self.alive = self.begun = self.worded = (
-            False  # a sign of life in the last read; one ever; a word of the answer
-        )
+        self.finish = ""
+        self.error = ""  # raised after the text before it was passed on
+        self.alive = False  # the last read brought a sign of life
+        self.begun = False  # some read did
+        self.worded = False  # the answer has a word
         self.usage: dict[str, int] = {}
         self._rest = b""
 
     def take(self, data: bytes) -> str:
-        """Read what the network brought and return the text that it adds: the SDK's own reading costs three times the CPU."""
+        """Read what the network brought and return the text that it adds.
+
+        The SDK's own reading costs three times the CPU.
+        """
         *events, self._rest = (self._rest + data).replace(b"\r", b"").split(b"\n\n")
-        self.alive, text = False, ""
+        self.alive = False
+        text = ""
         for event in events:
-            said = b"\n".join(
-                [line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:")]
-            )
-            if said and said != b"[DONE]" and not self.error:
-                try:
-                    text += self._read(msgspec.json.decode(said))
-                except (msgspec.DecodeError, UnicodeDecodeError, AttributeError, TypeError):
-                    self.error = (
-                        "the model server sent an event that is no chunk of a chat completion"
-                    )
-        self.begun, self.worded = self.begun or self.alive, self.worded or bool(text.strip())
+            text += self._read_event(event)
+        self.begun = self.begun or self.alive
+        self.worded = self.worded or bool(text.strip())
         return text
+
+    def _read_event(self, event: bytes) -> str:
+        lines = event.split(b"\n")
+        data = b"\n".join([line[5:].strip() for line in lines if line.startswith(b"data:")])
+        if not data or data == b"[DONE]" or self.error:
+            return ""
+        try:
+            return self._read(msgspec.json.decode(data))
+        except (msgspec.DecodeError, UnicodeDecodeError, AttributeError, TypeError):
+            self.error = "the model server sent an event that is no chunk of a chat completion"
+            return ""
 
     def _read(self, chunk: dict[str, Any]) -> str:
         if chunk.get("error"):
             self.error = (
                 "the model server reported an error in the middle of the answer: see its log"
             )
-        if usage := chunk.get("usage"):
-            counts = {
-                "input_tokens": usage.get("prompt_tokens"),
-                "output_tokens": usage.get("completion_tokens"),
-            }
-            self.usage = {name: count for name, count in counts.items() if isinstance(count, int)}
+        usage = chunk.get("usage")
+        if usage:
+            self.usage = _counts(usage)
         text = ""
         for choice in chunk.get("choices") or ():
             delta = choice.get("delta") or {}
-            text += delta.get("content") or ""
-            self.finish = choice.get("finish_reason") or self.finish
-            # Thinking is not part of the answer, but a sign of life. A comment or an empty delta is none.
-            signs = (
-                delta.get("content"),
-                delta.get("reasoning"),
-                delta.get("reasoning_content"),
-                choice.get("finish_reason"),
-            )
-            self.alive = self.alive or any(signs)
+            content = delta.get("content")
+            finish = choice.get("finish_reason")
+            if content:
+                text += content
+            if finish:
+                self.finish = finish
+            # Thinking is not part of the answer, but a sign of life.
+            # A comment or an empty delta is none.
+            if content or finish or delta.get("reasoning") or delta.get("reasoning_content"):
+                self.alive = True
         return text
+
+
+def _counts(usage: dict[str, Any]) -> dict[str, int]:
+    """Return the counts of tokens that a server gives, by our names."""
+    counts = {
+        "input_tokens": usage.get("prompt_tokens"),
+        "output_tokens": usage.get("completion_tokens"),
+    }
+    return {name: count for name, count in counts.items() if isinstance(count, int)}
 
 
 OPTIONS = {
@@ -266,7 +335,10 @@ OPTIONS = {
 
 
 def open(given: Given) -> OpenAIGenerator:
-    """Return the generator of a model, named as `openai:NAME` or by NAME alone. Raises ConfigError."""
+    """Return the generator of a model, named as `openai:NAME` or by NAME alone.
+
+    Raises ConfigError.
+    """
     return OpenAIGenerator(
         given.name or given.url,
         base_url=given.options["OPENAI_BASE_URL"] or OPENAI_URL,

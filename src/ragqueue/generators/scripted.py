@@ -1,4 +1,7 @@
-"""Answer by a script, for tests and benches: the same words for the same question, each at its time."""
+"""Answer by a script, for tests and benches.
+
+The same question gets the same words, each at its time.
+"""
 
 import asyncio
 import time
@@ -14,24 +17,8 @@ from ragqueue.errors import ConfigError, GenerationFailed
 from ragqueue.generators.base import Generator
 from ragqueue.types import Delta, Prompt
 
-WORDS = (
-    "queue",
-    "holds",
-    "every",
-    "job",
-    "until",
-    "one",
-    "worker",
-    "claims",
-    "it",
-    "and",
-    "writes",
-    "its",
-    "answer",
-    "for",
-    "all",
-    "here",
-)
+_VOCABULARY = "queue holds every job until one worker claims it and writes its answer for all here"
+WORDS = tuple(_VOCABULARY.split())
 SENTENCE = 12  # words
 CITED = 3  # the first passages are cited in turn
 _RANGE = msgspec.Meta(ge=0, lt=10**9)
@@ -44,29 +31,47 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     continues: bool = True
     cite: bool = True  # each sentence ends with a marker, when there are passages
 
-    def token(self, seed: int, at: int, passages: int, now: float | None = None) -> str:
-        """Return the token at this place, the same for the same seed; emitted `now`, it has its stamp (of one length until 2286)."""
-        word = WORDS[seed_of(f"{seed} {at}") % len(WORDS)]
-        word = word.capitalize() if at % SENTENCE == 0 else word
-        if at % SENTENCE == SENTENCE - 1 or at == self.tokens - 1:
-            word += (
-                f" [{at // SENTENCE % min(CITED, passages) + 1}]."
-                if self.cite and passages
-                else "."
-            )
-        word = " " + word if at else word
-        return word if now is None or not self.stamp else f"{word} @{now:017.6f}"
+    def token(self, seed: int, n: int, passages: int, now: float | None = None) -> str:
+        """Return the n-th token, the same for the same seed.
+
+        Emitted `now`, it has its stamp (of one length until 2286).
+        """
+        word = WORDS[seed_of(f"{seed} {n}") % len(WORDS)]
+        place = n % SENTENCE
+        if place == 0:
+            word = word.capitalize()
+        if place == SENTENCE - 1 or n == self.tokens - 1:
+            word += self._end_of(n // SENTENCE, passages)
+        if n > 0:
+            word = f" {word}"
+        if self.stamp and now is not None:
+            word += f" @{now:017.6f}"
+        return word
+
+    def _end_of(self, sentence: int, passages: int) -> str:
+        """Return how a sentence ends: with the marker of a passage, and a stop."""
+        if not self.cite or passages == 0:
+            return "."
+        number = sentence % min(CITED, passages) + 1
+        return f" [{number}]."
 
     def resume(self, seed: int, passages: int, prefix: str) -> tuple[int, int] | None:
-        """Return (token, characters of it that were said) where the prefix breaks off; None when it is another text."""
-        for at in range(self.tokens):
-            if not prefix.startswith(self.token(seed, at, passages)[: len(prefix)]):
+        """Return (token, how many characters of it are written) where the prefix breaks off.
+
+        Returns None when it is another text.
+        """
+        rest = prefix
+        for n in range(self.tokens):
+            token = self.token(seed, n, passages)
+            if not rest.startswith(token[: len(rest)]):
                 return None
-            size = len(self.token(seed, at, passages, now=0.0))
-            if size > len(prefix):
-                return at, len(prefix)
-            prefix = prefix[size:]
-        return None if prefix else (self.tokens, 0)
+            size = len(self.token(seed, n, passages, now=0.0))
+            if size > len(rest):
+                return n, len(rest)
+            rest = rest[size:]
+        if rest:
+            return None
+        return self.tokens, 0
 
 
 def seed_of(question: str) -> int:
@@ -79,36 +84,41 @@ class ScriptedGenerator(Generator):
     passages = 6  # more would only make the log of a bench heavier
 
     def __init__(self, options: str = "") -> None:
-        """Take `rate=20&tokens=100&stamp=1&continues=0&cite=1`. Raises ConfigError that names what is wrong."""
+        """Take `rate=20&tokens=100&stamp=1&continues=0&cite=1`.
+
+        Raises ConfigError that names what is wrong.
+        """
+        values = dict(parse_qsl(options, keep_blank_values=True))
         try:
-            self.script = msgspec.convert(
-                dict(parse_qsl(options, keep_blank_values=True)), Script, strict=False
-            )
+            self.script = msgspec.convert(values, Script, strict=False)
         except msgspec.ValidationError as error:
-            raise ConfigError(
-                f"LLM_MODEL=scripted:{options}: {error}; use {', '.join(Script.__struct_fields__)}"
-            ) from error
+            names = ", ".join(Script.__struct_fields__)
+            raise ConfigError(f"LLM_MODEL=scripted:{options}: {error}; use {names}") from error
         self.continues = self.script.continues
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
-        script, seed, passages, began = (
-            self.script,
-            seed_of(prompt.question),
-            len(prompt.hits),
-            time.monotonic(),
-        )
-        place = script.resume(seed, passages, prompt.prefix if self.continues else "")
+        began = time.monotonic()
+        script = self.script
+        seed = seed_of(prompt.question)
+        passages = len(prompt.hits)
+        prefix = prompt.prefix if self.continues else ""
+        place = script.resume(seed, passages, prefix)
         if place is None:
             raise GenerationFailed(
                 "the text so far was not written by this script: it cannot be continued"
             )
-        for at in range(place[0], script.tokens):
-            # By the clock, not by the last token: a late token does not push back the rest.
-            due = began + (at - place[0]) / script.rate if script.rate else 0.0
+        first, written = place
+        for n in range(first, script.tokens):
+            due = began
+            if script.rate:
+                # By the clock, not by the last token: a late token does not push back the rest.
+                due += (n - first) / script.rate
             await asyncio.sleep(max(0.0, due - time.monotonic()))
-            text = script.token(seed, at, passages, now=time.time())
-            yield Delta(text[place[1] :] if at == place[0] else text)
-        yield Delta(finish="stop", usage={"output_tokens": script.tokens - place[0]})
+            token = script.token(seed, n, passages, now=time.time())
+            if n == first:
+                token = token[written:]
+            yield Delta(text=token)
+        yield Delta(finish="stop", usage={"output_tokens": script.tokens - first})
 
 
 def open(given: Given) -> ScriptedGenerator:

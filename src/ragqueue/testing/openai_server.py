@@ -1,12 +1,15 @@
-"""A small model server that speaks OpenAI's streamed chat completions: says known words at a known pace, and fails when asked to.
+"""A small model server that speaks OpenAI's streamed chat completions.
 
-`python -m ragqueue.testing.openai_server 'rate=20&tokens=100&stamp=1' [PORT]` (the options of the scripted model) prints its URL.
+It says known words at a known pace, and fails when asked to.
+`python -m ragqueue.testing.openai_server 'rate=20&tokens=100&stamp=1' [PORT]` prints its URL
+(the options are those of the scripted model).
 """
 
 import asyncio
 import math
 import re
 import sys
+from collections.abc import AsyncGenerator
 from typing import Any, Self
 
 import msgspec
@@ -15,12 +18,13 @@ from aiohttp.test_utils import TestServer
 
 from ragqueue.generators.scripted import ScriptedGenerator
 from ragqueue.testing.contracts.generators import make_hits
-from ragqueue.types import Prompt
+from ragqueue.types import Delta, Prompt
 
 FAULT_AFTER = 5  # tokens
 RETRY_AFTER = 2  # seconds, sent with a refusal
-# A prompt that contains `FAULT:name` is refused, or its answer is struck after so many tokens: silent sends not even headers,
-# hang-first only comments, hang nothing more; cut ends without a finish reason, malformed with an event that is no JSON.
+# A prompt that contains `FAULT:name` is refused, or its answer is struck after so many tokens:
+# silent sends not even headers, hang-first only comments, hang nothing more;
+# cut ends without a finish reason, malformed with an event that is no JSON.
 REFUSALS = {
     "400": "context_length",
     "401": "bad_key",
@@ -37,6 +41,7 @@ STREAM_FAULTS = {
     "cut": FAULT_AFTER,
     "malformed": FAULT_AFTER,
 }
+_FAULT = re.compile(r"FAULT:([\w-]+)")
 _CHUNK = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "sim"}
 
 
@@ -64,12 +69,10 @@ class OpenAISimulator(TestServer):
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         self.requests.append(request)
         body = await request.json()
-        fault = next(iter(re.findall(r"FAULT:([\w-]+)", str(body["messages"]))), "")
+        match = _FAULT.search(str(body["messages"]))
+        fault = match[1] if match else ""
         if fault in REFUSALS:
-            error = {"error": {"message": REFUSALS[fault], "code": REFUSALS[fault]}}
-            return web.json_response(
-                error, status=int(fault[:3]), headers={"Retry-After": str(RETRY_AFTER)}
-            )
+            return _refusal(fault)
         self.active += 1
         try:
             return await self._answer(request, body, fault)
@@ -80,66 +83,84 @@ class OpenAISimulator(TestServer):
         self, request: web.Request, body: dict[str, Any], fault: str
     ) -> web.StreamResponse:
         """Stream one answer; aiohttp cancels what waits for ever when the client goes away."""
-        messages = body["messages"]
-        question = next(
-            message["content"] for message in reversed(messages) if message["role"] == "user"
-        )
-        prefix = messages[-1]["content"] if messages[-1]["role"] == "assistant" else ""
-        stream = self._model.stream(
-            Prompt(question, make_hits(*re.findall("</source-", question)), "", question, prefix)
-        )
+        prompt = _prompt_of(body["messages"])
         if fault == "silent":
             await asyncio.Event().wait()
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         response.enable_chunked_encoding()
         await response.prepare(request)
-        await response.write(
-            _event(
-                choices=[
-                    {
-                        "index": 0,
-                        "delta": {"role": "assistant", "content": ""},
-                        "finish_reason": None,
-                    }
-                ]
-            )
-        )
+        await response.write(_choice({"role": "assistant", "content": ""}))
         while fault == "hang-first":
             await response.write(b": still here\n\n")
             await asyncio.sleep(0.02)
-        said = 0
-        while (
-            said < STREAM_FAULTS.get(fault, math.inf)
-            and (delta := await anext(stream)).finish is None
-        ):
-            await response.write(
-                _event(
-                    choices=[{"index": 0, "delta": {"content": delta.text}, "finish_reason": None}]
-                )
-            )
-            said += 1
-        if fault == "cut" and request.transport:
-            request.transport.abort()
-        if fault == "malformed":
-            await response.write(b"data: {not json\n\n")
-        if fault in ("cut", "malformed", "hang"):
-            await asyncio.Event().wait()
-        usage = {"prompt_tokens": len(question) // 4, "completion_tokens": said}
-        told = (
-            _event(choices=[], usage=usage)
-            if (body.get("stream_options") or {}).get("include_usage")
-            else b""
-        )
-        await response.write(
-            _event(choices=[{"index": 0, "delta": {}, "finish_reason": "stop"}])
-            + told
-            + b"data: [DONE]\n\n"
-        )
+
+        limit = STREAM_FAULTS.get(fault, math.inf)
+        tokens = await _write_tokens(response, self._model.stream(prompt), limit)
+        await _strike(request, response, fault)
+
+        end = _choice({}, finish="stop")
+        stream_options = body.get("stream_options") or {}
+        if stream_options.get("include_usage"):
+            prompt_tokens = len(prompt.question) // 4
+            usage = {"prompt_tokens": prompt_tokens, "completion_tokens": tokens}
+            end += _event(choices=[], usage=usage)
+        await response.write(end + b"data: [DONE]\n\n")
         return response
 
 
-def _event(**chunk: Any) -> bytes:
-    return b"data: %b\n\n" % msgspec.json.encode(_CHUNK | chunk)
+def _refusal(fault: str) -> web.Response:
+    word = REFUSALS[fault]
+    return web.json_response(
+        {"error": {"message": word, "code": word}},
+        status=int(fault[:3]),
+        headers={"Retry-After": str(RETRY_AFTER)},
+    )
+
+
+def _prompt_of(messages: list[dict[str, str]]) -> Prompt:
+    """Return the prompt of the last user's message, with as many hits as sources stand in it."""
+    questions = [message["content"] for message in messages if message["role"] == "user"]
+    question = questions[-1]
+    last = messages[-1]
+    return Prompt(
+        question=question,
+        hits=make_hits(*re.findall("</source-", question)),
+        system="",
+        user=question,
+        prefix=last["content"] if last["role"] == "assistant" else "",
+    )
+
+
+async def _write_tokens(
+    response: web.StreamResponse, deltas: AsyncGenerator[Delta, None], limit: float
+) -> int:
+    """Write an answer up to so many tokens, and return how many it had."""
+    tokens = 0
+    while tokens < limit:
+        delta = await anext(deltas)
+        if delta.finish is not None:
+            break
+        await response.write(_choice({"content": delta.text}))
+        tokens += 1
+    return tokens
+
+
+async def _strike(request: web.Request, response: web.StreamResponse, fault: str) -> None:
+    """Break an answer off as its fault says; what is broken off never returns."""
+    if fault == "cut" and request.transport:
+        request.transport.abort()
+    if fault == "malformed":
+        await response.write(b"data: {not json\n\n")
+    if fault in ("cut", "malformed", "hang"):
+        await asyncio.Event().wait()
+
+
+def _choice(delta: dict[str, str], finish: str | None = None) -> bytes:
+    return _event(choices=[{"index": 0, "delta": delta, "finish_reason": finish}])
+
+
+def _event(**fields: Any) -> bytes:
+    return b"data: %b\n\n" % msgspec.json.encode(_CHUNK | fields)
 
 
 async def _main(options: str = "", port: str = "0") -> None:

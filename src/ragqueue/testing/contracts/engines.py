@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -25,8 +25,10 @@ class Handled:
     def __init__(self, failing: str = "", *, closed: bool = False) -> None:
         self.rings: list[Ring] = []
         self.ids: dict[str, None] = {}  # in order, each once: a ring may be doubled
-        self.running = self.most = 0
-        self.gate, self._failing = asyncio.Event(), failing
+        self.running = 0
+        self.most = 0  # that ran at once
+        self.gate = asyncio.Event()
+        self._failing = failing
         if not closed:
             self.gate.set()
 
@@ -63,34 +65,47 @@ async def working(
 
 
 def rings(count: int, lane: str = "chat", *, front: bool = False) -> list[Ring]:
-    return [Ring(uuid.uuid4().hex, lane, "database", float(n), front) for n in range(count)]
+    return [
+        Ring(job_id=new_id(), lane=lane, database="database", stamp=float(n), front=front)
+        for n in range(count)
+    ]
+
+
+def new_id() -> str:
+    return uuid.uuid4().hex
 
 
 class QueueContract:
     async def submit(self, queue: JobQueue, wanted: list[Ring]) -> list[str]:
-        """Make jobs deliverable and return their ids; an engine whose queue is the jobs table inserts rows."""
+        """Make the jobs of the wanted rings deliverable and return their ids.
+
+        An engine whose queue is the jobs table inserts rows.
+        """
         await queue.ring(wanted)
         return [ring.job_id for ring in wanted]
 
     def claiming(self, handle: Handle) -> Handle:
-        """Return the handle to work with; an engine whose queue is the jobs table claims the row first."""
+        """Return the handle to work with.
+
+        An engine whose queue is the jobs table claims the row first.
+        """
         return handle
 
     async def work(
-        self, queue: JobQueue, wanted: list[str], concurrency: int = 4, *, failing: str = ""
+        self, queue: JobQueue, job_ids: list[str], concurrency: int = 4, *, failing: str = ""
     ) -> list[str]:
         """Work until these jobs were handled, and return the ids in order."""
         handled = Handled(failing)
         async with working(queue, self.claiming(handled), concurrency=concurrency):
-            await until(lambda: {*handled.ids} >= {*wanted})
+            await until(lambda: handled.ids.keys() >= set(job_ids))
         return list(handled.ids)
 
     async def test_every_ring_of_the_lane_and_no_other_reaches_a_handle(
         self, queue: JobQueue, other: JobQueue
     ) -> None:
         await self.submit(other, rings(3, "background"))
-        wanted = await self.submit(other, rings(20))
-        assert sorted(await self.work(queue, wanted)) == sorted(wanted)
+        job_ids = await self.submit(other, rings(20))
+        assert sorted(await self.work(queue, job_ids)) == sorted(job_ids)
         assert await queue.depth("background") == 3
 
     async def test_at_most_concurrency_handles_run_at_once_and_depth_counts_what_waits(
@@ -108,22 +123,24 @@ class QueueContract:
         assert handled.most == 3
 
     async def test_two_workers_share_a_lane(self, queue: JobQueue, other: JobQueue) -> None:
-        wanted = await self.submit(queue, rings(8))
-        mine, theirs = Handled(closed=True), Handled(closed=True)
+        job_ids = await self.submit(queue, rings(8))
+        mine = Handled(closed=True)
+        theirs = Handled(closed=True)
         async with working(queue, self.claiming(mine)), working(other, self.claiming(theirs)):
             await until(lambda: mine.running == theirs.running == 4)
             mine.gate.set()
             theirs.gate.set()
-        assert {*mine.ids, *theirs.ids} == set(wanted)
+        assert {*mine.ids, *theirs.ids} == set(job_ids)
 
     async def test_a_handle_that_fails_stops_nobody(self, queue: JobQueue) -> None:
-        wanted = await self.submit(queue, rings(2))
-        await self.work(queue, wanted, 1, failing=wanted[0])
+        job_ids = await self.submit(queue, rings(2))
+        await self.work(queue, job_ids, 1, failing=job_ids[0])
 
     async def test_a_ring_at_the_front_is_delivered_first(self, queue: JobQueue) -> None:
         usual = await self.submit(queue, rings(3))
         [urgent] = await self.submit(queue, rings(1, front=True))
-        assert (await self.work(queue, [*usual, urgent], 1))[0] == urgent
+        delivered = await self.work(queue, [*usual, urgent], 1)
+        assert delivered[0] == urgent
 
     async def test_a_doubled_ring_harms_nobody(self, queue: JobQueue) -> None:
         ring, last = rings(2)
@@ -142,7 +159,8 @@ class QueueContract:
         assert handled.running == 2
         handled.gate.set()
         await until(lambda: handled.running == 0)
-        assert (len(handled.rings), await queue.depth("chat")) == (2, 2)
+        assert len(handled.rings) == 2
+        assert await queue.depth("chat") == 2
 
     async def test_an_idle_worker_is_woken_and_what_comes_after_its_end_reaches_the_next(
         self, queue: JobQueue, other: JobQueue
@@ -156,55 +174,124 @@ class QueueContract:
 
 
 def event(n: int, *, attempt: int = 1, data: dict[str, Any] | None = None) -> Event:
-    return Event(seq_of(attempt, n), "delta", {"n": n} if data is None else data, 1000.5 + n)
+    if data is None:
+        data = {"n": n}
+    return Event(seq=seq_of(attempt, n), type="delta", data=data, at=1000.5 + n)
 
 
 async def write(log: EventLog, job_id: str, after: int, *events: Event) -> int:
-    return (await log.append([Append(job_id, after, events)]))[0]
+    [end] = await log.append([Append(job_id=job_id, after=after, events=events)])
+    return end
+
+
+async def fill(log: EventLog, logs: dict[str, list[Event]]) -> None:
+    """Write these events to logs that are empty, at once."""
+    await log.append(
+        [Append(job_id=job_id, after=-1, events=events) for job_id, events in logs.items()]
+    )
 
 
 async def everything(log: EventLog, job_id: str, after: int = 0) -> list[Event]:
-    return (await log.read({job_id: after})).get(job_id, [])
+    logs = await log.read({job_id: after})
+    return logs.get(job_id, [])
 
 
-Steps = list[tuple[int, list[Event], Event]]  # (after, events, where the log ends afterwards)
-A, B, C = map(event, range(3))
-SECOND, NINTH, TENTH, TWELFTH = (event(0, attempt=attempt) for attempt in (2, 9, 10, 12))
-AGAIN = event(0, attempt=10, data={"first": False})
-# what is told -> the appends, one after the other, and what the log then holds
-APPENDS: dict[str, tuple[Steps, list[Event]]] = {
-    "an append elsewhere writes nothing and tells the end": ([(-1, [A, B], B), (A.seq, [C], B), (event(5).seq, [event(6)], B)], [A, B]),
-    "events come back as they were written, each append once": ([(0, [A], A), (A.seq, [B, C], C), (A.seq, [B, C], C)], [A, B, C]),
-    "a fence is raised over any lower end": ([(-1, [A, B], B), (-1, [TWELFTH], TWELFTH)], [A, B, TWELFTH]),
-    "a fence is not raised over an equal or higher end": ([(-1, [TENTH], TENTH), (-1, [AGAIN], TENTH), (-1, [NINTH], TENTH)], [TENTH]),
-    "an older attempt writes nothing once the fence is up": ([(-1, [A, B], B), (-1, [SECOND], SECOND), (B.seq, [C], SECOND)], [A, B, SECOND]),
-}  # fmt: skip
+FIRST = event(0)
+SECOND = event(1)
+THIRD = event(2)
+FENCE_2 = event(0, attempt=2)
+FENCE_9 = event(0, attempt=9)
+FENCE_10 = event(0, attempt=10)
+FENCE_10_AGAIN = event(0, attempt=10, data={"first": False})
+FENCE_12 = event(0, attempt=12)
+
+
+class Step(NamedTuple):
+    """One append to a log, and where the log ends afterwards."""
+
+    after: int
+    events: list[Event]
+    end: Event
+
+
+# What is told -> the appends, one after the other, and what the log holds in the end.
+APPENDS: dict[str, tuple[list[Step], list[Event]]] = {
+    "an append elsewhere writes nothing and tells the end": (
+        [
+            Step(after=-1, events=[FIRST, SECOND], end=SECOND),
+            Step(after=FIRST.seq, events=[THIRD], end=SECOND),
+            Step(after=event(5).seq, events=[event(6)], end=SECOND),
+        ],
+        [FIRST, SECOND],
+    ),
+    "events come back as they were written, each append once": (
+        [
+            Step(after=0, events=[FIRST], end=FIRST),
+            Step(after=FIRST.seq, events=[SECOND, THIRD], end=THIRD),
+            Step(after=FIRST.seq, events=[SECOND, THIRD], end=THIRD),
+        ],
+        [FIRST, SECOND, THIRD],
+    ),
+    "a fence is raised over any lower end": (
+        [
+            Step(after=-1, events=[FIRST, SECOND], end=SECOND),
+            Step(after=-1, events=[FENCE_12], end=FENCE_12),
+        ],
+        [FIRST, SECOND, FENCE_12],
+    ),
+    "a fence is not raised over an equal or higher end": (
+        [
+            Step(after=-1, events=[FENCE_10], end=FENCE_10),
+            Step(after=-1, events=[FENCE_10_AGAIN], end=FENCE_10),
+            Step(after=-1, events=[FENCE_9], end=FENCE_10),
+        ],
+        [FENCE_10],
+    ),
+    "an older attempt writes nothing once the fence is up": (
+        [
+            Step(after=-1, events=[FIRST, SECOND], end=SECOND),
+            Step(after=-1, events=[FENCE_2], end=FENCE_2),
+            Step(after=SECOND.seq, events=[THIRD], end=FENCE_2),
+        ],
+        [FIRST, SECOND, FENCE_2],
+    ),
+}
 
 
 class EventLogContract:
     @pytest.fixture
     def job_id(self) -> str:
-        return uuid.uuid4().hex
+        return new_id()
 
-    @pytest.mark.parametrize(("appends", "held"), APPENDS.values(), ids=APPENDS)
+    async def damage(self, log: EventLog, job_id: str, seq: int) -> None:
+        """Put an entry into a job's log that no pen wrote."""
+        raise NotImplementedError
+
+    @pytest.mark.parametrize(("steps", "written"), APPENDS.values(), ids=APPENDS)
     async def test_an_append_is_written_where_the_log_ends(
-        self, log: EventLog, job_id: str, appends: Steps, held: list[Event]
+        self, log: EventLog, job_id: str, steps: list[Step], written: list[Event]
     ) -> None:
-        for after, events, end in appends:
-            assert await write(log, job_id, after, *events) == end.seq
-        assert await everything(log, job_id) == held
+        for step in steps:
+            assert await write(log, job_id, step.after, *step.events) == step.end.seq
+        assert await everything(log, job_id) == written
 
     async def test_appends_to_many_logs_are_decided_one_by_one(self, log: EventLog) -> None:
-        first, longer, last = (uuid.uuid4().hex for _ in range(3))
-        await write(log, longer, -1, A, B)
+        empty = new_id()
+        longer = new_id()
+        also_empty = new_id()
+        await write(log, longer, -1, FIRST, SECOND)
         ends = await log.append(
-            [Append(first, 0, [A]), Append(longer, 0, [A]), Append(last, -1, [A])]
+            [
+                Append(job_id=empty, after=0, events=[FIRST]),
+                Append(job_id=longer, after=0, events=[FIRST]),
+                Append(job_id=also_empty, after=-1, events=[FIRST]),
+            ]
         )
-        assert ends == [A.seq, B.seq, A.seq]
-        assert await log.read(dict.fromkeys((first, longer, last), 0)) == {
-            first: [A],
-            longer: [A, B],
-            last: [A],
+        assert ends == [FIRST.seq, SECOND.seq, FIRST.seq]
+        assert await log.read({empty: 0, longer: 0, also_empty: 0}) == {
+            empty: [FIRST],
+            longer: [FIRST, SECOND],
+            also_empty: [FIRST],
         }
 
     async def test_a_long_log_is_read_whole_or_after_a_cursor(
@@ -219,54 +306,49 @@ class EventLogContract:
     async def test_a_log_that_was_dropped_is_empty_which_its_writer_learns(
         self, log: EventLog, job_id: str
     ) -> None:
-        kept = uuid.uuid4().hex
-        await log.append([Append(job_id, -1, [A, B]), Append(kept, -1, [A])])
-        await log.drop([job_id, uuid.uuid4().hex])
-        assert await log.read({job_id: 0, kept: 0}) == {kept: [A]}
-        assert await write(log, job_id, B.seq, C) == 0
-        assert await write(log, job_id, -1, A, B, C) == C.seq
-        assert await everything(log, job_id) == [A, B, C]
+        kept_id = new_id()
+        await fill(log, {job_id: [FIRST, SECOND], kept_id: [FIRST]})
+        await log.drop([job_id, new_id()])
+        assert await log.read({job_id: 0, kept_id: 0}) == {kept_id: [FIRST]}
+        assert await write(log, job_id, SECOND.seq, THIRD) == 0
+        assert await write(log, job_id, -1, FIRST, SECOND, THIRD) == THIRD.seq
+        assert await everything(log, job_id) == [FIRST, SECOND, THIRD]
 
     async def test_a_sealed_log_holds_a_fence_and_takes_nothing_of_older_attempts(
         self, log: EventLog, job_id: str
     ) -> None:
-        kept = uuid.uuid4().hex
-        await log.append([Append(job_id, -1, [A, B]), Append(kept, -1, [A])])
-        await log.seal([Append(job_id, -1, [SECOND])])
-        assert await log.read({job_id: 0, kept: 0}) == {job_id: [SECOND], kept: [A]}
-        assert await write(log, job_id, B.seq, C) == SECOND.seq
-        assert await write(log, job_id, -1, A, B, C) == SECOND.seq
-        assert await everything(log, job_id) == [SECOND]
+        kept_id = new_id()
+        await fill(log, {job_id: [FIRST, SECOND], kept_id: [FIRST]})
+        await log.seal([Append(job_id=job_id, after=-1, events=[FENCE_2])])
+        assert await log.read({job_id: 0, kept_id: 0}) == {job_id: [FENCE_2], kept_id: [FIRST]}
+        assert await write(log, job_id, SECOND.seq, THIRD) == FENCE_2.seq
+        assert await write(log, job_id, -1, FIRST, SECOND, THIRD) == FENCE_2.seq
+        assert await everything(log, job_id) == [FENCE_2]
         assert set(await log.purge()) <= {"log_files", "log_files_left"}
 
     async def test_very_many_logs_are_dropped_at_once(self, log: EventLog, job_id: str) -> None:
-        await write(log, job_id, -1, A)
-        await log.drop([job_id, *(f"{n:032x}" for n in range(300_000))])
+        others = [f"{n:032x}" for n in range(300_000)]
+        await write(log, job_id, -1, FIRST)
+        await log.drop([job_id, *others])
         assert await everything(log, job_id) == []
 
-    async def damage(self, log: EventLog, job_id: str, seq: int) -> None:
-        """Put an entry into a job's log that no pen wrote."""
-        raise NotImplementedError
-
     async def test_a_damaged_entry_harms_no_other_log(self, log: EventLog, job_id: str) -> None:
-        other = uuid.uuid4().hex
-        await log.append([Append(job_id, -1, [A]), Append(other, -1, [A, B])])
-        await self.damage(log, job_id, C.seq)
-        assert await log.read({job_id: 0, other: 0}) == {
-            job_id: [A, Event(C.seq, DAMAGED, {})],
-            other: [A, B],
+        other_id = new_id()
+        await fill(log, {job_id: [FIRST], other_id: [FIRST, SECOND]})
+        await self.damage(log, job_id, THIRD.seq)
+        assert await log.read({job_id: 0, other_id: 0}) == {
+            job_id: [FIRST, Event(seq=THIRD.seq, type=DAMAGED, data={})],
+            other_id: [FIRST, SECOND],
         }
 
     async def test_any_text_up_to_a_megabyte_is_kept_as_it_is(
         self, log: EventLog, job_id: str
     ) -> None:
-        written = event(
-            0,
-            data={
-                "text": "ü 漢字 🦆 \u0000 \\ \" '" + "x" * 1_000_000,
-                "list": [1, 2.5, None, True, {"a": "b"}],
-            },
-        )
+        data = {
+            "text": "ü 漢字 🦆 \u0000 \\ \" '" + "x" * 1_000_000,
+            "list": [1, 2.5, None, True, {"a": "b"}],
+        }
+        written = event(0, data=data)
         await write(log, job_id, -1, written)
         assert await everything(log, job_id) == [written]
 
@@ -275,10 +357,10 @@ class EventLogContract:
     ) -> None:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(log.read({job_id: 0}, LIMIT * 2), 0.01)
-        reading = asyncio.create_task(log.read({job_id: 0, uuid.uuid4().hex: 0}, LIMIT * 2))
+        reading = asyncio.create_task(log.read({job_id: 0, new_id(): 0}, LIMIT * 2))
         await asyncio.sleep(0)
-        await write(log, job_id, -1, A)
-        assert await asyncio.wait_for(reading, LIMIT) == {job_id: [A]}
+        await write(log, job_id, -1, FIRST)
+        assert await asyncio.wait_for(reading, LIMIT) == {job_id: [FIRST]}
 
     async def test_a_waiting_read_ends_when_its_time_is_over(
         self, log: EventLog, job_id: str

@@ -1,4 +1,7 @@
-"""What every embedder and every vector index must do: subclass a contract and give the fixture `embedder`, or `index`, an empty one."""
+"""What every embedder and every vector index must do: subclass a contract and give its fixture.
+
+That is `embedder`, or `index`, an empty one.
+"""
 
 import asyncio
 
@@ -22,7 +25,7 @@ LIKE = [
     "How do I rotate the key of the gateway?",
     "To rotate the key of the gateway, run the command.",
 ]
-HERE = Space("acme", "default", "g1")
+HERE = Space(tenant="acme", collection="default", generation="g1")
 DIMENSIONS = 16
 
 
@@ -41,8 +44,8 @@ class EmbedderContract:
         at_the_same_time = np.concatenate(
             await asyncio.gather(*(embedder.embed([text]) for text in TEXTS))
         )
-        for other in (turned, alone, at_the_same_time):
-            assert np.allclose(together, other, atol=1e-3)
+        for again in (turned, alone, at_the_same_time):
+            assert np.allclose(together, again, atol=1e-3)
 
     async def test_the_like_is_nearer_than_the_unlike(self, embedder: Embedder) -> None:
         question, like, unlike = await embedder.embed([*LIKE, "The cat sat on a warm mat."])
@@ -54,11 +57,10 @@ class EmbedderContract:
 
 
 def vectors(count: int, *, seed: int = 0) -> NDArray[np.float32]:
-    made: NDArray[np.float32] = (
-        np.random.default_rng(seed).normal(size=(count, DIMENSIONS)).astype(np.float32)
-    )
-    made /= np.linalg.norm(made, axis=1, keepdims=True)
-    return made
+    """Return random unit vectors, shape (count, DIMENSIONS), the same for the same seed."""
+    numbers = np.random.default_rng(seed).normal(size=(count, DIMENSIONS)).astype(np.float32)
+    lengths = np.linalg.norm(numbers, axis=1, keepdims=True)
+    return np.asarray(numbers / lengths, np.float32)
 
 
 class IndexContract:
@@ -66,45 +68,50 @@ class IndexContract:
         self, index: Index
     ) -> None:
         stored = vectors(50)
+        question = stored[7]
+        nearest = np.argsort(-(stored @ question), kind="stable")[:5]
         await index.upsert(HERE, list(range(1, 51)), stored)
-        found = await index.search(HERE, stored[7], 5)
-        assert [number for number, _ in found] == (
-            np.argsort(-(stored @ stored[7]), kind="stable")[:5] + 1
-        ).tolist()
-        assert found[0][1] == pytest.approx(1.0, abs=1e-2)
-        assert len(await index.search(HERE, stored[7], 100)) == 50
+        hits = await index.search(HERE, question, 5)
+        assert [number for number, _ in hits] == (nearest + 1).tolist()
+        assert hits[0][1] == pytest.approx(1.0, abs=1e-2)
+        assert len(await index.search(HERE, question, 100)) == 50
 
     async def test_upsert_replaces(self, index: Index) -> None:
         first, second = vectors(2)
         await index.upsert(HERE, [1], first[None, :])
         await index.upsert(HERE, [1], second[None, :])
         assert await index.count(HERE) == 1
-        assert (await index.search(HERE, second, 1))[0][1] == pytest.approx(1.0, abs=1e-2)
+        [(_, cosine)] = await index.search(HERE, second, 1)
+        assert cosine == pytest.approx(1.0, abs=1e-2)
 
     async def test_what_is_deleted_is_not_found(self, index: Index) -> None:
         stored = vectors(10)
         await index.upsert(HERE, list(range(10)), stored)
         await index.delete(HERE, [3, 99])
-        assert 3 not in [number for number, _ in await index.search(HERE, stored[3], 10)]
+        hits = await index.search(HERE, stored[3], 10)
+        assert 3 not in [number for number, _ in hits]
         assert await index.count(HERE) == 9
 
     async def test_only_what_is_allowed_is_found_and_all_of_it(self, index: Index) -> None:
         await index.upsert(HERE, list(range(200)), vectors(200))
-        found = await index.search(HERE, vectors(1, seed=9)[0], 10, allowed={5, 77, 150})
-        assert {number for number, _ in found} == {5, 77, 150}
+        hits = await index.search(HERE, vectors(1, seed=9)[0], 10, allowed={5, 77, 150})
+        assert {number for number, _ in hits} == {5, 77, 150}
         assert await index.search(HERE, vectors(1)[0], 10, allowed=[]) == []
 
     async def test_ties_go_to_the_lower_number(self, index: Index) -> None:
         same = vectors(1)
         await index.upsert(HERE, list(range(40, 0, -1)), np.repeat(same, 40, axis=0))
-        assert [number for number, _ in await index.search(HERE, same[0], 3)] == [1, 2, 3]
+        hits = await index.search(HERE, same[0], 3)
+        assert [number for number, _ in hits] == [1, 2, 3]
 
     async def test_spaces_are_apart_and_an_empty_one_finds_nothing(self, index: Index) -> None:
-        stored = vectors(2)
-        await index.upsert(HERE, [1], stored[:1])
-        for other in (
-            HERE._replace(tenant="globex"),
-            HERE._replace(collection="other"),
-            HERE._replace(generation="g2"),
-        ):
-            assert (await index.search(other, stored[0], 5), await index.count(other)) == ([], 0)
+        stored = vectors(1)
+        elsewhere = [
+            Space(tenant="globex", collection="default", generation="g1"),
+            Space(tenant="acme", collection="other", generation="g1"),
+            Space(tenant="acme", collection="default", generation="g2"),
+        ]
+        await index.upsert(HERE, [1], stored)
+        for space in elsewhere:
+            assert await index.search(space, stored[0], 5) == []
+            assert await index.count(space) == 0
