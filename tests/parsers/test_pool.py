@@ -323,7 +323,8 @@ def test_a_child_at_the_end_of_its_life_reads_nothing_that_it_will_not_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     target = "ragqueue.parsers.text:TextParser"
-    request = Request(id="a", target=target, name="a.txt", data=b"x", seconds=60.0)
+    cut = "ragqueue.ingestion.reading:cut"
+    request = Request(id="a", target=target, cut=cut, name="a.txt", data=b"x", seconds=60.0)
     body = msgspec.msgpack.encode(request)
     frame = len(body).to_bytes(8, "big") + body
     requests = io.BytesIO(3 * frame)
@@ -331,7 +332,7 @@ def test_a_child_at_the_end_of_its_life_reads_nothing_that_it_will_not_answer(
     monkeypatch.setattr(child, "_DOCUMENTS", 2)
     monkeypatch.setattr(child, "_limit", lambda *_: None)  # this process lives on
 
-    child._answer_requests(requests, answers, b"hello")
+    child._answer_requests(requests, answers, "hello")
 
     assert requests.tell() == 2 * len(frame)
     assert answers.getvalue().count(b"paragraph") == 2

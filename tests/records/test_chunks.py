@@ -6,6 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection
 
+from ragqueue.ingestion.reading import row_of
 from ragqueue.language.tokens import tokenize
 from ragqueue.records import chunks, keywords
 from ragqueue.types import Chunk, Passage, Space
@@ -90,10 +91,8 @@ def test_numbers_are_never_used_again(connection: Connection) -> None:
 
 
 def test_a_removed_vector_is_left_for_replicas_to_forget(connection: Connection) -> None:
-    passage = Passage(text="text", start=0, end=4)
-    numbers = chunks.insert(
-        connection, SPACE, "d", 1, "en", [(passage, "text", b"\0\0"), (passage, "text", None)]
-    )
+    row = row_of(Passage(text="text", start=0, end=4), "text", "en")
+    numbers = chunks.insert(connection, SPACE, "d", 1, "en", [(row, b"\0\0"), (row, None)])
 
     chunks.remove(connection, "acme", "d")
 
@@ -129,7 +128,8 @@ def test_the_sums_are_what_a_recount_finds(
         chunks.remove(connection, "acme", document_id)
     for document_id, language, texts in steps:
         chunks.remove(connection, "acme", document_id)
-        rows = [(Passage(text=text, start=0, end=len(text)), text, None) for text in texts]
+        passages = [Passage(text=text, start=0, end=len(text)) for text in texts]
+        rows = [(row_of(passage, passage.text, language), None) for passage in passages]
         chunks.insert(connection, SPACE, document_id, 1, language, rows)
         held[document_id] = (language, [tokenize(text, language) for text in texts])
 

@@ -3,7 +3,9 @@
 A file is kept durably, then parsed, cut, embedded and stored as one new version.
 """
 
+import asyncio
 import hashlib
+import secrets
 import uuid
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,21 +15,21 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from ragqueue.embedders.base import Embedder
-from ragqueue.errors import Conflict, NotFound, TooLarge, UnreadableDocument
+from ragqueue.errors import Conflict, NotFound, TooLarge, Unavailable, UnreadableDocument
 from ragqueue.indexes.base import Index
-from ragqueue.ingestion.chunks import chunk
+from ragqueue.ingestion.reading import indexed_text
 from ragqueue.jobs.submit import Submitter
-from ragqueue.language.detect import detect
 from ragqueue.parsers.pool import ParserPool
 from ragqueue.parsers.table import media_type_of
 from ragqueue.records import chunks, documents
 from ragqueue.records.store import Records
 from ragqueue.storable import check_storable
-from ragqueue.types import Document, Job, Outcome, Parsed, Passage, Space
+from ragqueue.types import Document, Job, Outcome, Passage, Reading, Row, Space
 
 KEYWORDS_ONLY = "keywords"  # the generation of a collection without an embedder
 SAME_MOMENT = 3  # tries to store a file whose document changes at the same moment
 QUARANTINED_AFTER = 3  # deaths of its parser
+ROWS_AT_ONCE = 100  # in one transaction, which keeps other writes waiting for about 15 ms
 EMBED_AT_ONCE = 64  # passages between two looks at whether the job was cancelled
 
 
@@ -93,7 +95,7 @@ class Ingester:
             source=source,
             media_type=media_type_of(source, data, media_type),
             data=data,
-            sha256=hashlib.sha256(data).hexdigest(),
+            sha256=await asyncio.to_thread(_sha256, data),  # 50 MB take 0.2 s
         )
         await self._check_generation(tenant, collection)
         for _ in range(SAME_MOMENT):
@@ -161,8 +163,8 @@ class Ingester:
             )
         await self._check_generation(job.tenant, document.collection)
         try:
-            parsed = await self._pool.parse(data, payload["source"], payload["media_type"])
-            count = await self._store(document, job, parsed)
+            reading = await self._pool.parse(data, payload["source"], payload["media_type"])
+            count = await self._store(document, job, reading)
         except UnreadableDocument as error:
             return await self._refused(document, job, error)
         return Outcome("succeeded", result={"document_id": document.id, "chunks": count})
@@ -178,45 +180,71 @@ class Ingester:
         await self._records.write(documents.refuse, job.tenant, document.id, reason, upload_id)
         return Outcome("failed", error_code=error.code, error_message=reason)
 
-    async def _store(self, document: Document, job: Job, parsed: Parsed) -> int:
-        """Cut, embed and store a text; return how many chunks it has. Raises UnreadableDocument."""
-        title = parsed.title or document.source.replace("\\", "/").rsplit("/", 1)[-1]
-        passages = chunk(parsed)
-        if not passages:
+    async def _store(self, document: Document, job: Job, reading: Reading) -> int:
+        """Embed and store a text; return how many chunks it has.
+
+        The chunks are staged, a few at a time, so that no other write waits long. Then one
+        transaction makes them the document's, and the old ones go, a few at a time again.
+        Raises UnreadableDocument, Unavailable when the document was changed meanwhile.
+        """
+        if not reading.rows:
             raise UnreadableDocument(
                 f"{document.source!r} holds no text that could be answered from"
             )
-        texts = [indexed_text(title, passage) for passage in passages]
-        vectors = await self._embed(texts)
-        language = detect(parsed.text)
         space = Space(
             tenant=document.tenant, collection=document.collection, generation=self._generation
         )
-        rows = list(zip(passages, texts, stored_vectors(vectors, len(texts)), strict=True))
+        await self._remove_others(space, document.id, document.version)  # what broke off
+        staged = -1 - secrets.randbits(52)  # of this try alone
+        for start in range(0, len(reading.rows), ROWS_AT_ONCE):
+            rows = reading.rows[start : start + ROWS_AT_ONCE]
+            await self._stage(space, document.id, staged, reading, rows)
+        version = document.version + 1
 
-        def write(connection: Connection) -> tuple[list[int], list[int]]:
+        def switch(connection: Connection) -> None:
             documents.add_version(
                 connection,
                 document,
-                parsed,
+                reading,
                 upload_id=job.payload["upload_id"],
-                title=title,
                 sha256=job.payload["sha256"],
-                language=language,
-                chunks=len(rows),
                 media_type=job.payload["media_type"],
             )
-            removed = chunks.remove(connection, document.tenant, document.id)
-            added = chunks.insert(
-                connection, space, document.id, document.version + 1, language, rows
-            )
-            return removed, added
+            count = chunks.publish(connection, document.tenant, document.id, staged, version)
+            if count != len(reading.rows):
+                raise Unavailable(f"{document.source!r} is being read twice: it is read again")
 
-        removed, added = await self._records.write(write)
+        await self._records.write(switch)
+        await self._remove_others(space, document.id, version)
+        return len(reading.rows)
+
+    async def _stage(
+        self, space: Space, document_id: str, staged: int, reading: Reading, rows: Sequence[Row]
+    ) -> None:
+        """Embed and keep some rows of a text, which nobody is shown yet."""
+        vectors = await self._embed([_indexed(reading, row) for row in rows])
+        stored = list(zip(rows, stored_vectors(vectors, len(rows)), strict=True))
+
+        def insert(connection: Connection) -> list[int]:
+            # A run that lost its lease must leave nothing of a document that was erased meanwhile.
+            if documents.get(connection, space.tenant, document_id) is None:
+                raise Unavailable(f"document {document_id!r} was deleted while it was read")
+            return chunks.insert(connection, space, document_id, staged, reading.language, stored)
+
+        numbers = await self._records.note(insert)
         if vectors is not None and self._index is not None:
-            await self._index.delete(space, removed)
-            await self._index.upsert(space, added, vectors)
-        return len(added)
+            await self._index.upsert(space, numbers, vectors)
+
+    async def _remove_others(self, space: Space, document_id: str, version: int) -> None:
+        """Remove the chunks of all versions but one, a few at a time."""
+        while True:
+            numbers = await self._records.note(
+                chunks.remove_others, space.tenant, document_id, version, ROWS_AT_ONCE
+            )
+            if not numbers:
+                return
+            if self._index is not None:
+                await self._index.delete(space, numbers)
 
     async def _embed(self, texts: Sequence[str]) -> NDArray[np.float32] | None:
         """Return one vector a text; None without an embedder."""
@@ -248,10 +276,17 @@ def stored_vectors(vectors: NDArray[np.float32] | None, count: int) -> Sequence[
     return [vector.tobytes() for vector in vectors.astype("<f2")]
 
 
-def indexed_text(title: str, passage: Passage) -> str:
-    """Return what is embedded and tokenised for a passage.
+def _indexed(reading: Reading, row: Row) -> str:
+    """Return what is embedded of a row."""
+    passage = Passage(
+        text=reading.text[row.start : row.end],
+        start=row.start,
+        end=row.end,
+        heading_path=row.heading_path,
+        page=row.page,
+    )
+    return indexed_text(reading.title, passage)
 
-    Title and heading path stand in front, which offsets never include.
-    """
-    path = " > ".join(part for part in passage.heading_path if part != title)
-    return "\n".join(part for part in (title, path, passage.text) if part)
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -14,7 +14,7 @@ from ragqueue.jobs.receipts import compact
 from ragqueue.jobs.ring import Ringer
 from ragqueue.jobs.submit import Submitter
 from ragqueue.queues.base import JobQueue
-from ragqueue.records import documents, erasures, jobs, retention, workers
+from ragqueue.records import chunks, documents, erasures, jobs, retention, workers
 from ragqueue.records.store import Records
 from ragqueue.types import LANES
 
@@ -24,6 +24,7 @@ RARELY = 3600.0
 RING_AGE = 2.0  # seconds; a younger ring is on its way
 ERASE_AGAIN = 10.0  # seconds after an erasure that came to nothing
 AT_ONCE = 500  # jobs whose log is dropped, or that are erased, in one look
+MOST_ABANDONED = 1000  # staged chunks of a document that are removed in one look
 WORKER_FORGOTTEN = 3600.0  # seconds after its last beat
 logger = logging.getLogger(__name__)
 
@@ -126,6 +127,10 @@ class Reconciler:
         Texts and removals are kept as long as the answers that quote them.
         """
         await self._records.note(documents.forget_replaced, self._keep_jobs)
+        for tenant, document_id, version in await self._records.read(chunks.abandoned):
+            await self._records.note(
+                chunks.remove_others, tenant, document_id, version, MOST_ABANDONED
+            )
         await self._records.note(workers.forget, WORKER_FORGOTTEN)
         await compact(self._records)  # last: it needs the most room
 

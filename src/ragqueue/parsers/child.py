@@ -10,20 +10,21 @@ import signal
 import sys
 import threading
 import time
-from typing import BinaryIO
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO, TypeVar
 
 import msgspec
 
 from ragqueue.errors import UnreadableDocument
 from ragqueue.storable import as_text
-from ragqueue.types import Parsed
+from ragqueue.types import Block, Parsed, Row
 
 if sys.platform != "win32":
     import resource
 
-# The id of the request (no other request is answered by what a document left), and what was read
-# or why not.
-Answer = tuple[str, Parsed | str]
+BLOCKS_AT_ONCE = 2000  # in one frame: to decode more at once holds the parent's interpreter
+ROWS_AT_ONCE = 500
+T = TypeVar("T")
 MEMORY_EXIT = 77  # exit status that the pool reads
 MAX_TEXT = 10_000_000  # characters of a document
 _DOCUMENTS = 200  # that a child reads in its life: native libraries keep what they once took
@@ -39,9 +40,25 @@ class Request(msgspec.Struct):
 
     id: str
     target: str  # "module:Class" of the parser
+    cut: str  # "module:function" that cuts what it reads
     name: str
     data: bytes
     seconds: float
+
+
+class Head(msgspec.Struct):
+    """What was read, but for the blocks and rows, which follow in frames of their own."""
+
+    text: str
+    title: str
+    pages: int | None
+    language: str
+    blocks: int  # how many follow
+    rows: int
+
+
+# With each comes the id of its request: no other request is answered by what a document left.
+Body = Head | list[Block] | list[Row] | str  # a text alone says why nothing was read
 
 
 def main() -> None:
@@ -55,7 +72,9 @@ def main() -> None:
     # These are for the parent, which decides what happens to its children.
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, signal.SIG_IGN)
-    hello = msgspec.msgpack.encode(("", _bound(int(sys.argv[1]))))
+    # Before the bounds: the model of languages is unpacked into a temporary file.
+    pkgutil.resolve_name(sys.argv[2])()
+    hello = _bound(int(sys.argv[1]))
     # Until here an error could be seen; no library shall read or write between the frames, or
     # into logs.
     for descriptor in (0, 1, 2):
@@ -66,19 +85,19 @@ def main() -> None:
         os._exit(MEMORY_EXIT)  # what is half done cannot be trusted
 
 
-def _answer_requests(requests: BinaryIO, answers: BinaryIO, hello: bytes) -> None:
-    """Write the hello, then an answer for each request. Raises MemoryError."""
-    _write(answers, hello)
+def _answer_requests(requests: BinaryIO, answers: BinaryIO, hello: str) -> None:
+    """Write the hello, then the frames of the answer to each request. Raises MemoryError."""
+    _write(answers, "", hello)
     for _ in range(_DOCUMENTS):
         size = int.from_bytes(requests.read(8), "big")
         if not size:
             return
-        # The request has no name here: its room, too, is free once it is answered.
-        _write(answers, msgspec.msgpack.encode(_answer(_read_request(requests, size))))
+        _answer(_read_request(requests, size), answers)
 
 
-def _write(answers: BinaryIO, body: bytes) -> None:
-    answers.writelines((len(body).to_bytes(8, "big"), body))
+def _write(answers: BinaryIO, request_id: str, body: Body) -> None:
+    frame = msgspec.msgpack.encode((request_id, body))
+    answers.writelines((len(frame).to_bytes(8, "big"), frame))
     answers.flush()
 
 
@@ -86,20 +105,42 @@ def _read_request(requests: BinaryIO, size: int) -> Request:
     return msgspec.msgpack.decode(requests.read(size), type=Request)
 
 
-def _answer(request: Request) -> Answer:
-    """Return what the parser read, or in words why it could not. Raises MemoryError."""
+def _answer(request: Request, answers: BinaryIO) -> None:
+    """Write what was read and cut, or in words why it could not be. Raises MemoryError."""
     if sys.platform != "win32":
         # The clock of the pool is faster, this one works when the pool is gone.
         _limit(resource.RLIMIT_CPU, int(time.process_time() + request.seconds) + 2)
     try:
-        return request.id, _parse(request)
+        parsed = _parse(request)
+        title, language, rows = pkgutil.resolve_name(request.cut)(parsed, request.name)
     except MemoryError:
         raise
     except UnreadableDocument as error:
-        return request.id, error.message
+        _write(answers, request.id, error.message)
+        return
     except Exception as error:  # noqa: BLE001 - the edge of a process
         reason = f"{type(error).__name__}: {str(error)[:300]}"
-        return request.id, f"{request.name!r} cannot be read: its parser failed ({reason})"
+        problem = f"{request.name!r} cannot be read: its parser failed ({reason})"
+        _write(answers, request.id, problem)
+        return
+    head = Head(
+        text=parsed.text,
+        title=title,
+        pages=parsed.pages,
+        language=language,
+        blocks=len(parsed.blocks),
+        rows=len(rows),
+    )
+    _write(answers, request.id, head)
+    for blocks in _parts(parsed.blocks, BLOCKS_AT_ONCE):
+        _write(answers, request.id, blocks)
+    for part in _parts(rows, ROWS_AT_ONCE):
+        _write(answers, request.id, part)
+
+
+def _parts(items: Sequence[T], at_once: int) -> Iterator[list[T]]:
+    for start in range(0, len(items), at_once):
+        yield list(items[start : start + at_once])
 
 
 def _parse(request: Request) -> Parsed:

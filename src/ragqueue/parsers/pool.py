@@ -10,20 +10,25 @@ import secrets
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 
 from ragqueue.errors import Unavailable, UnreadableDocument
-from ragqueue.parsers.child import MAX_TEXT, MEMORY_EXIT, Answer, Request
+from ragqueue.parsers.child import MAX_TEXT, MEMORY_EXIT, Head, Request
 from ragqueue.parsers.table import PARSERS
-from ragqueue.types import Parsed
+from ragqueue.types import Block, Reading, Row
 
 _START = 30.0  # seconds that a child may take to say hello on a busy machine
 _MAX_ANSWER = 1_000_000 + 16 * MAX_TEXT  # bytes
 
 # -P: what lies in the working directory is no module of ours; -B: a child may write no files.
 _CHILD = ("-P", "-B", "-c", "from ragqueue.parsers.child import main; main()")
+
+# What a child does before it is bounded, and what cuts what it reads: named, for it runs there.
+_PREPARE = "ragqueue.ingestion.reading:prepare"
+_CUT = "ragqueue.ingestion.reading:cut"
 
 # Why a child ended, by its return code.
 _REASONS = {-number: f"crash, signal {number:d} {number.name}" for number in signal.Signals}
@@ -53,8 +58,8 @@ class ParserPool:
         self._idle: list[Process] = []
         self._alive: set[Process] = set()
 
-    async def parse(self, data: bytes, name: str, media_type: str) -> Parsed:
-        """Return what a file holds.
+    async def parse(self, data: bytes, name: str, media_type: str) -> Reading:
+        """Return what a file holds, cut into passages.
 
         Raises UnreadableDocument, retryable when it broke its child; Unavailable when no child can
         start.
@@ -63,6 +68,7 @@ class ParserPool:
             request = Request(
                 id=secrets.token_hex(8),
                 target=self._table[media_type],
+                cut=_CUT,
                 name=name,
                 data=data,
                 seconds=self._seconds,
@@ -74,7 +80,7 @@ class ParserPool:
         self._closed = True
         await asyncio.gather(*map(_end, self._alive))
 
-    async def _ask(self, request: Request) -> Parsed:
+    async def _ask(self, request: Request) -> Reading:
         """Return the answer of an idle child, else of a new one. Raises as `parse`."""
         while not self._closed:
             is_new = not self._idle
@@ -101,7 +107,7 @@ class ParserPool:
         child, _ = await _launch(self._memory)
         return child
 
-    async def _ask_child(self, child: Process, request: Request) -> Parsed:
+    async def _ask_child(self, child: Process, request: Request) -> Reading:
         """Return the answer of this child, which is idle again once it has given one.
 
         Raises UnreadableDocument; EOFError or ConnectionError when the child died.
@@ -132,7 +138,7 @@ async def isolation(memory: int) -> str:
 
 async def _launch(memory: int) -> tuple[Process, str]:
     """Return a new child and what it says of its bounds. Raises Unavailable."""
-    command = [sys.executable, *_CHILD, str(memory)]
+    command = [sys.executable, *_CHILD, str(memory), _PREPARE]
     environment = _environment()
     child = None
     bounds = ""
@@ -141,7 +147,7 @@ async def _launch(memory: int) -> tuple[Process, str]:
             child = await asyncio.create_subprocess_exec(
                 *command, stdin=PIPE, stdout=PIPE, env=environment, limit=2**20
             )
-            bounds = str(await _exchange(child, None))
+            bounds = await _frame(child, str, "")
         return child, bounds
     except (EOFError, OSError, msgspec.MsgspecError) as error:
         reason = str(error)
@@ -163,45 +169,66 @@ def _environment() -> dict[str, str] | None:
     return {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
 
 
-async def _exchange(child: Process, request: Request | None) -> Parsed | str:
-    """Return the answer to a request, or the hello.
+async def _exchange(child: Process, request: Request) -> Reading | str:
+    """Return the answer to a request: what was read, or why nothing was.
 
-    Raises EOFError or ConnectionError when the child died, MsgspecError as _checked.
+    Raises EOFError or ConnectionError when the child died, MsgspecError when an answer does not
+    hold together: a file may have taken its child over.
     """
     assert child.stdin
+    body = msgspec.msgpack.encode(request)
+    child.stdin.writelines((len(body).to_bytes(8, "big"), body))
+    await child.stdin.drain()
+    head = await _frame(child, Head | str, request.id)
+    if isinstance(head, str):
+        return head
+    blocks = await _list_of(child, list[Block], head.blocks, request.id)
+    rows = await _list_of(child, list[Row], head.rows, request.id)
+    await asyncio.to_thread(_check_order, "block", blocks, len(head.text))
+    await asyncio.to_thread(_check_order, "passage", rows, len(head.text))
+    return Reading(
+        text=head.text,
+        blocks=blocks,
+        title=head.title,
+        pages=head.pages,
+        language=head.language,
+        rows=rows,
+    )
+
+
+async def _list_of(child: Process, kind: Any, count: int, request_id: str) -> list[Any]:
+    """Return so many items, which come in several frames. Raises as `_exchange`."""
+    items: list[Any] = []
+    while len(items) < count:
+        part = await _frame(child, kind, request_id)
+        if not part or len(items) + len(part) > count:
+            raise msgspec.ValidationError(f"{count} items were announced, others came")
+        items += part
+    return items
+
+
+async def _frame(child: Process, kind: Any, request_id: str) -> Any:
+    """Return the body of the next frame. Raises as `_exchange`."""
     assert child.stdout
-    request_id = ""
-    if request:
-        request_id = request.id
-        body = msgspec.msgpack.encode(request)
-        child.stdin.writelines((len(body).to_bytes(8, "big"), body))
-        await child.stdin.drain()
     size = int.from_bytes(await child.stdout.readexactly(8), "big")
     if size > _MAX_ANSWER:
         raise msgspec.ValidationError(f"{size:,} bytes")
-    answer = await child.stdout.readexactly(size)
-    return await asyncio.to_thread(_checked, answer, request_id)
-
-
-def _checked(body: bytes, request_id: str) -> Parsed | str:
-    """Return an answer that holds together: a file may have taken its child over.
-
-    Raises MsgspecError.
-    """
-    decoded: Answer = msgspec.msgpack.decode(body, type=Answer)
-    answer_id, answer = decoded
+    frame = await child.stdout.readexactly(size)
+    answer_id, body = await asyncio.to_thread(msgspec.msgpack.decode, frame, type=tuple[str, kind])
     if answer_id != request_id:
         raise msgspec.ValidationError("it answers another document")
-    if isinstance(answer, str):
-        return answer
+    return body
+
+
+def _check_order(what: str, spans: Sequence[Block] | Sequence[Row], size: int) -> None:
+    """Raise MsgspecError unless spans stand in order, without overlap, in a text of this size."""
     end = 0
-    for block in answer.blocks:
-        if not end <= block.start < block.end <= len(answer.text):
+    for span in spans:
+        if not end <= span.start < span.end <= size:
             raise msgspec.ValidationError(
-                f"block {block.start}-{block.end} does not stand in order in the text"
+                f"{what} {span.start}-{span.end} does not stand in order in the text"
             )
-        end = block.end
-    return answer
+        end = span.end
 
 
 async def _end(child: Process, *, patience: float = 0) -> str:

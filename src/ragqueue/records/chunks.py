@@ -18,14 +18,12 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
-    Row,
     String,
     Table,
 )
 
-from ragqueue.language.tokens import tokenize
 from ragqueue.records.statements import as_list, from_json, sql, to_json
-from ragqueue.types import Chunk, Passage, Space
+from ragqueue.types import Chunk, Row, Space
 
 # For SQLAlchemy to insert thousands of rows with one statement, and to return their numbers.
 _CHUNKS = Table(
@@ -77,6 +75,35 @@ _NOTE_REMOVALS = sql("""
 _REMOVE = sql("""
     delete from chunks where tenant = :tenant and document_id = :document_id
     returning number, collection, generation, language, tokens""")
+
+_OTHERS = """
+    select number from chunks
+    where tenant = :tenant and document_id = :document_id and version <> :version
+    order by number
+    limit :limit"""
+
+_NOTE_REMOVALS_OF_OTHERS = sql(f"""
+    insert into removals (tenant, collection, generation, number, at)
+    select tenant, collection, generation, number, {{now}} from chunks
+    where number in ({_OTHERS}) and vector is not null
+    order by number""")
+
+_REMOVE_OTHERS = sql(f"""
+    delete from chunks where number in ({_OTHERS})
+    returning number, collection, generation, language, tokens""")
+
+_PUBLISH = sql("""
+    update chunks set version = :version
+    where tenant = :tenant and document_id = :document_id and version = :staged""")
+
+_ABANDONED = sql("""
+    select distinct c.tenant, c.document_id, d.version from chunks c
+    join documents d on d.tenant = c.tenant and d.id = c.document_id
+    where c.version < 0 and not exists (
+        select 1 from jobs j
+        where j.tenant = c.tenant and j.document_id = c.document_id and j.kind = 'ingest'
+        and j.state in ('queued', 'running'))
+    limit 100""")
 
 # Only chunks of ready documents, in their current version: this hides a delete at once, in every
 # process. "cross" keeps SQLite from walking all of the tenant's chunks.
@@ -134,11 +161,12 @@ def insert(
     document_id: str,
     version: int,
     language: str,
-    rows: Sequence[tuple[Passage, str, bytes | None]],
+    rows: Sequence[tuple[Row, bytes | None]],
 ) -> list[int]:
-    """Add the chunks of a version and return their numbers, in order.
+    """Add chunks of a version and return their numbers, in order.
 
-    A row is (passage, text to index, little-endian fp16 vector).
+    Each comes with its little-endian fp16 vector. A negative version is staged: nobody is shown
+    it before `publish`.
     """
     mark = scope(space)
     common = space._asdict() | {
@@ -146,26 +174,22 @@ def insert(
         "version": version,
         "language": language,
     }
-    values: list[dict[str, Any]] = []
-    all_tokens: list[list[str]] = []
-    for passage, indexed, vector in rows:
-        tokens = tokenize(indexed, language)
-        all_tokens.append(tokens)
-        own = {"tokens": " ".join([mark, *tokens]), "length": len(tokens), "vector": vector}
-        values.append(common | _place(passage) | own)
+    values = []
+    for row, vector in rows:  # its text stands in the version
+        own = row._asdict() | {"tokens": f"{mark} {row.tokens}", "vector": vector}
+        values.append(common | own)
     numbers = connection.execute(_INSERT, values).scalars().all()
+    all_tokens = [row.tokens.split() for row, _ in rows]
     _add_to_sums(connection, space, language, all_tokens, sign=1)
     return list(numbers)
 
 
-def _place(passage: Passage) -> dict[str, Any]:
-    """Return where a passage stands; its text stands in the version."""
-    return {
-        "start": passage.start,
-        "end": passage.end,
-        "heading_path": passage.heading_path,
-        "page": passage.page,
-    }
+def publish(
+    connection: Connection, tenant: str, document_id: str, staged: int, version: int
+) -> int:
+    """Make staged chunks those of a version; return how many they are."""
+    values = {"tenant": tenant, "document_id": document_id, "staged": staged, "version": version}
+    return connection.execute(_PUBLISH, values).rowcount
 
 
 def remove(connection: Connection, tenant: str, document_id: str) -> list[int]:
@@ -175,18 +199,38 @@ def remove(connection: Connection, tenant: str, document_id: str) -> list[int]:
     """
     document = {"tenant": tenant, "document_id": document_id}
     connection.execute(_NOTE_REMOVALS, document)
-    rows = connection.execute(_REMOVE, document).all()
-    if not rows:
-        return []
-    first = rows[0]  # all are of one version, so of one space and language
-    space = Space(tenant=tenant, collection=first.collection, generation=first.generation)
-    all_tokens = [_without_mark(row.tokens) for row in rows]
-    _add_to_sums(connection, space, first.language, all_tokens, sign=-1)
-    return [row.number for row in rows]
+    return _count_out(connection, tenant, connection.execute(_REMOVE, document).all())
+
+
+def remove_others(
+    connection: Connection, tenant: str, document_id: str, version: int, limit: int
+) -> list[int]:
+    """Like `remove`, for at most `limit` chunks of other versions than this one."""
+    values = {"tenant": tenant, "document_id": document_id, "version": version, "limit": limit}
+    connection.execute(_NOTE_REMOVALS_OF_OTHERS, values)
+    return _count_out(connection, tenant, connection.execute(_REMOVE_OTHERS, values).all())
+
+
+def abandoned(connection: Connection) -> list[tuple[str, str, int]]:
+    """Return (tenant, document id, its version) where chunks are staged that no job works on."""
+    rows = connection.execute(_ABANDONED)
+    return [(row.tenant, row.document_id, row.version) for row in rows]
+
+
+def _count_out(connection: Connection, tenant: str, removed: Sequence[Any]) -> list[int]:
+    """Take removed rows out of the sums; return their numbers."""
+    groups: dict[tuple[str, str, str], list[list[str]]] = {}
+    for row in removed:
+        group = (row.collection, row.generation, row.language)
+        groups.setdefault(group, []).append(_without_mark(row.tokens))
+    for (collection, generation, language), all_tokens in groups.items():
+        space = Space(tenant=tenant, collection=collection, generation=generation)
+        _add_to_sums(connection, space, language, all_tokens, sign=-1)
+    return [row.number for row in removed]
 
 
 def _without_mark(tokens: str) -> list[str]:
-    return tokens.split(" ")[1:]
+    return tokens.split()[1:]
 
 
 def _add_to_sums(
@@ -221,7 +265,7 @@ def load(connection: Connection, tenant: str, numbers: Sequence[int]) -> list[Ch
     return [by_number[number] for number in numbers if number in by_number]
 
 
-def _chunk(row: Row[Any]) -> Chunk:
+def _chunk(row: Any) -> Chunk:
     return Chunk(
         number=row.number,
         document_id=row.document_id,

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, Row
 
 from ragqueue.errors import Conflict, Unavailable
 from ragqueue.records.statements import as_list, sql, to_json
-from ragqueue.types import Document, Parsed, Space
+from ragqueue.types import Document, Reading, Space
 
 _COLUMNS = """
     tenant, id, collection, source, media_type, title, version, state, sha256, language, chunks,
@@ -225,32 +225,29 @@ def refuse(
 def add_version(
     connection: Connection,
     document: Document,
-    parsed: Parsed,
+    reading: Reading,
     *,
     upload_id: str,
-    title: str,
     sha256: str,
-    language: str,
-    chunks: int,
     media_type: str,
 ) -> None:
     """Make a text the next version of a document and drop its older uploads.
 
-    `chunks`: how many. Raises Unavailable when the document was changed or deleted meanwhile.
+    Raises Unavailable when the document was changed or deleted meanwhile.
     """
     values = {
         "tenant": document.tenant,
         "document_id": document.id,
         "version": document.version,
         "upload_id": upload_id,
-        "title": title,
+        "title": reading.title,
         "sha256": sha256,
-        "language": language,
-        "chunks": chunks,
+        "language": reading.language,
+        "chunks": len(reading.rows),
         "media_type": media_type,
-        "text": parsed.text,
-        "pages": parsed.pages,
-        "blocks": to_json(parsed.blocks),
+        "text": reading.text,
+        "pages": reading.pages,
+        "blocks": to_json(reading.blocks),
     }
     if not connection.execute(_SWITCH, values).rowcount:
         raise Unavailable(

@@ -36,3 +36,5 @@ UPDATE versions SET replaced_at = (
     WHERE newer.tenant = versions.tenant AND newer.document_id = versions.document_id AND newer.version > versions.version);
 DROP INDEX versions_created;
 CREATE INDEX versions_replaced ON versions (replaced_at) WHERE replaced_at IS NOT NULL;
+-- Chunks of a text that is being stored have a negative version, which nobody is shown.
+CREATE INDEX chunks_staged ON chunks (version, tenant, document_id) WHERE version < 0;
