@@ -22,8 +22,9 @@ def free_port() -> int:
 
 def low_port() -> int:
     """Return a free port to which a Redis Cluster can add 10,000 for its own talk."""
-    while (port := free_port()) > 55_000:
-        pass
+    port = free_port()
+    while port > 55_000:
+        port = free_port()
     return port
 
 
@@ -36,32 +37,22 @@ class RedisServer:
         self.url = f"redis://127.0.0.1:{port}/0"
         self.folder = Path(tempfile.mkdtemp(prefix="ragqueue-redis-"))
         self._process: subprocess.Popen[bytes] | None = None
-        (self.folder / "redis.conf").write_text("\n".join(config) + "\n", encoding="utf-8")
-        self._command = [
-            "redis-server",
-            str(self.folder / "redis.conf"),
-            "--port",
-            str(port),
-            "--bind",
-            "127.0.0.1",
-            "--dir",
-            str(self.folder),
-            "--save",
-            "",
-            "--appendonly",
-            "yes" if appendonly else "no",
-        ]
+        config_file = self.folder / "redis.conf"
+        config_file.write_text("\n".join(config) + "\n", encoding="utf-8")
+        self._command = ["redis-server", str(config_file)]
+        self._command += ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
+        self._command += ["--save", "", "--appendonly", "yes" if appendonly else "no"]
 
     def start(self) -> Self:
         """Start it and wait until it answers. Raises TimeoutError."""
-        with (self.folder / "log").open("ab") as log:
+        log_file = self.folder / "log"
+        with log_file.open("ab") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
         end = time.monotonic() + STARTS_WITHIN
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > end:
-                raise TimeoutError(
-                    f"redis-server did not start: {(self.folder / 'log').read_text()[-500:]}"
-                )
+                last_words = log_file.read_text()[-500:]
+                raise TimeoutError(f"redis-server did not start: {last_words}")
             time.sleep(0.02)
         return self
 
@@ -73,10 +64,11 @@ class RedisServer:
 
     def kill(self) -> None:
         """Kill it at once (SIGKILL)."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        if self._process is None:
+            return
+        self._process.kill()
+        self._process.wait()
+        self._process = None
 
     def flush(self) -> None:
         """Erase everything in it."""
@@ -85,7 +77,8 @@ class RedisServer:
 
     def holds(self, words: bytes) -> bool:
         """Say whether any file of it holds these bytes."""
-        return any(words in path.read_bytes() for path in self.folder.rglob("*") if path.is_file())
+        paths = self.folder.rglob("*")
+        return any(path.is_file() and words in path.read_bytes() for path in paths)
 
     def stop(self) -> None:
         """Kill it and erase its folder."""

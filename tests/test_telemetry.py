@@ -55,8 +55,7 @@ def test_a_process_that_only_serves_tells_its_own_counts(monkeypatch: pytest.Mon
     telemetry.LOOP_FAILURES.labels("hub").inc(2)
     key = ("ragqueue_loop_failures_total", '{"loop": "hub"}')
 
-    assert (
-        'ragqueue_loop_failures_total{loop="hub"} 7.0'
-        in telemetry.exposition({key: 5.0}, []).decode()
-    )
+    shown = telemetry.exposition({key: 5.0}, []).decode()
+
+    assert 'ragqueue_loop_failures_total{loop="hub"} 7.0' in shown
     telemetry.take_counts()

@@ -1,4 +1,4 @@
-"""`bench history`: what a million ended jobs cost a deployment, beside an empty one in the same run."""
+"""`bench history`: what a million ended jobs cost a deployment, beside an empty one."""
 
 import argparse
 import asyncio
@@ -39,6 +39,7 @@ from jobs where id like 'past-%'"""
 
 
 def main(argv: list[str]) -> None:
+    """Measure what the command line says and print the figures."""
     parser = argparse.ArgumentParser(prog="bench history")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--jobs", type=int, default=JOBS)

@@ -1,4 +1,4 @@
-"""`bench stream`: what the way through log, hub and HTTP adds to a token, and to `POST /chat` meanwhile."""
+"""`bench stream`: what log, hub and HTTP add to a token, and to `POST /chat` meanwhile."""
 
 import argparse
 import asyncio
@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from campaigns.house import (
     PAGES,
@@ -28,17 +29,27 @@ from campaigns.services import RedisServer
 SECONDS = 20  # of streaming
 SPREAD = 4.0  # seconds over which the streams begin
 PROBES_S = 5.0  # `POST /chat` a second while they stream
-QUIET_LOAD = 1.5  # a run that began above it is repeated once
+QUIET_LOAD = 1.5  # a run waits until the load is below
+QUIET_WITHIN = 60.0  # seconds that it waits at most
 _STAMP = re.compile(r"@(\d+\.\d{6})")
 
+
+class Setup(NamedTuple):
+    """What is measured in one run."""
+
+    log: str
+    generator: str
+    streams: int
+    rate: int  # tokens a second of each
+
+
 RUNS = [
-    (log, generator, streams, rate)
-    for log in ("sql", "redis")
-    for generator, streams, rate in (
-        ("scripted", 200, 20),
-        ("openai", 100, 20),
-        ("scripted", 200, 50),
-    )
+    Setup("sql", "scripted", 200, 20),
+    Setup("sql", "openai", 100, 20),
+    Setup("sql", "scripted", 200, 50),
+    Setup("redis", "scripted", 200, 20),
+    Setup("redis", "openai", 100, 20),
+    Setup("redis", "scripted", 200, 50),
 ]
 
 
@@ -46,89 +57,93 @@ RUNS = [
 class Seen:
     """What the clients of one run saw."""
 
-    delays: list[float] = field(
-        default_factory=list
-    )  # ms, of tokens that were emitted once all streams had begun
+    # ms, of tokens that were emitted once all streams had begun
+    delays: list[float] = field(default_factory=list)
     posts: list[float] = field(default_factory=list)  # ms
     tokens: int = 0
     lost: int = 0
 
 
 def main(argv: list[str]) -> None:
+    """Measure what the command line says and print the figures."""
     parser = argparse.ArgumentParser(prog="bench stream")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--log", choices=("sql", "redis"))
     parser.add_argument("--seconds", type=int, default=SECONDS)
     options = parser.parse_args(argv)
+    setups = [setup for setup in RUNS if options.log in (None, setup.log)]
     runs = []
-    for log, generator, streams, rate in RUNS:
-        if options.log in (None, log):
-            runs.append(measure_quietly(log, generator, streams, rate, options.seconds))
-            print(runs[-1], file=sys.stderr)
+    for setup in setups:
+        run = measure_quietly(setup, options.seconds)
+        runs.append(run)
+        print(run, file=sys.stderr)
     print(json.dumps({"runs": runs, **machine()}))
 
 
-def measure_quietly(
-    log: str, generator: str, streams: int, rate: int, seconds: int
-) -> dict[str, object]:
-    """Measure; a run that began under load is repeated once, when the load has gone."""
+def measure_quietly(setup: Setup, seconds: int) -> dict[str, object]:
+    """Measure, once the load has gone; say whether that had to be waited for."""
     busy = os.getloadavg()[0] > QUIET_LOAD
-    end = time.monotonic() + 60
+    end = time.monotonic() + QUIET_WITHIN
     while os.getloadavg()[0] > QUIET_LOAD and time.monotonic() < end:
         time.sleep(2)
-    found = measure(log, generator, streams, rate, seconds)
-    return found | {"waited_for_quiet": busy}
+    return measure(setup, seconds) | {"waited_for_quiet": busy}
 
 
-def measure(log: str, generator: str, streams: int, rate: int, seconds: int) -> dict[str, object]:
-    tokens = rate * seconds
+def measure(setup: Setup, seconds: int) -> dict[str, object]:
+    """Run the streams for so many seconds and return the figures of the run."""
+    tokens = setup.rate * seconds
     with ExitStack() as stack:
-        env = {"RAGQUEUE_QUEUE": "sql"}
-        if log == "redis":
-            env["RAGQUEUE_QUEUE"] = f"rq+{stack.enter_context(RedisServer()).url}"
-        if generator == "openai":
-            env |= {"LLM_MODEL": "openai:sim", "OPENAI_BASE_URL": simulator(stack, rate, tokens)}
-        else:
-            env["LLM_MODEL"] = f"scripted:rate={rate}&tokens={tokens}&stamp=1"
-        house = stack.enter_context(bench(env))
-        sql = {**house.env, "RAGQUEUE_QUEUE": "sql", "LLM_MODEL": "extractive"}
-        mine, house.env = house.env, sql
-        house.run("ingest", *map(str, PAGES))
-        house.env = mine
-        api, worker = house.serve(), house.work(streams + 50)
-        before = cpu_seconds(api.pid), cpu_seconds(worker)
+        house = stack.enter_context(bench(environment(stack, setup, tokens)))
+        ingest(house)
+        api = house.serve().pid
+        worker = house.work(setup.streams + 50)
+        api_before = cpu_seconds(api)
+        worker_before = cpu_seconds(worker)
         load = round(os.getloadavg()[0], 2)
-        seen = asyncio.run(watch(house, streams, tokens))
-        used = [
-            now - then
-            for now, then in zip((cpu_seconds(api.pid), cpu_seconds(worker)), before, strict=True)
-        ]
+        seen = asyncio.run(watch(house, setup.streams, tokens))
+        api_cpu = cpu_seconds(api) - api_before
+        worker_cpu = cpu_seconds(worker) - worker_before
     return {
-        "log": log,
-        "generator": generator,
-        "streams": streams,
-        "rate": rate,
+        **setup._asdict(),
         "tokens": seen.tokens,
         "lost": seen.lost,
         "token_p50_ms": round(quantile(seen.delays, 0.5), 2),
         "token_p99_ms": round(quantile(seen.delays, 0.99), 2),
         "post_p99_ms": round(quantile(seen.posts, 0.99), 2),
         "posts": len(seen.posts),
-        "worker_us_per_token": round(used[1] / max(1, seen.tokens) * 1e6, 1),
-        "api_us_per_token": round(used[0] / max(1, seen.tokens) * 1e6, 1),
+        "worker_us_per_token": round(worker_cpu / max(1, seen.tokens) * 1e6, 1),
+        "api_us_per_token": round(api_cpu / max(1, seen.tokens) * 1e6, 1),
         "load_at_start": load,
     }
 
 
+def environment(stack: ExitStack, setup: Setup, tokens: int) -> dict[str, str]:
+    """Start what a run needs beside ragqueue and return its settings."""
+    env = {"RAGQUEUE_QUEUE": "sql"}
+    if setup.log == "redis":
+        server = stack.enter_context(RedisServer())
+        env["RAGQUEUE_QUEUE"] = f"rq+{server.url}"
+    if setup.generator == "openai":
+        env["LLM_MODEL"] = "openai:sim"
+        env["OPENAI_BASE_URL"] = simulator(stack, setup.rate, tokens)
+    else:
+        env["LLM_MODEL"] = f"scripted:rate={setup.rate}&tokens={tokens}&stamp=1"
+    return env
+
+
+def ingest(house: Bench) -> None:
+    """Bring the pages in; queue and model of the run play no part in it."""
+    env = house.env
+    house.env = {**env, "RAGQUEUE_QUEUE": "sql", "LLM_MODEL": "extractive"}
+    house.run("ingest", *map(str, PAGES))
+    house.env = env
+
+
 def simulator(stack: ExitStack, rate: int, tokens: int) -> str:
     """Start the OpenAI-compatible server and return its URL."""
-    words = [
-        sys.executable,
-        "-m",
-        "ragqueue.testing.openai_server",
-        f"rate={rate}&tokens={tokens}&stamp=1",
-    ]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=clean_environment())
+    options = f"rate={rate}&tokens={tokens}&stamp=1"
+    command = [sys.executable, "-m", "ragqueue.testing.openai_server", options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=clean_environment())
     stack.callback(process.wait)
     stack.callback(process.terminate)
     assert process.stdout is not None
@@ -136,13 +151,15 @@ def simulator(stack: ExitStack, rate: int, tokens: int) -> str:
 
 
 async def watch(house: Bench, streams: int, tokens: int) -> Seen:
+    """Read all streams to their ends, and post questions once all have begun."""
     seen = Seen()
-    counted_from = time.time() + SPREAD + 1.0
-    readers = [
-        asyncio.create_task(read_one(house, n * SPREAD / streams, tokens, counted_from, seen, n))
-        for n in range(streams)
-    ]
-    await asyncio.sleep(SPREAD + 1.0)
+    all_begun = SPREAD + 1.0
+    counted_from = time.time() + all_begun
+    readers = []
+    for n in range(streams):
+        reader = Reader(house.port, n, tokens, counted_from, seen)
+        readers.append(asyncio.create_task(reader.read(wait=n * SPREAD / streams)))
+    await asyncio.sleep(all_begun)
     probes = asyncio.create_task(probe(house, seen))
     await asyncio.gather(*readers)
     probes.cancel()
@@ -150,24 +167,47 @@ async def watch(house: Bench, streams: int, tokens: int) -> Seen:
     return seen
 
 
-async def read_one(
-    house: Bench, wait: float, tokens: int, counted_from: float, seen: Seen, n: int
-) -> None:
-    await asyncio.sleep(wait)
-    body = {"question": f"{QUESTION} ({n})"}
-    status, reader, writer = await request(house.port, "POST", "/chat", body, "text/event-stream")
-    got, ended = 0, False
-    if status == 200:
-        async for now, event in events(reader):
-            ended = event["type"] == "response.completed"
-            stamps = [float(stamp) for stamp in _STAMP.findall(str(event.get("delta", "")))]
-            got += len(stamps)
-            seen.delays += [(now - stamp) * 1000 for stamp in stamps if stamp >= counted_from]
-            if ended:
-                break
-    writer.close()
-    seen.tokens += got
-    seen.lost += tokens - got if ended else tokens
+@dataclass
+class Reader:
+    """One client: asks the question with its number and reads the stream."""
+
+    port: int
+    number: int
+    tokens: int  # that it must get
+    counted_from: float  # time from which a token's delay counts
+    seen: Seen
+
+    async def read(self, wait: float) -> None:
+        """Ask after `wait` seconds, and read to the end."""
+        await asyncio.sleep(wait)
+        body = {"question": f"{QUESTION} ({self.number})"}
+        status, reader, writer = await request(
+            self.port, "POST", "/chat", body, "text/event-stream"
+        )
+        received = 0
+        ended = False
+        if status == 200:
+            async for now, event in events(reader):
+                received += self._take(now, str(event.get("delta", "")))
+                if event["type"] == "response.completed":
+                    ended = True
+                    break
+        writer.close()
+        self.seen.tokens += received
+        self.seen.lost += tokens_lost(self.tokens, received, ended=ended)
+
+    def _take(self, now: float, delta: str) -> int:
+        """Note the delays of the tokens in a delta and return how many there are."""
+        stamps = [float(stamp) for stamp in _STAMP.findall(delta)]
+        for stamp in stamps:
+            if stamp >= self.counted_from:
+                self.seen.delays.append((now - stamp) * 1000)
+        return len(stamps)
+
+
+def tokens_lost(due: int, received: int, *, ended: bool) -> int:
+    """Return how many tokens a client did not get; an answer without its end counts as lost."""
+    return due - received if ended else due
 
 
 async def probe(house: Bench, seen: Seen) -> None:
@@ -180,7 +220,8 @@ async def probe(house: Bench, seen: Seen) -> None:
         writer.close()
         _, _, writer = await request(house.port, "POST", accepted["links"]["cancel"])
         writer.close()
-        await asyncio.sleep(max(0.0, 1 / PROBES_S - (time.perf_counter() - began)))
+        spent = time.perf_counter() - began
+        await asyncio.sleep(max(0.0, 1 / PROBES_S - spent))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a kill loop does: faults in their order, questions, and the small runs that a broken build must fail."""
+"""What a kill loop does: its faults, its questions, and the runs that a broken build must fail."""
 
 import random
 import re
@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from campaigns.faults.kill_house import CampaignError
 from campaigns.house import PAGES
 
-LEASE, BEAT = 2.0, 0.5  # seconds
+LEASE = 2.0  # seconds
+BEAT = 0.5  # seconds
 STOPPED = LEASE + 1.5  # seconds
 FULL = (1.0, 8.0)  # seconds that a disk is full
 CUTS = 200  # power cuts of the mutation `full_commit`
 EVERY_HOST = 30  # of so many kills one is a host
 EVERY_STOP = 20
+FEWEST_QUESTIONS = 24
 
 
 @dataclass(frozen=True)
@@ -44,44 +46,53 @@ class Plan:
         return max(800.0, 3.0 * self.kills + 0.15 * self.jobs)
 
 
-# Few jobs that surely do damage: zombies need long answers and a stop of a whole supervisor, lost leases the death of a host while
-# somebody works there, lost rings a flush while somebody waits.
+# Few jobs that surely do damage: zombies need long answers and a stop of a whole supervisor, lost
+# leases the death of a host while somebody works there, lost rings a flush while somebody waits.
 _LONG = "scripted:rate=10&tokens=40"
-MUTATIONS = {
-    "fence": Plan(
-        "", 60, 0, 2, 30, 1, "fence", faults=("stop_host",) * 3, model=_LONG, patience=60
-    ),
-    "reconcile": Plan(
-        "", 24, 0, 2, 5, 1, "reconcile", faults=("flush", "host"), model=_LONG, patience=20
-    ),
-    "full_commit": Plan("sql", CUTS, 0, 0, 0, 1, "full_commit"),
-}
-LOOPS = (
-    "ringer",
-    "batcher",
-    "reconciler",
-    "hub",
-    "beat",
-    "lanes",
-)  # the background loops of a process
-for loop in LOOPS:  # leases are looked for where a host died
-    harm = ("surprise", "host") if loop == "reconciler" else ("surprise",)
-    MUTATIONS[f"loop-{loop}"] = Plan(
-        "", 24, 0, 2, 5, 1, f"loop-{loop}", faults=harm, model=_LONG, patience=25
+
+
+def _broken(
+    mutation: str, harm: Sequence[str], *, jobs: int = 24, slots: int = 5, patience: float = 25
+) -> Plan:
+    """Return the plan of a broken build; its engine and seed are put in later."""
+    return Plan(
+        engine="",
+        jobs=jobs,
+        kills=0,
+        workers=2,
+        slots=slots,
+        seed=1,
+        mutation=mutation,
+        faults=harm,
+        model=_LONG,
+        patience=patience,
     )
+
+
+# The background loops of a process.
+LOOPS = ("ringer", "batcher", "reconciler", "hub", "beat", "lanes")
+MUTATIONS = {
+    "fence": _broken("fence", ("stop_host",) * 3, jobs=60, slots=30, patience=60),
+    "reconcile": _broken("reconcile", ("flush", "host"), patience=20),
+    "full_commit": Plan("sql", CUTS, 0, 0, 0, 1, "full_commit"),
+    "loop-ringer": _broken("loop-ringer", ("surprise",)),
+    "loop-batcher": _broken("loop-batcher", ("surprise",)),
+    # leases are looked for where a host died
+    "loop-reconciler": _broken("loop-reconciler", ("surprise", "host")),
+    "loop-hub": _broken("loop-hub", ("surprise",)),
+    "loop-beat": _broken("loop-beat", ("surprise",)),
+    "loop-lanes": _broken("loop-lanes", ("surprise",)),
+}
 
 
 def faults(plan: Plan) -> list[str]:
     """Return the faults of a plan in their order."""
     if plan.faults is not None:
         return list(plan.faults)
-    hosts, stops = max(1, plan.kills // EVERY_HOST), max(2, plan.kills // EVERY_STOP)
+    hosts = max(1, plan.kills // EVERY_HOST)
     order = ["kill"] * (plan.kills - hosts) + ["host"] * hosts
     random.Random(plan.seed).shuffle(order)
-    for n in range(stops):
-        order.insert(
-            (2 * n + 1) * len(order) // (2 * stops), "stop_worker" if n % 2 else "stop_host"
-        )
+    _insert_stops(order, max(2, plan.kills // EVERY_STOP))
     if plan.engine == "rq":
         order.insert(len(order) * 2 // 5, "kill_redis")
         order.insert(len(order) * 3 // 5, "flush")
@@ -89,16 +100,27 @@ def faults(plan: Plan) -> list[str]:
     return order
 
 
+def _insert_stops(order: list[str], stops: int) -> None:
+    """Spread stops over the faults, of a host and of a worker in turn."""
+    for n in range(stops):
+        place = (2 * n + 1) * len(order) // (2 * stops)
+        stop = "stop_host" if n % 2 == 0 else "stop_worker"
+        order.insert(place, stop)
+
+
 def questions() -> list[str]:
-    """Return some dozens of questions about the samples, made from their headings."""
-    headings = {
-        heading
-        for path in PAGES
-        for heading in re.findall(r"^#+ ([^{\n]+)", path.read_text(encoding="utf-8"), re.M)
-    }
-    if len(headings) < 24:
+    """Return some dozens of questions about the samples, made from their headings.
+
+    Raises CampaignError when there are too few.
+    """
+    headings: set[str] = set()
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        headings.update(re.findall(r"^#+ ([^{\n]+)", text, re.MULTILINE))
+    if len(headings) < FEWEST_QUESTIONS:
         raise CampaignError(f"the pages have only {len(headings)} headings")
-    return [
-        f"What do the documents say about {heading.strip().lower()}?"
-        for heading in sorted(headings)
-    ]
+    return [_question_about(heading) for heading in sorted(headings)]
+
+
+def _question_about(heading: str) -> str:
+    return f"What do the documents say about {heading.strip().lower()}?"

@@ -1,7 +1,8 @@
-"""A disk that lost its power: what a folder may hold after a cut, given what was written and what was synced.
+"""A disk that lost its power: what a folder may hold, given what was written and what was synced.
 
-Everything that was synced is there. Of the rest each write is kept, dropped or torn at 512-byte sectors, file by file; names that were
-made, moved or removed since the folder's last sync came about in order, up to some point.
+Everything that was synced is there. Of the rest each write is kept, dropped or torn at 512-byte
+sectors, file by file; names that were made, moved or removed since the folder's last sync came
+about in order, up to some point.
 """
 
 import random
@@ -29,24 +30,26 @@ class Kind(IntEnum):
 
 
 class Record(NamedTuple):
-    """One act on the folder; `file` is an inode, `offset` the new size of a truncation or the stage of a promise."""
+    """One act on the folder."""
 
     kind: int
     name: str
-    file: int
+    file: int  # its inode
     thread: int
-    offset: int
+    offset: int  # of a truncation the new size, of a promise its stage
     data: memoryview
 
 
 def promise(name: str, stage: int) -> bytes:
     """Return the record by which a writer notes what it has promised, between its acts."""
-    return HEADER.pack(Kind.PROMISE, len(name.encode()), 0, 0, stage, 0) + name.encode()
+    encoded = name.encode()
+    return HEADER.pack(Kind.PROMISE, len(encoded), 0, 0, stage, 0) + encoded
 
 
 def parse(log: bytes) -> Iterator[Record]:
     """Yield the records of a log."""
-    view, at = memoryview(log), 0
+    view = memoryview(log)
+    at = 0
     while at < len(log):
         kind, name_size, file, thread, offset, size = HEADER.unpack_from(log, at)
         at += HEADER.size
@@ -80,8 +83,9 @@ class Disk:
         self._files: dict[int, File] = {}
         self._live: dict[str, File] = {}  # names as the processes see them
         self._names: dict[str, File] = {}  # names that are certainly on the disk
-        self._moves: list[tuple[int, dict[str, File | None]]] = []
-        self._folder = 0
+        # Moves of names since the folder's last sync: name -> its file, None where it goes.
+        self._moves: list[dict[str, File | None]] = []
+        self._folder = 0  # its inode
         self._begun: dict[int, int] = {}  # thread -> number at which its sync began
 
     def follow(self, record: Record) -> None:
@@ -91,11 +95,9 @@ class Disk:
             case Kind.OPEN:
                 self._open(record)
             case Kind.WRITE:
-                self._files[record.file].pending.append(
-                    Change(self._number, record.offset, record.data)
-                )
+                self._change(record, record.data)
             case Kind.TRUNCATE:
-                self._files[record.file].pending.append(Change(self._number, record.offset, None))
+                self._change(record, None)
             case Kind.SYNC_BEGIN:
                 self._begun[record.thread] = self._number
             case Kind.SYNC_END:
@@ -103,51 +105,61 @@ class Disk:
             case Kind.UNLINK:
                 self._move({record.name: None})
             case Kind.RENAME:
-                self._move({record.name: None, str(record.data, "utf-8"): self._live[record.name]})
+                new_name = str(record.data, "utf-8")
+                self._move({record.name: None, new_name: self._live[record.name]})
 
     def after_cut(self, rng: random.Random) -> dict[str, bytes]:
         """Return one folder that the power cut may have left."""
         names = dict(self._names)
-        for _, move in self._moves[: rng.randint(0, len(self._moves))]:
+        survivors = rng.randint(0, len(self._moves))
+        for move in self._moves[:survivors]:
             _rename(names, move)
         return {name: bytes(_torn(file, rng)) for name, file in names.items()}
 
     def inode(self, name: str) -> int:
         """Return the inode behind a name, 0 when there is none."""
-        return next(
-            (inode for inode, file in self._files.items() if file is self._live.get(name)), 0
-        )
+        named = self._live.get(name)
+        for inode, file in self._files.items():
+            if file is named:
+                return inode
+        return 0
 
     def whole(self) -> dict[str, bytes]:
         """Return the folder as the processes saw it last."""
-        return {
-            name: bytes(_applied(bytearray(file.durable), file.pending))
-            for name, file in self._live.items()
-        }
+        return {name: bytes(_whole(file)) for name, file in self._live.items()}
 
     def _open(self, record: Record) -> None:
         if not record.name:
             self._folder = record.file
-        elif (
-            record.name not in self._live or self._live[record.name] is not self._files[record.file]
-        ):
-            self._files[record.file] = File()  # the number of a removed file is used again
-            self._move({record.name: self._files[record.file]})
+            return
+        live = self._live.get(record.name)
+        if live is not None and live is self._files[record.file]:
+            return
+        # The number of a removed file is used again: the old content must not come back with it.
+        file = File()
+        self._files[record.file] = file
+        self._move({record.name: file})
+
+    def _change(self, record: Record, data: memoryview | None) -> None:
+        change = Change(self._number, record.offset, data)
+        self._files[record.file].pending.append(change)
 
     def _move(self, move: dict[str, File | None]) -> None:
         _rename(self._live, move)
-        self._moves.append((self._number, move))
+        self._moves.append(move)
 
     def _sync(self, file: int, began: int) -> None:
         if file == self._folder:
-            for _, move in self._moves:
+            for move in self._moves:
                 _rename(self._names, move)
             self._moves.clear()
             return
         synced = self._files[file]
-        count = sum(change.number < began for change in synced.pending)
-        _applied(synced.durable, synced.pending[:count])
-        del synced.pending[:count]
+        # Pending changes stand in order, so that what is safe is a beginning of them.
+        safe = [change for change in synced.pending if change.number < began]
+        for change in safe:
+            _apply(synced.durable, change.offset, change.data)
+        del synced.pending[: len(safe)]
 
 
 def _rename(names: dict[str, File], move: dict[str, File | None]) -> None:
@@ -158,8 +170,9 @@ def _rename(names: dict[str, File], move: dict[str, File | None]) -> None:
             names[name] = file
 
 
-def _applied(image: bytearray, changes: list[Change]) -> bytearray:
-    for change in changes:
+def _whole(file: File) -> bytearray:
+    image = bytearray(file.durable)
+    for change in file.pending:
         _apply(image, change.offset, change.data)
     return image
 
@@ -174,8 +187,12 @@ def _apply(image: bytearray, offset: int, data: memoryview | None) -> None:
 
 
 def _torn(file: File, rng: random.Random) -> bytearray:
-    """Apply a random part of what was not synced; each file has its own luck, so the order between files is lost as well."""
-    image, luck = bytearray(file.durable), rng.choice((0.0, 0.0, 0.5, 0.9, 1.0))
+    """Apply a random part of what was not synced.
+
+    Each file has its own luck, so the order between files is lost as well.
+    """
+    image = bytearray(file.durable)
+    luck = rng.choice((0.0, 0.0, 0.5, 0.9, 1.0))
     for change in file.pending:
         if rng.random() < luck:
             _apply(image, change.offset, change.data)
@@ -185,14 +202,17 @@ def _torn(file: File, rng: random.Random) -> bytearray:
 
 
 def _tear(image: bytearray, offset: int, data: memoryview, rng: random.Random) -> None:
-    """Keep half of the sectors, or none but the new size, which the disk may learn before the bytes."""
-    size = len(image)
-    kept = rng.choice((0.0, 0.5))
+    """Keep half of the sectors, or none.
+
+    The disk may learn the new size before the bytes.
+    """
+    share = rng.choice((0.0, 0.5))
     at = 0
     while at < len(data):
         step = SECTOR - (offset + at) % SECTOR
-        if rng.random() < kept:
+        if rng.random() < share:
             _apply(image, offset + at, data[at : at + step])
         at += step
-    if rng.random() < 0.25 and offset + len(data) > max(size, len(image)):
-        image.extend(bytes(offset + len(data) - len(image)))
+    end = offset + len(data)
+    if rng.random() < 0.25 and end > len(image):
+        image.extend(bytes(end - len(image)))

@@ -1,10 +1,12 @@
-"""The process under the power cut: real jobs through the real records, with every promise noted in the log of its writes."""
+"""The process under the power cut: takes real jobs through the real records.
+
+Every promise is noted in the log of its writes.
+"""
 
 import argparse
 import asyncio
 import os
 import random
-from collections.abc import Sequence
 from pathlib import Path
 
 from sqlalchemy import URL, event
@@ -20,17 +22,24 @@ from ragqueue.working.beat import Beat
 from ragqueue.working.loops import Watch
 
 TENANT = "acme"
-SUBMITTED, CLAIMED, FINISHED, ERASING, ERASED = range(
-    1, 6
-)  # what a job was promised; ERASING promises nothing
+# What a job was promised, in the order of its life; ERASING promises nothing.
+SUBMITTED = 1
+CLAIMED = 2
+FINISHED = 3
+ERASING = 4
+ERASED = 5
 MUTATIONS = ("full_commit",)
 AT_ONCE = 6  # jobs of a process that write at the same time, so that commits are grouped
-LEASE = 60.0
+LEASE = 60.0  # seconds
+BEAT = 0.05  # seconds
+# Pages of a write-ahead log that is checkpointed; a short one is begun anew often.
+CHECKPOINTS = (30, 100, 1000)
 
 
 def answer_of(job_id: str) -> dict[str, str]:
     """Return the answer that this job must have; some are longer than a page."""
-    return {"text": job_id * (1 + hash_of(job_id) % 40 * 20)}
+    times = 1 + hash_of(job_id) % 40 * 20
+    return {"text": job_id * times}
 
 
 def hash_of(job_id: str) -> int:
@@ -43,13 +52,11 @@ class Writer:
 
     def __init__(self, folder: Path, log_fd: int, name: str, rng: random.Random) -> None:
         self._records = Records(URL.create("sqlite", database=f"{folder}/records.sqlite3"))
-        pages = rng.choice(
-            (30, 100, 1000)
-        )  # a short write-ahead log is checkpointed and begun anew often
+        checkpoint_after = f"PRAGMA wal_autocheckpoint={rng.choice(CHECKPOINTS)}"
         event.listen(
             self._records.engine,
             "connect",
-            lambda connection, _: connection.execute(f"PRAGMA wal_autocheckpoint={pages}"),
+            lambda connection, _: connection.execute(checkpoint_after),
         )
         migrate(self._records.engine)
         self._events = SqlEventLog(self._records)
@@ -60,18 +67,21 @@ class Writer:
             self._held,
             lanes="chat",
             lease=LEASE,
-            every=0.05,
+            every=BEAT,
             watch=Watch("beat", lambda _: None),
             on_lost=lambda *_: None,
             on_cancel=lambda _: None,
         )
-        self._log_fd, self._name, self._rng = log_fd, name, rng
+        self._log_fd = log_fd
+        self._name = name
+        self._rng = rng
 
     async def run(self, count: int) -> None:
         """Work `count` jobs, several at a time."""
         self._beat.start()
         waiting = [f"{self._name}-{n}" for n in range(count)]
-        await asyncio.gather(*(self._work_all(waiting) for _ in range(AT_ONCE)))
+        slots = [self._work_all(waiting) for _ in range(AT_ONCE)]
+        await asyncio.gather(*slots)
         self._beat.stop()
 
     def close(self) -> None:
@@ -92,7 +102,8 @@ class Writer:
         self._held.add((job_id, job.attempt))
         await self._stream(job)
         self._held.discard((job_id, job.attempt))
-        await self._records.write(jobs.finish, job, Outcome("succeeded", answer_of(job_id)))
+        outcome = Outcome(state="succeeded", result=answer_of(job_id))
+        await self._records.write(jobs.finish, job, outcome)
         self._promise(job_id, FINISHED)
         if self._rng.random() < 0.3:
             self._promise(job_id, ERASING)
@@ -100,24 +111,28 @@ class Writer:
             self._promise(job_id, ERASED)
 
     async def _stream(self, job: Job) -> None:
-        """Append events, which a power cut may take, and read now and then: a reader keeps a checkpoint from ending."""
-        after, n = -1, 0
+        """Append events, which a power cut may take, and read now and then.
+
+        A reader keeps a checkpoint from ending.
+        """
+        after = -1
+        n = 0
         for _ in range(self._rng.randint(1, 8)):
-            batch = [
-                Event(seq_of(job.attempt, n + i), "delta", {"text": "word " * 20})
-                for i in range(self._rng.randint(1, 4))
-            ]
-            (after,) = await self._append(Append(job.id, after, batch))
+            size = self._rng.randint(1, 4)
+            batch = [_event(job, n + i) for i in range(size)]
+            append = Append(job_id=job.id, after=after, events=batch)
+            (after,) = await self._events.append([append])
             assert after == batch[-1].seq
-            n += len(batch)
+            n += size
             if self._rng.random() < 0.3:
                 await self._events.read({job.id: 0})
 
-    async def _append(self, append: Append) -> Sequence[int]:
-        return await self._events.append([append])
-
     def _promise(self, job_id: str, stage: int) -> None:
         os.write(self._log_fd, promise(job_id, stage))
+
+
+def _event(job: Job, n: int) -> Event:
+    return Event(seq_of(job.attempt, n), "delta", {"text": "word " * 20})
 
 
 def main() -> None:
@@ -129,13 +144,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--mutation", choices=MUTATIONS)
     parser.add_argument("--close", action="store_true")
-    said = parser.parse_args()
-    if said.mutation:
-        mutants.apply(said.mutation)
+    options = parser.parse_args()
+    if options.mutation:
+        mutants.apply(options.mutation)
     log_fd = os.open(os.environ["POWERCUT_LOG"], os.O_WRONLY | os.O_APPEND)
-    writer = Writer(said.folder, log_fd, said.name, random.Random(said.seed))
-    asyncio.run(writer.run(said.jobs))
-    if said.close:
+    writer = Writer(options.folder, log_fd, options.name, random.Random(options.seed))
+    asyncio.run(writer.run(options.jobs))
+    if options.close:
         writer.close()
     os._exit(0)
 

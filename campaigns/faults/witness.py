@@ -1,6 +1,7 @@
-"""Watch a run from inside its database: triggers note every write to the log and every change of a row, in order.
+"""Watch a run from inside its database.
 
-An ordinary look at the tables afterwards cannot tell in what order a log was written, nor that a row ended twice.
+Triggers note every write to the log and every change of a row, in order. An ordinary look at the
+tables afterwards cannot tell in what order a log was written, nor that a row ended twice.
 """
 
 import sqlite3
@@ -11,24 +12,35 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from campaigns.faults.auditor import GONE, Entry, Move
+from campaigns.faults.evidence import GONE, Entry, Move
 from ragqueue.records.store import sqlite_module
 
 _NOW = "(julianday('now') - 2440587.5) * 86400.0"
-_NOTE = f"insert into witness_moves (job_id, state, attempt, owner, deaths, at) values (new.id, new.state, new.attempt, new.owner, new.deaths, {_NOW})"
+_NOTE = f"""
+  insert into witness_moves (job_id, state, attempt, owner, deaths, at)
+  values (new.id, new.state, new.attempt, new.owner, new.deaths, {_NOW})"""
 _TRIGGERS = f"""
 create table witness_log (n integer primary key, job_id text, seq integer, type text);
-create table witness_moves (n integer primary key, job_id text, state text, attempt integer, owner text, deaths integer, at real);
+create table witness_moves (
+  n integer primary key, job_id text, state text, attempt integer, owner text, deaths integer,
+  at real);
 create table witness_workers (owner text, pid integer, at real);
 create trigger witness_written after insert on events begin
   insert into witness_log (job_id, seq, type) values (new.job_id, new.seq, new.type); end;
 create trigger witness_erased after delete on events begin
   insert into witness_log (job_id, seq, type) values (old.job_id, old.seq, '{GONE}'); end;
 create trigger witness_submitted after insert on jobs when new.kind = 'chat' begin {_NOTE}; end;
-create trigger witness_moved after update of state on jobs when new.kind = 'chat' begin {_NOTE}; end;
+create trigger witness_moved after update of state on jobs when new.kind = 'chat' begin
+  {_NOTE}; end;
 create trigger witness_started after insert on workers begin
   insert into witness_workers values (new.owner, new.pid, {_NOW}); end;
 """
+_LOG = "select job_id, seq, type from witness_log order by n"
+_MOVES = "select job_id, state, attempt, owner, deaths, at from witness_moves order by n"
+_WORKERS = "select pid, owner, at from witness_workers"
+_LOADED = """
+select w.pid, count(*) from jobs j join workers w on w.owner = j.owner
+where j.state = 'running' and j.kind = 'chat' group by 1"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +65,11 @@ class Kill:
 class Times:
     """Seconds from deaths to what followed them."""
 
-    recovery: list[float] = field(
-        default_factory=list
-    )  # claimable again, a living supervisor saw the death
+    # until the job is claimable again: where a living supervisor saw the death, where nobody did
+    recovery: list[float] = field(default_factory=list)
     recovery_host: list[float] = field(default_factory=list)
-    reclaim: list[float] = field(default_factory=list)  # claimed again, for jobs with one death
+    # until it is claimed again, for jobs with one death
+    reclaim: list[float] = field(default_factory=list)
 
 
 class Witness:
@@ -68,33 +80,24 @@ class Witness:
 
     def install(self) -> None:
         """Put the triggers into a database that has its tables."""
-        with self._open("rw") as connection:
+        with self._open() as connection:
             connection.executescript(_TRIGGERS)
 
     def log(self) -> list[Entry]:
         """Return the writes to the SQL log in order."""
-        return [
-            Entry(*row)
-            for row in self._rows("select job_id, seq, type from witness_log order by n")
-        ]
+        return [Entry(*row) for row in self._rows(_LOG)]
 
     def changes(self) -> list[Change]:
         """Return the changes of the rows of chat jobs in order."""
-        return [
-            Change(*row)
-            for row in self._rows(
-                "select job_id, state, attempt, owner, deaths, at from witness_moves order by n"
-            )
-        ]
+        return [Change(*row) for row in self._rows(_MOVES)]
 
     def loaded(self) -> dict[int, int]:
         """Return {pid: jobs that it runs now}; processes that died may be among them."""
-        query = "select w.pid, count(*) from jobs j join workers w on w.owner = j.owner where j.state = 'running' and j.kind = 'chat' group by 1"
-        return dict(self._rows(query))
+        return dict(self._rows(_LOADED))
 
     def times(self, kills: Sequence[Kill]) -> Times:
         """Return how long the jobs of killed processes took to come back."""
-        workers = self._rows("select pid, owner, at from witness_workers")
+        workers = self._rows(_WORKERS)
         histories: dict[str, list[Change]] = defaultdict(list)
         worked_on: dict[str, set[str]] = defaultdict(set)  # owner -> jobs
         for change in self.changes():
@@ -103,21 +106,22 @@ class Witness:
         times = Times()
         for kill in kills:
             killed = {owner for pid, owner, at in workers if pid in kill.pids and at <= kill.at}
-            for job_id in set().union(*(worked_on[owner] for owner in killed)):
+            job_ids: set[str] = set()
+            for owner in killed:
+                job_ids |= worked_on[owner]
+            for job_id in job_ids:
                 _measure(histories[job_id], kill, killed, times)
         return times
 
     def _rows(self, query: str) -> list[Any]:
-        with self._open(
-            "rw"
-        ) as connection:  # a read-only one cannot make the files of the write-ahead log anew
+        with self._open() as connection:
             return list(connection.execute(query).fetchall())
 
     @contextmanager
-    def _open(self, mode: str) -> Iterator[sqlite3.Connection]:
-        connection = sqlite_module.connect(
-            f"{self._database.resolve().as_uri()}?mode={mode}", uri=True, timeout=60
-        )
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        # A read-only connection cannot make the files of the write-ahead log anew.
+        uri = f"{self._database.resolve().as_uri()}?mode=rw"
+        connection = sqlite_module.connect(uri, uri=True, timeout=60)
         try:
             yield connection
         finally:
@@ -125,21 +129,20 @@ class Witness:
 
 
 def _measure(history: Iterable[Change], kill: Kill, killed: set[str], times: Times) -> None:
-    """Follow one job from a kill on, if the kill hit it."""
-    held = released = False
+    """Follow a job from a kill on: if it ran there, it is released next, and then claimed again."""
+    ran = False  # on a process that was killed
+    later: list[Change] = []
     for change in history:
         if change.at <= kill.at:
-            held = change.state == "running" and change.owner in killed
-        elif not held:
-            return
-        elif not released:
-            if change.state != "queued":
-                return
-            released = True
-            (times.recovery_host if kill.host else times.recovery).append(change.at - kill.at)
-            if change.deaths != 1:  # later ones wait on purpose
-                return
+            ran = change.state == "running" and change.owner in killed
         else:
-            if change.state == "running":
-                times.reclaim.append(change.at - kill.at)
-            return
+            later.append(change)
+    if not ran or not later or later[0].state != "queued":
+        return
+    release = later[0]
+    recovery = times.recovery_host if kill.host else times.recovery
+    recovery.append(release.at - kill.at)
+    if release.deaths != 1:  # a job that died again waits on purpose
+        return
+    if len(later) > 1 and later[1].state == "running":
+        times.reclaim.append(later[1].at - kill.at)

@@ -5,21 +5,11 @@ from typing import Any
 
 import pytest
 
-from campaigns.faults.auditor import (
-    DELTA,
-    GONE,
-    RESTARTED,
-    Entry,
-    Finding,
-    Move,
-    Row,
-    Store,
-    audit,
-    count,
-    difference,
-    read_store,
-)
+from campaigns.faults.auditor import audit, count
+from campaigns.faults.evidence import GONE, Entry, Finding, Move, Row, Store, read_store
+from campaigns.faults.testimony import difference
 from ragqueue.events.base import END, FENCE
+from ragqueue.jobs.stream import DELTA, RESTARTED
 from ragqueue.records.schema import migrate, open_records
 from ragqueue.records.store import sqlite_module
 from ragqueue.types import LAST_N, seq_of
@@ -27,6 +17,12 @@ from ragqueue.types import LAST_N, seq_of
 JOB = "a"
 DEADLINE = 1000.0
 TEXT = "one two three "
+A_JOB = """
+insert into jobs (
+    tenant, id, kind, lane, state, payload, attempt, tries, deaths, place, run_at, deadline_at,
+    cancel_requested, created_at, ended_at)
+values ('default', ?, ?, 'chat', 'succeeded', '{}', 2, 0, 0, 0, 0, 1000, 0, 0, 10)"""
+AN_ANSWER = "insert into answers values ('default', ?, 2, ?, 0)"
 
 
 def store(
@@ -85,10 +81,12 @@ def good() -> list[dict[str, Any]]:
 
 
 def entries(*written: tuple[int, int] | tuple[int, int, str]) -> list[Entry]:
-    return [
-        Entry(JOB, seq_of(attempt, n), type_[0] if type_ else FENCE if n == 0 else DELTA)
-        for attempt, n, *type_ in written
-    ]
+    log = []
+    for attempt, n, *types in written:
+        default = FENCE if n == 0 else DELTA
+        type_ = types[0] if types else default
+        log.append(Entry(JOB, seq_of(attempt, n), type_))
+    return log
 
 
 def found(
@@ -98,11 +96,8 @@ def found(
     log: Iterable[Entry] = (),
     moves: Iterable[Move] = (),
 ) -> dict[str, int]:
-    return {
-        kind: number
-        for kind, number in count(audit(store_, log, transcript, moves=moves)).items()
-        if number
-    }
+    counts = count(audit(store_, log, transcript, moves=moves))
+    return {kind: number for kind, number in counts.items() if number}
 
 
 class TestGoodHistories:
@@ -114,14 +109,9 @@ class TestGoodHistories:
 
     def test_a_stream_that_was_cut_and_resumed_is_clean(self) -> None:
         first = [acked(), opened(), frame(0, "response.created"), delta(1, 3, "one "), cut()]
+        second = [opened(seq_of(1, 3)), delta(1, 5, "two three "), terminal(), seen()]
 
-        assert (
-            found(
-                store(),
-                [*first, opened(seq_of(1, 3)), delta(1, 5, "two three "), terminal(), seen()],
-            )
-            == {}
-        )
+        assert found(store(), [*first, *second]) == {}
 
     def test_a_takeover_that_continues_is_clean(self) -> None:
         log = entries((1, 0), (1, 1), (2, 0), (2, 1), (2, 2), (2, 3, END))
@@ -171,27 +161,14 @@ class TestGoodHistories:
         assert found(store(attempt=2, answers=[(2, TEXT)]), log=log) == {}
 
     def test_a_submit_repeated_after_a_restart_of_the_server_is_clean(self) -> None:
-        assert (
-            found(
-                store(),
-                [
-                    acked(),
-                    acked(),
-                    opened(),
-                    {"what": "closed", "job": JOB, "reader": "r", "how": "refused"},
-                    *good()[1:],
-                ],
-            )
-            == {}
-        )
+        refused = {"what": "closed", "job": JOB, "reader": "r", "how": "refused"}
+
+        assert found(store(), [acked(), acked(), opened(), refused, *good()[1:]]) == {}
 
     def test_a_client_that_only_looks_is_clean(self) -> None:
-        assert (
-            found(
-                store(), [acked(), seen("queued", None), seen("in_progress", None), seen(), seen()]
-            )
-            == {}
-        )
+        looks = [seen("queued", None), seen("in_progress", None), seen(), seen()]
+
+        assert found(store(), [acked(), *looks]) == {}
 
     def test_a_job_that_its_deadline_ended_is_not_wrongly_dead(self) -> None:
         late = store(state="failed", attempt=2, answers=(), ended_at=DEADLINE + 1)
@@ -207,14 +184,14 @@ class TestLost:
         assert found(Store({}, {}), good()) == {"lost": 1}
 
     def test_a_job_that_never_ends(self) -> None:
-        assert found(
-            store(state="running", answers=(), ended_at=None), [acked(), seen("in_progress", None)]
-        ) == {"lost": 1}
+        running = store(state="running", answers=(), ended_at=None)
+
+        assert found(running, [acked(), seen("in_progress", None)]) == {"lost": 1}
 
     def test_a_success_without_an_answer(self) -> None:
-        assert found(
-            Store({JOB: Row("succeeded", 1, DEADLINE, 10.0)}, {}), [acked(), seen(text=None)]
-        ) == {"lost": 1}
+        without = Store({JOB: Row("succeeded", 1, DEADLINE, 10.0)}, {})
+
+        assert found(without, [acked(), seen(text=None)]) == {"lost": 1}
 
     def test_a_reader_without_a_terminal_event(self) -> None:
         assert found(store(), [acked(), opened(), delta(1, 3, TEXT), seen()]) == {"lost": 1}
@@ -225,9 +202,9 @@ class TestLost:
 
 class TestDoubledAnswers:
     def test_two_stored_answers(self) -> None:
-        assert (
-            found(store(attempt=2, answers=[(1, TEXT), (2, TEXT)]), good())["doubled_answers"] == 1
-        )
+        two = store(attempt=2, answers=[(1, TEXT), (2, TEXT)])
+
+        assert found(two, good())["doubled_answers"] == 1
 
     def test_two_finals_that_left_one_row(self) -> None:
         moves = [Move(JOB, "running", 2), Move(JOB, "succeeded", 2), Move(JOB, "succeeded", 2)]
@@ -243,17 +220,17 @@ class TestDoubledAnswers:
         assert found(store(), [acked(), seen(), seen(text="another")]) == {"doubled_answers": 1}
 
     def test_a_client_that_saw_an_end_and_then_a_running_job(self) -> None:
-        assert found(store(), [acked(), seen(), seen("in_progress", None)]) == {
-            "doubled_answers": 1
-        }
+        transcript = [acked(), seen(), seen("in_progress", None)]
+
+        assert found(store(), transcript) == {"doubled_answers": 1}
 
     def test_a_client_that_was_told_another_end_than_the_store_holds(self) -> None:
         assert found(store(), [acked(), seen("failed", None)]) == {"doubled_answers": 1}
 
     def test_a_terminal_event_with_another_text_than_the_store_holds(self) -> None:
-        assert found(store(), [acked(), opened(), delta(1, 1, TEXT), terminal(text="another")]) == {
-            "doubled_answers": 1
-        }
+        transcript = [acked(), opened(), delta(1, 1, TEXT), terminal(text="another")]
+
+        assert found(store(), transcript) == {"doubled_answers": 1}
 
 
 class TestStreams:
@@ -330,14 +307,14 @@ class TestZombieWrites:
         assert found(store(attempt=2, answers=[(2, TEXT)]), log=log) == {"zombie_writes": 1}
 
     def test_an_entry_after_the_end(self) -> None:
-        assert found(store(), log=entries((1, 0), (1, 1), (1, 2, END), (1, 3))) == {
-            "zombie_writes": 1
-        }
+        log = entries((1, 0), (1, 1), (1, 2, END), (1, 3))
+
+        assert found(store(), log=log) == {"zombie_writes": 1}
 
     def test_an_entry_of_an_attempt_that_nobody_claimed(self) -> None:
-        assert found(store(state="cancelled", answers=()), log=entries((1, 0), (2, 0), (2, 1))) == {
-            "zombie_writes": 1
-        }
+        log = entries((1, 0), (2, 0), (2, 1))
+
+        assert found(store(state="cancelled", answers=()), log=log) == {"zombie_writes": 1}
 
     def test_an_answer_of_an_older_attempt(self) -> None:
         assert found(store(attempt=2, answers=[(1, TEXT)])) == {"zombie_writes": 1}
@@ -361,18 +338,16 @@ class TestZombieWrites:
 class TestWronglyDead:
     @pytest.mark.parametrize("state", ["failed", "cancelled"])
     def test_a_job_that_only_deaths_happened_to(self, state: str) -> None:
-        assert found(store(state=state, answers=()), [acked(), seen(state, None)]) == {
-            "wrongly_dead": 1
-        }
+        transcript = [acked(), seen(state, None)]
+
+        assert found(store(state=state, answers=()), transcript) == {"wrongly_dead": 1}
 
 
 def test_a_difference_names_what_is_missing_and_what_is_too_much() -> None:
     assert difference("abc", "abc") == ("", "")
     assert difference("hello world", "hello hello world") == ("", "hello ")
-    assert difference("one two three", "one three") == (
-        "wo t",
-        "",
-    )  # where it begins is a matter of taste
+    # Where it begins is a matter of taste.
+    assert difference("one two three", "one three") == ("wo t", "")
     assert difference("one", "") == ("one", "")
 
 
@@ -388,14 +363,8 @@ def test_the_store_is_read_from_the_file_of_the_records(tmp_path: Path) -> None:
     records.close()
     with sqlite_module.connect(tmp_path / "records.sqlite3") as connection:
         for job_id, kind in ((JOB, "chat"), ("b", "ingest")):
-            connection.execute(
-                "insert into jobs (tenant, id, kind, lane, state, payload, attempt, tries, deaths, place, run_at, deadline_at, cancel_requested,"
-                " created_at, ended_at) values ('default', ?, ?, 'chat', 'succeeded', '{}', 2, 0, 0, 0, 0, 1000, 0, 0, 10)",
-                (job_id, kind),
-            )
-        connection.execute(
-            "insert into answers values ('default', ?, 2, ?, 0)", (JOB, json.dumps({"text": TEXT}))
-        )
+            connection.execute(A_JOB, (job_id, kind))
+        connection.execute(AN_ANSWER, (JOB, json.dumps({"text": TEXT})))
     connection.close()
 
     assert read_store(tmp_path / "records.sqlite3") == Store(

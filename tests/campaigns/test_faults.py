@@ -1,4 +1,7 @@
-"""Real processes are killed under load and lose nothing; builds with one thing broken are found out. Long forms: `dev.py faults`."""
+"""Real processes are killed under load and lose nothing; broken builds are found out.
+
+Long forms: `dev.py faults`.
+"""
 
 import os
 from typing import Any
@@ -6,7 +9,8 @@ from typing import Any
 import pytest
 
 from campaigns.faults import erasures, kill_loop, kill_plan
-from campaigns.faults.auditor import DAMAGE
+from campaigns.faults.evidence import DAMAGE
+from campaigns.faults.kill_house import CampaignError
 from tests.needs import missing, require_redis
 
 ENGINES = ("sql", "rq")
@@ -81,7 +85,7 @@ def test_an_erasure_leaves_nothing_whatever_races_with_it(engine: str) -> None:
 
 
 def test_only_a_loop_can_be_kept() -> None:
-    with pytest.raises(kill_loop.CampaignError, match="--kept is about loops"):
+    with pytest.raises(CampaignError, match="--kept is about loops"):
         kill_loop.run_mutation("sql", "fence", kept=True)
 
 
@@ -107,11 +111,13 @@ def test_questions_are_drawn_from_the_samples() -> None:
 
 
 def test_an_unknown_mutation_is_refused() -> None:
-    with pytest.raises(kill_loop.CampaignError, match="no mutation 'nothing'"):
+    with pytest.raises(CampaignError, match="no mutation 'nothing'"):
         kill_loop.run_mutation("sql", "nothing")
 
 
 def test_the_mutations_can_be_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("ringer", "batcher", "reconciler", "hub", "beat", "lanes")
+    loops = [f"loop-{name}" for name in names]
+
     assert kill_loop.main(["--mutation", "list"]) == 0
-    loops = [f"loop-{name}" for name in ("ringer", "batcher", "reconciler", "hub", "beat", "lanes")]
     assert capsys.readouterr().out.split() == ["fence", "reconcile", "full_commit", *loops]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from campaigns.faults import powercut
+from campaigns.faults import powercut, powercut_recorder
 from campaigns.faults.powercut_disk import HEADER, Disk, Kind, Record, parse, promise
 from campaigns.faults.powercut_writer import FINISHED, answer_of
 from tests.needs import missing
@@ -18,14 +18,15 @@ CUTS = 200
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
-        return powercut.build(tmp_path_factory.mktemp("recorder"))
-    except powercut.PowercutError as error:
+        return powercut_recorder.build(tmp_path_factory.mktemp("recorder"))
+    except powercut_recorder.PowercutError as error:
         missing(str(error))
 
 
 @pytest.fixture(scope="module")
 def log(library: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    return powercut.record(tmp_path_factory.mktemp("run"), library, random.Random(5), None)
+    folder = tmp_path_factory.mktemp("run")
+    return powercut_recorder.record(folder, library, random.Random(5), None)
 
 
 @pytest.mark.campaign
@@ -46,12 +47,11 @@ def test_promises_committed_like_events_are_lost() -> None:
 
 @pytest.mark.campaign
 def test_a_disk_that_ignores_syncs_of_the_database_corrupts_it(log: bytes, tmp_path: Path) -> None:
-    assert (
-        powercut.replay(
-            _without_syncs_of_checkpoints(log), tmp_path / "cut", random.Random(5), CUTS
-        )["corrupt"]
-        > 0
-    )
+    forgetful = _without_syncs_of_checkpoints(log)
+
+    counts = powercut.replay(forgetful, tmp_path / "cut", random.Random(5), CUTS)
+
+    assert counts["corrupt"] > 0
 
 
 def test_an_answer_that_is_torn_or_another_ones_is_a_promise_gone() -> None:
@@ -66,23 +66,22 @@ def test_an_answer_that_is_torn_or_another_ones_is_a_promise_gone() -> None:
 
 
 def _without_syncs_of_checkpoints(log: bytes) -> bytes:
-    """Drop the syncs of the main file, so that a checkpoint may be torn after its write-ahead log was begun anew."""
-    main = next(
-        act.file for act in parse(log) if act.kind == Kind.OPEN and act.name == "records.sqlite3"
-    )
-    return b"".join(
-        _pack(act)
-        for act in parse(log)
-        if act.file != main or act.kind not in (Kind.SYNC_BEGIN, Kind.SYNC_END)
-    )
+    """Drop the syncs of the main file.
+
+    So a checkpoint may be torn after its write-ahead log was begun anew.
+    """
+    acts = list(parse(log))
+    opened = [act for act in acts if act.kind == Kind.OPEN and act.name == "records.sqlite3"]
+    main = opened[0].file
+    syncs = (Kind.SYNC_BEGIN, Kind.SYNC_END)
+    kept = [act for act in acts if act.file != main or act.kind not in syncs]
+    return b"".join(_pack(act) for act in kept)
 
 
 def _pack(act: Record) -> bytes:
-    return (
-        HEADER.pack(act.kind, len(act.name), act.file, act.thread, act.offset, len(act.data))
-        + act.name.encode()
-        + act.data
-    )
+    name = act.name.encode()
+    head = HEADER.pack(act.kind, len(name), act.file, act.thread, act.offset, len(act.data))
+    return head + name + act.data
 
 
 def _act(
@@ -128,35 +127,25 @@ def test_an_unsynced_write_is_kept_dropped_or_torn() -> None:
 def test_a_tear_runs_along_sectors() -> None:
     synced = [_act(Kind.WRITE, data=b"x" * 2048), _act(Kind.SYNC_BEGIN), _act(Kind.SYNC_END)]
 
-    lefts = [
-        left["a"]
-        for left in _after(*NAMED, *synced, _act(Kind.WRITE, offset=100, data=b"y" * 1436))
-    ]
+    write = _act(Kind.WRITE, offset=100, data=b"y" * 1436)
+    lefts = [left["a"] for left in _after(*NAMED, *synced, write)]
 
-    sectors = [
-        [set(left[start:end]) for start, end in ((100, 512), (512, 1024), (1024, 1536))]
-        for left in lefts
-    ]
+    sectors = [(set(left[100:512]), set(left[512:1024]), set(left[1024:1536])) for left in lefts]
     assert all(len(values) == 1 for left in sectors for values in left)
     assert any(left[0] != left[1] for left in sectors)
 
 
 def test_a_write_during_a_sync_is_not_safe() -> None:
-    acts = [
-        *NAMED,
-        _act(Kind.SYNC_BEGIN),
-        _act(Kind.WRITE, thread=2, data=b"x"),
-        _act(Kind.SYNC_END),
-    ]
+    write = _act(Kind.WRITE, thread=2, data=b"x")
+    acts = [*NAMED, _act(Kind.SYNC_BEGIN), write, _act(Kind.SYNC_END)]
 
     assert any(left["a"] == b"" for left in _after(*acts))
 
 
 def test_a_sync_that_has_not_ended_keeps_nothing() -> None:
-    assert any(
-        left["a"] == b""
-        for left in _after(*NAMED, _act(Kind.WRITE, data=b"x"), _act(Kind.SYNC_BEGIN))
-    )
+    acts = [*NAMED, _act(Kind.WRITE, data=b"x"), _act(Kind.SYNC_BEGIN)]
+
+    assert any(left["a"] == b"" for left in _after(*acts))
 
 
 def test_a_new_name_may_be_gone_until_its_folder_is_synced() -> None:
@@ -184,8 +173,9 @@ def test_a_promise_stands_in_the_log_as_it_was_made() -> None:
 def test_a_recorder_that_missed_a_write_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "records.sqlite3").write_bytes(b"unseen")
 
-    with pytest.raises(powercut.PowercutError, match=r"missed writes to \['records.sqlite3'\]"):
-        powercut._compare(tmp_path, b"")
+    problem = r"missed writes to \['records.sqlite3'\]"
+    with pytest.raises(powercut_recorder.PowercutError, match=problem):
+        powercut_recorder.check_complete(tmp_path, b"")
 
 
 def test_a_machine_without_a_compiler_is_told_what_to_install(
@@ -193,5 +183,5 @@ def test_a_machine_without_a_compiler_is_told_what_to_install(
 ) -> None:
     monkeypatch.setattr("shutil.which", lambda _: None)
 
-    with pytest.raises(powercut.PowercutError, match="apt-get install gcc"):
-        powercut.build(tmp_path)
+    with pytest.raises(powercut_recorder.PowercutError, match="apt-get install gcc"):
+        powercut_recorder.build(tmp_path)
