@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from campaigns.benches import big
 from campaigns.benches.search import read
 from campaigns.house import SAMPLES, machine, scratch
 from ragqueue.embedded import Ragqueue
@@ -74,7 +75,11 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="bench ingest")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--no-peer", action="store_true", help="Measure only ours")
+    parser.add_argument("--big", action="store_true", help="Measure two large documents instead")
     options = parser.parse_args(argv)
+    if options.big:
+        print(json.dumps(big.measure()))
+        return
     texts = []
     for document in [read(path) for path in sorted(SAMPLES.glob("*.md"))]:
         texts += [indexed_text(document.title, passage) for passage in chunk(document)]

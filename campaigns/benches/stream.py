@@ -5,19 +5,20 @@ import asyncio
 import json
 import os
 import re
-import subprocess
 import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
+from campaigns.benches.peer import us_per_token
+from campaigns.benches.simulator import SPREAD, simulator
 from campaigns.house import (
     PAGES,
     QUESTION,
     Bench,
     bench,
-    clean_environment,
     cpu_seconds,
     events,
     machine,
@@ -27,7 +28,6 @@ from campaigns.house import (
 from campaigns.services import RedisServer
 
 SECONDS = 20  # of streaming
-SPREAD = 4.0  # seconds over which the streams begin
 PROBES_S = 5.0  # `POST /chat` a second while they stream
 QUIET_LOAD = 1.5  # a run waits until the load is below
 QUIET_WITHIN = 60.0  # seconds that it waits at most
@@ -70,6 +70,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--log", choices=("sql", "redis"))
     parser.add_argument("--seconds", type=int, default=SECONDS)
+    parser.add_argument("--peer", type=Path, help="A plain server (FILE URL PORT) to compare with")
     options = parser.parse_args(argv)
     setups = [setup for setup in RUNS if options.log in (None, setup.log)]
     runs = []
@@ -77,7 +78,10 @@ def main(argv: list[str]) -> None:
         run = measure_quietly(setup, options.seconds)
         runs.append(run)
         print(run, file=sys.stderr)
-    print(json.dumps({"runs": runs, **machine()}))
+    report: dict[str, object] = {"runs": runs}
+    if options.peer is not None:
+        report["inline_us_per_token"] = us_per_token(options.peer, options.seconds)
+    print(json.dumps(report | machine()))
 
 
 def measure_quietly(setup: Setup, seconds: int) -> dict[str, object]:
@@ -137,17 +141,6 @@ def ingest(house: Bench) -> None:
     house.env = {**env, "RAGQUEUE_QUEUE": "sql", "LLM_MODEL": "extractive"}
     house.run("ingest", *map(str, PAGES))
     house.env = env
-
-
-def simulator(stack: ExitStack, rate: int, tokens: int) -> str:
-    """Start the OpenAI-compatible server and return its URL."""
-    options = f"rate={rate}&tokens={tokens}&stamp=1"
-    command = [sys.executable, "-m", "ragqueue.testing.openai_server", options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=clean_environment())
-    stack.callback(process.wait)
-    stack.callback(process.terminate)
-    assert process.stdout is not None
-    return process.stdout.readline().split()[-1].strip()
 
 
 async def watch(house: Bench, streams: int, tokens: int) -> Seen:

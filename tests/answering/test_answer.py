@@ -1,4 +1,4 @@
-"""A whole answer: what the prompt holds, what the log says of it, and what a model's habits do to it."""
+"""A whole answer: what the prompt holds, what the log says, and what a model's habits do to it."""
 
 from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import Any, ClassVar
@@ -19,7 +19,10 @@ LEASES = "\n\n".join(
 
 
 class Model(Generator):
-    """Says what the test wants, by the prompt; has none of the port's newer attributes, as a user's own may."""
+    """Says what the test wants, by the prompt.
+
+    It has none of the port's newer attributes, as a user's own may.
+    """
 
     model = "own"
     continues = True

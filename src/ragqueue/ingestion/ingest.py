@@ -29,7 +29,7 @@ from ragqueue.types import Document, Job, Outcome, Passage, Reading, Row, Space
 KEYWORDS_ONLY = "keywords"  # the generation of a collection without an embedder
 SAME_MOMENT = 3  # tries to store a file whose document changes at the same moment
 QUARANTINED_AFTER = 3  # deaths of its parser
-ROWS_AT_ONCE = 100  # in one transaction, which keeps other writes waiting for about 15 ms
+ROWS_AT_ONCE = 20  # in one transaction, which keeps other writes waiting for a few ms
 EMBED_AT_ONCE = 64  # passages between two looks at whether the job was cancelled
 
 
