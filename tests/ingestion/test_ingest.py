@@ -128,7 +128,7 @@ async def test_two_runs_of_one_document_do_not_mix_their_rows(ragqueue: Ragqueue
         nonlocal parts
         parts += 1
         if parts == 3:
-            await ingester._remove_others(SPACE, document.id, document.version)
+            await ingester._remove_stale(SPACE, document.id, job.id)
         await stage(*given)
 
     ingester._stage = other_run_clears  # type: ignore[method-assign]
@@ -137,3 +137,38 @@ async def test_two_runs_of_one_document_do_not_mix_their_rows(ragqueue: Ragqueue
         await ingester._store(document, job, reading)
 
     assert 2 not in await rows_of(ragqueue)
+
+
+async def test_a_run_that_starts_late_removes_nothing_of_what_another_switched_to(
+    ragqueue: Ragqueue,
+) -> None:
+    job = await store(ragqueue, "# Lease\n\nA lease lasts ten seconds.\n")
+    records = ragqueue.runtime.records
+    stale = await records.read(documents.get, TENANT, job.payload["document_id"])
+    assert stale is not None
+    await store(ragqueue, PARTS)
+    before = await rows_of(ragqueue)
+    reading = Reading(text="text", blocks=[], title="", pages=None, language="en", rows=[STAGED])
+
+    with pytest.raises(Unavailable, match="was changed or deleted"):
+        await ragqueue.runtime.ingester._store(stale, job, reading)
+
+    assert (await rows_of(ragqueue))[2] == before[2]
+
+
+async def test_a_run_leaves_what_another_job_of_the_document_has_staged(
+    ragqueue: Ragqueue,
+) -> None:
+    job = await store(ragqueue, "# Lease\n\nA lease lasts ten seconds.\n")
+    document_id = job.payload["document_id"]
+    records = ragqueue.runtime.records
+    await records.write(chunks.insert, SPACE, document_id, -5, "en", [(STAGED, None)])
+    await records.write(_reopen, job.id)
+
+    await store(ragqueue, PARTS)
+
+    assert set(await rows_of(ragqueue)) == {-5, 2}
+
+
+def _reopen(connection: Connection, job_id: str) -> None:
+    connection.exec_driver_sql("update jobs set state = 'running' where id = ?", (job_id,))

@@ -194,7 +194,7 @@ class Ingester:
         space = Space(
             tenant=document.tenant, collection=document.collection, generation=self._generation
         )
-        await self._remove_others(space, document.id, document.version)  # what broke off
+        await self._remove_stale(space, document.id, job.id)  # what broke off
         staged = -1 - secrets.randbits(52)  # of this try alone
         for start in range(0, len(reading.rows), ROWS_AT_ONCE):
             rows = reading.rows[start : start + ROWS_AT_ONCE]
@@ -215,7 +215,7 @@ class Ingester:
                 raise Unavailable(f"{document.source!r} is being read twice: it is read again")
 
         await self._records.write(switch)
-        await self._remove_others(space, document.id, version)
+        await self._remove_stale(space, document.id, job.id)
         return len(reading.rows)
 
     async def _stage(
@@ -235,11 +235,11 @@ class Ingester:
         if vectors is not None and self._index is not None:
             await self._index.upsert(space, numbers, vectors)
 
-    async def _remove_others(self, space: Space, document_id: str, version: int) -> None:
-        """Remove the chunks of all versions but one, a few at a time."""
+    async def _remove_stale(self, space: Space, document_id: str, job_id: str) -> None:
+        """Remove what is not of the document's current version, a few at a time."""
         while True:
             numbers = await self._records.note(
-                chunks.remove_others, space.tenant, document_id, version, ROWS_AT_ONCE
+                chunks.remove_stale, space.tenant, document_id, job_id, ROWS_AT_ONCE
             )
             if not numbers:
                 return

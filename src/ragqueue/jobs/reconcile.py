@@ -127,10 +127,8 @@ class Reconciler:
         Texts and removals are kept as long as the answers that quote them.
         """
         await self._records.note(documents.forget_replaced, self._keep_jobs)
-        for tenant, document_id, version in await self._records.read(chunks.abandoned):
-            await self._records.note(
-                chunks.remove_others, tenant, document_id, version, MOST_ABANDONED
-            )
+        for tenant, document_id in await self._records.read(chunks.abandoned):
+            await self._records.note(chunks.remove_stale, tenant, document_id, "", MOST_ABANDONED)
         await self._records.note(workers.forget, WORKER_FORGOTTEN)
         await compact(self._records)  # last: it needs the most room
 

@@ -76,20 +76,27 @@ _REMOVE = sql("""
     delete from chunks where tenant = :tenant and document_id = :document_id
     returning number, collection, generation, language, tokens""")
 
-_OTHERS = """
+# The version is asked for here, in the transaction: another run may have switched a moment ago.
+_STALE = """
     select number from chunks
-    where tenant = :tenant and document_id = :document_id and version <> :version
+    where tenant = :tenant and document_id = :document_id
+        and version <> coalesce((
+            select version from documents where tenant = :tenant and id = :document_id), 0)
+        and (version > 0 or not exists (
+            select 1 from jobs
+            where tenant = :tenant and document_id = :document_id and kind = 'ingest'
+                and state in ('queued', 'running') and id <> :job_id))
     order by number
     limit :limit"""
 
-_NOTE_REMOVALS_OF_OTHERS = sql(f"""
+_NOTE_STALE_REMOVALS = sql(f"""
     insert into removals (tenant, collection, generation, number, at)
     select tenant, collection, generation, number, {{now}} from chunks
-    where number in ({_OTHERS}) and vector is not null
+    where number in ({_STALE}) and vector is not null
     order by number""")
 
-_REMOVE_OTHERS = sql(f"""
-    delete from chunks where number in ({_OTHERS})
+_REMOVE_STALE = sql(f"""
+    delete from chunks where number in ({_STALE})
     returning number, collection, generation, language, tokens""")
 
 _PUBLISH = sql("""
@@ -97,12 +104,11 @@ _PUBLISH = sql("""
     where tenant = :tenant and document_id = :document_id and version = :staged""")
 
 _ABANDONED = sql("""
-    select distinct c.tenant, c.document_id, d.version from chunks c
-    join documents d on d.tenant = c.tenant and d.id = c.document_id
-    where c.version < 0 and not exists (
+    select tenant, document_id from chunks
+    where version < 0 and not exists (
         select 1 from jobs j
-        where j.tenant = c.tenant and j.document_id = c.document_id and j.kind = 'ingest'
-        and j.state in ('queued', 'running'))
+        where j.tenant = chunks.tenant and j.document_id = chunks.document_id
+            and j.kind = 'ingest' and j.state in ('queued', 'running'))
     limit 100""")
 
 # Only chunks of ready documents, in their current version: this hides a delete at once, in every
@@ -202,19 +208,22 @@ def remove(connection: Connection, tenant: str, document_id: str) -> list[int]:
     return _count_out(connection, tenant, connection.execute(_REMOVE, document).all())
 
 
-def remove_others(
-    connection: Connection, tenant: str, document_id: str, version: int, limit: int
+def remove_stale(
+    connection: Connection, tenant: str, document_id: str, job_id: str, limit: int
 ) -> list[int]:
-    """Like `remove`, for at most `limit` chunks of other versions than this one."""
-    values = {"tenant": tenant, "document_id": document_id, "version": version, "limit": limit}
-    connection.execute(_NOTE_REMOVALS_OF_OTHERS, values)
-    return _count_out(connection, tenant, connection.execute(_REMOVE_OTHERS, values).all())
+    """Like `remove`, for at most `limit` chunks that are not of the document's current version.
+
+    Staged ones stay while a job other than `job_id` may be working on them.
+    """
+    values = {"tenant": tenant, "document_id": document_id, "job_id": job_id, "limit": limit}
+    connection.execute(_NOTE_STALE_REMOVALS, values)
+    return _count_out(connection, tenant, connection.execute(_REMOVE_STALE, values).all())
 
 
-def abandoned(connection: Connection) -> list[tuple[str, str, int]]:
-    """Return (tenant, document id, its version) where chunks are staged that no job works on."""
+def abandoned(connection: Connection) -> set[tuple[str, str]]:
+    """Return (tenant, document id) where chunks are staged that no job works on."""
     rows = connection.execute(_ABANDONED)
-    return [(row.tenant, row.document_id, row.version) for row in rows]
+    return {(row.tenant, row.document_id) for row in rows}
 
 
 def _count_out(connection: Connection, tenant: str, removed: Sequence[Any]) -> list[int]:
