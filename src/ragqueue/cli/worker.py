@@ -13,7 +13,7 @@ import click
 from ragqueue.cli import options
 from ragqueue.cli.call import Call
 from ragqueue.cli.command import Command
-from ragqueue.errors import ConfigError, without_password
+from ragqueue.errors import ConfigError, Unavailable, without_password
 
 if TYPE_CHECKING:
     from ragqueue.settings import Settings
@@ -96,6 +96,8 @@ async def _live(settings: "Settings", owner: str, pulse: Callable[[], None]) -> 
     from ragqueue.wiring import open_runtime
 
     async with open_runtime(settings) as runtime:
+        with suppress(Unavailable):  # the first question says so
+            await runtime.retriever.warm()
         own_worker = runtime.worker(owner=owner)
         async with runtime.working(own_worker) as consuming:
             soon = consuming.get_loop().call_soon_threadsafe

@@ -41,6 +41,9 @@ class Index(ABC):
     async def count(self, space: Space) -> int:
         """Return how many chunks the space holds."""
 
+    async def warm(self) -> None:  # noqa: B027 - most have nothing to load
+        """Load what the first search would wait for; the process forks no more."""
+
     async def compact(self, space: Space) -> None:  # noqa: B027 - most keep no files of their own
         """Make sure that no file of the index's own holds what was deleted.
 

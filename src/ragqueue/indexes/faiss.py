@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ragqueue.adapters import Given
 from ragqueue.indexes import faiss_snapshot as snapshots
 from ragqueue.indexes.base import Index, Vectors
-from ragqueue.indexes.faiss_view import View
+from ragqueue.indexes.faiss_view import View, load_faiss
 from ragqueue.records import chunks
 from ragqueue.records.store import Records
 from ragqueue.types import Space
@@ -73,6 +73,9 @@ class FaissIndex(Index):
     ) -> list[tuple[int, float]]:
         view = await self._current(space)
         return await asyncio.to_thread(view.search, np.asarray(vector, np.float32), limit, allowed)
+
+    async def warm(self) -> None:
+        await asyncio.to_thread(load_faiss)
 
     async def compact(self, space: Space) -> None:
         """Write a new snapshot from the records and delete the old.

@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 
 from ragqueue.embedders.base import Embedder
 from ragqueue.indexes.base import Index
+from ragqueue.language.tokens import asked
 from ragqueue.records import chunks, keywords
 from ragqueue.records.keywords import Scored, Weights
 from ragqueue.records.store import Records
@@ -23,6 +24,7 @@ DENSE_WEIGHT = 0.4
 POOL = 100  # candidates of each list
 FEW = 5  # below, mean and deviation say nothing: fixed scales are used
 FLAT = 1e-6  # a deviation below it: this list does not tell the candidates apart
+_ANY_QUESTION = "¿Qué?"  # its language takes statistics to tell
 Floats = NDArray[np.float64]
 
 
@@ -52,6 +54,17 @@ class FusedRetriever:
         self._records = records
         self._embedder = embedder
         self._index = index
+
+    async def warm(self) -> None:
+        """Load the models and libraries that the first question would wait for.
+
+        Raises ConfigError, Unavailable.
+        """
+        await asyncio.to_thread(asked, _ANY_QUESTION, ["en"])
+        if self._embedder is not None:
+            await self._embedder.embed([_ANY_QUESTION])
+        if self._index is not None:
+            await self._index.warm()
 
     async def retrieve(
         self,
