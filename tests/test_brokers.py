@@ -75,7 +75,6 @@ async def test_what_a_redis_may_lose_is_noted(
         (JobQueue, "MULTI"),
         (EventLog, "XADD"),
         (EventLog, "EVAL"),
-        (EventLog, "EVALSHA"),
     ],
 )
 async def test_an_old_redis_is_refused_with_the_command_it_lacks(

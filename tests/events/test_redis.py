@@ -9,7 +9,7 @@ from campaigns.services import RedisServer
 from ragqueue.errors import Unavailable
 from ragqueue.events.redis import RedisEventLog
 from ragqueue.testing.contracts.engines import LIMIT, EventLogContract, event, everything, write
-from ragqueue.types import ATTEMPT_SHIFT, LAST_N
+from ragqueue.types import ATTEMPT_SHIFT, LAST_N, Append
 from tests.needs import require_redis
 
 
@@ -124,3 +124,23 @@ async def test_the_password_is_in_no_message() -> None:
 
     assert "hunter" not in str(caught.value)
     assert "redis://****@127.0.0.1:1/0?password=****" in str(caught.value)
+
+
+async def test_more_events_than_redis_takes_at_once_are_written_in_order(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ragqueue.events.redis.EVENTS_AT_ONCE", 3)
+    log = RedisEventLog(redis_server.url)
+    job_ids = [uuid.uuid4().hex for _ in range(5)]
+    events = [event(n) for n in range(4)]
+    appends = [
+        Append(job_id=job_id, after=-1, events=events[:count])
+        for count, job_id in enumerate(job_ids)
+    ]
+
+    ends = await log.append(appends)
+
+    assert ends == [0, *(each.seq for each in events)]
+    for count, job_id in enumerate(job_ids):
+        assert await everything(log, job_id) == events[:count]
+    await log.close()

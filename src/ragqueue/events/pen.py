@@ -12,6 +12,8 @@ from ragqueue.events.base import DAMAGED, EventLog, fence
 from ragqueue.patience import patiently
 from ragqueue.types import Append, Event, Job, seq_of
 
+# Seconds between two writes: one that finds more tokens costs less than more writes.
+PAUSE = 0.008
 FAILURES = 3  # surprises of a pen that was written alone: its run fails, and no other one
 IsCurrent = Callable[[str, int], Awaitable[bool]]  # (job id, attempt)
 logger = logging.getLogger(__name__)
@@ -88,7 +90,7 @@ class Pen:
 
 
 class Batcher:
-    """Writes what piled up while its last write was in flight.
+    """Writes what piled up since its last write.
 
     There is no delay when it is idle, and under load it coalesces by itself.
     """
@@ -138,6 +140,7 @@ class Batcher:
         except Exception:
             self._keep_back(pens)
             raise
+        await asyncio.sleep(PAUSE)
 
     def _take(self) -> list[Pen]:
         """Return the pens that are to be written now: all, or one after a surprise."""

@@ -1,13 +1,11 @@
 """The event log in Redis Streams: one stream a job, whose entry ids are `attempt-n`."""
 
 import asyncio
-import hashlib
 import logging
-from collections.abc import Awaitable, Mapping, Sequence
-from functools import partial
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from typing import Any
 
-from msgspec import json
+from msgspec import json, msgpack
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -24,28 +22,34 @@ from ragqueue.types import ATTEMPT_SHIFT, LAST_N, Append, Event, seq_of
 KEEP = 86_400  # seconds after its last append that a log is kept, if nobody drops it
 PATIENCE = 5.0  # seconds that a call may take, beyond the `wait` of a read
 
-# KEYS: the log. ARGV: the end that the writer knows ("-": any lower one), seconds to keep, then
-# id, type, data, at of each event.
+# KEYS: the logs. ARGV: seconds to keep them, then the appends as msgpack, one for each log: the
+# end that its writer knows ("-": any lower one), then id, type, data, at of each event.
+# One call for many logs: a call costs ten times as much as an event.
 _APPEND = """
-local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
-local found = last[1] and last[1][1] or '0-0'
-local granted = ARGV[1] == found
-if ARGV[1] == '-' then
-  granted = granted or not redis.call('XRANGE', KEYS[1], ARGV[3] or '-', '+', 'COUNT', 1)[1]
-end
-if granted and ARGV[3] then
-  for i = 3, #ARGV, 4 do
-    local fields = {'type', ARGV[i + 1], 'data', ARGV[i + 2], 'at', ARGV[i + 3]}
-    found = redis.call('XADD', KEYS[1], ARGV[i], unpack(fields))
+local ends = {}
+for i, append in ipairs(cmsgpack.unpack(ARGV[2])) do
+  local log, after, first = KEYS[i], append[1], append[2]
+  local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)
+  local found = last[1] and last[1][1] or '0-0'
+  local granted = after == found
+  if after == '-' then
+    granted = granted or not redis.call('XRANGE', log, first or '-', '+', 'COUNT', 1)[1]
   end
-  redis.call('EXPIRE', KEYS[1], ARGV[2])
+  if granted and first then
+    for n = 2, #append, 4 do
+      found = redis.call('XADD', log, append[n],
+        'type', append[n + 1], 'data', append[n + 2], 'at', append[n + 3])
+    end
+    redis.call('EXPIRE', log, ARGV[1])
+  end
+  ends[i] = found
 end
-return found
+return ends
 """
-_SHA = hashlib.sha1(_APPEND.encode()).hexdigest()
 _LOG = "ragqueue:log:"
 _ANY = "-"  # any end below the first event
 AT_ONCE = 1000  # logs that are erased in one round trip
+EVENTS_AT_ONCE = 500  # in one call: they take Redis 2 ms
 _BACKGROUND = ("aof_rewrite_in_progress", "aof_rewrite_scheduled", "rdb_bgsave_in_progress")
 _TRIED = _LOG + "ragqueue-check"  # the name of no job
 # Everything that is used, on a log that is gone at the end.
@@ -57,8 +61,7 @@ _CHECK: tuple[brokers.Command, ...] = (
     ("XREVRANGE", _TRIED, "+", "-", "COUNT", 1),
     ("XREAD", "BLOCK", 1, "STREAMS", _TRIED, "0-0"),
     ("EXPIRE", _TRIED, 60),
-    ("EVAL", _APPEND, 1, _TRIED, "-", 60, "1-1", "", "", ""),
-    ("EVALSHA", _SHA, 1, _TRIED, "-", 60),
+    ("EVAL", _APPEND, 1, _TRIED, 60, msgpack.encode([[_ANY, "1-1", "", "", ""]])),
     ("DEL", _TRIED),
     ("MULTI",),
     ("EXEC",),
@@ -85,13 +88,12 @@ class RedisEventLog(EventLog):
 
     async def append(self, appends: Sequence[Append]) -> list[int]:
         pipeline = self._redis.pipeline(transaction=False)
-        # The first brings the script, for Redis may have been restarted; the others name it.
-        call = partial(pipeline.eval, _APPEND)
-        for append in appends:
-            after = _ANY if append.after == -1 else _id(append.after)
-            call(1, _LOG + append.job_id, after, KEEP, *_flat(append.events))
-            call = partial(pipeline.evalsha, _SHA)
-        return [_seq(end) for end in await self._call(pipeline.execute())]
+        for together in _groups(appends):
+            keys = [_LOG + append.job_id for append in together]
+            wishes = msgpack.encode([_wish(append) for append in together])
+            pipeline.eval(_APPEND, len(keys), *keys, KEEP, wishes)
+        answers = await self._call(pipeline.execute())
+        return [_seq(end) for ends in answers for end in ends]
 
     async def read(self, cursors: Mapping[str, int], wait: float = 0) -> dict[str, list[Event]]:
         keys = [(_LOG + job_id).encode() for job_id in cursors]
@@ -225,11 +227,29 @@ def _event(entry_id: bytes, fields: Sequence[bytes]) -> Event:
     return entry(_seq(entry_id), type_, values.get(b"data", b""), at)
 
 
-def _flat(events: Sequence[Event]) -> list[Any]:
-    """Return id, type, data, at of each event, one after the other, as the script takes them."""
-    values: list[Any] = []
-    for event in events:
-        values += [_id(event.seq), *_fields(event).values()]
+def _groups(appends: Sequence[Append]) -> Iterator[Sequence[Append]]:
+    """Yield the appends in groups of about EVENTS_AT_ONCE: Redis does nothing else meanwhile."""
+    group: list[Append] = []
+    count = 0
+    for append in appends:
+        group.append(append)
+        count += len(append.events)
+        if count >= EVENTS_AT_ONCE:
+            yield group
+            group = []
+            count = 0
+    if group:
+        yield group
+
+
+def _wish(append: Append) -> list[str]:
+    """Return an append as the script takes it.
+
+    All are texts: Redis' msgpack knows no bytes, and its floats lose digits.
+    """
+    values = [_ANY if append.after == -1 else _id(append.after)]
+    for event in append.events:
+        values += (_id(event.seq), event.type, json.encode(event.data).decode(), repr(event.at))
     return values
 
 
