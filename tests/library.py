@@ -51,6 +51,7 @@ def add(
         "media_type": "text/markdown",
         "title": "",
         "version": version,
+        "reading": version,
         "state": "ready",
         "sha256": "",
         "language": language,

@@ -16,7 +16,7 @@ documents = table(
     "documents",
     *("tenant", "id", "collection", "source", "media_type", "title", "version", "state"),
     *("sha256", "language", "chunks", "error", "created_at", "updated_at", "hidden_at"),
-    *("erased_at", Column("counts", JSON), "erasure", "cleared_at"),
+    *("erased_at", Column("counts", JSON), "erasure", "cleared_at", "reading"),
 )
 uploads = table("uploads", "tenant", "id", "document_id", "data", "created_at")
 versions = table(
@@ -27,9 +27,10 @@ versions = table(
 chunks = table(
     "chunks",
     Column("number", Integer, primary_key=True),
-    *("tenant", "collection", "generation", "document_id", "version", "start", "end", "page"),
+    *("tenant", "collection", "generation", "document_id", "reading", "start", "end", "page"),
     *(Column("heading_path", JSON), "language", "tokens", "length", "vector"),
 )
+readings = table("readings", "tenant", "document_id", "reading", "replaced")
 removals = table(
     "removals",
     Column("seq", Integer, primary_key=True),

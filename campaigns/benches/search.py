@@ -156,11 +156,14 @@ def store(connection: Connection, source: str, texts: Sequence[str], vectors: An
         connection,
         document,
         reading,
+        blocks="[]",
         upload_id=source,
         sha256=source,
         media_type="text/plain",
     )
+    chunks.begin(connection, "default", source, 1)
     chunks.insert(connection, SPACE, source, 1, "en", rows)
+    chunks.show(connection, "default", source, 1)
 
 
 def question_of(text: str, seed: int) -> str:

@@ -154,6 +154,35 @@ def test_processes_that_make_the_file_at_the_same_moment_wait_for_each_other(
             assert len(set(threads.map(start, [folder] * 4))) == 1
 
 
+def test_chunks_that_nobody_is_shown_are_known_after_an_update(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = open_records(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("ragqueue.records.schema.HEAD", "0003")
+        migrate(records.engine)
+    with sqlite3.connect(tmp_path / "records.sqlite3") as connection:
+        connection.execute(
+            "insert into documents (tenant, id, collection, source, media_type, title, version,"
+            " state, sha256, language, chunks, created_at, updated_at)"
+            " values ('t', 'd', 'c', 'd.md', '', '', 2, 'ready', '', '', 1, 0, 0)"
+        )
+        connection.executemany(
+            "insert into chunks (tenant, collection, generation, document_id, version, start,"
+            ' "end", heading_path, language, tokens, length)'
+            " values ('t', 'c', 'g', 'd', ?, 0, 1, '[]', 'en', 'x', 1)",
+            [(-5,), (1,), (2,), (2,)],
+        )
+
+    migrate(records.engine)
+
+    with sqlite3.connect(tmp_path / "records.sqlite3") as connection:
+        assert connection.execute("select reading from documents").fetchall() == [(2,)]
+        unseen = connection.execute("select reading, replaced from readings order by reading")
+        assert unseen.fetchall() == [(-5, 0), (1, 1)]
+    records.close()
+
+
 def test_a_data_folder_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     records = open_records(tmp_path)
     migrate(records.engine)

@@ -22,6 +22,7 @@ from ragqueue.jobs.submit import Submitter
 from ragqueue.parsers.pool import ParserPool
 from ragqueue.parsers.table import media_type_of
 from ragqueue.records import chunks, documents
+from ragqueue.records.statements import to_json
 from ragqueue.records.store import Records
 from ragqueue.storable import check_storable
 from ragqueue.types import Document, Job, Outcome, Passage, Reading, Row, Space
@@ -30,6 +31,7 @@ KEYWORDS_ONLY = "keywords"  # the generation of a collection without an embedder
 SAME_MOMENT = 3  # tries to store a file whose document changes at the same moment
 QUARANTINED_AFTER = 3  # deaths of its parser
 ROWS_AT_ONCE = 20  # in one transaction, which keeps other writes waiting for a few ms
+_FIRST_READING = 2**53  # smaller ones are the versions of an older database
 EMBED_AT_ONCE = 64  # passages between two looks at whether the job was cancelled
 
 
@@ -195,22 +197,24 @@ class Ingester:
             tenant=document.tenant, collection=document.collection, generation=self._generation
         )
         await self._remove_stale(space, document.id, job.id)  # what broke off
-        staged = -1 - secrets.randbits(52)  # of this try alone
+        number = _FIRST_READING + secrets.randbits(52)  # of this try alone
+        await self._records.note(self._begin, document, number)
         for start in range(0, len(reading.rows), ROWS_AT_ONCE):
             rows = reading.rows[start : start + ROWS_AT_ONCE]
-            await self._stage(space, document.id, staged, reading, rows)
-        version = document.version + 1
+            await self._stage(space, document.id, number, reading, rows)
+        blocks = await asyncio.to_thread(to_json, reading.blocks)
 
         def switch(connection: Connection) -> None:
             documents.add_version(
                 connection,
                 document,
                 reading,
+                blocks=blocks,
                 upload_id=job.payload["upload_id"],
                 sha256=job.payload["sha256"],
                 media_type=job.payload["media_type"],
             )
-            count = chunks.publish(connection, document.tenant, document.id, staged, version)
+            count = chunks.show(connection, document.tenant, document.id, number)
             if count != len(reading.rows):
                 raise Unavailable(f"{document.source!r} is being read twice: it is read again")
 
@@ -218,25 +222,34 @@ class Ingester:
         await self._remove_stale(space, document.id, job.id)
         return len(reading.rows)
 
+    @staticmethod
+    def _begin(connection: Connection, document: Document, number: int) -> None:
+        """Begin a reading. Raises Unavailable when its document was deleted meanwhile."""
+        if documents.get(connection, document.tenant, document.id) is None:
+            raise Unavailable(f"document {document.id!r} was deleted while it was read")
+        chunks.begin(connection, document.tenant, document.id, number)
+
     async def _stage(
-        self, space: Space, document_id: str, staged: int, reading: Reading, rows: Sequence[Row]
+        self, space: Space, document_id: str, number: int, reading: Reading, rows: Sequence[Row]
     ) -> None:
         """Embed and keep some rows of a text, which nobody is shown yet."""
         vectors = await self._embed([_indexed(reading, row) for row in rows])
         stored = list(zip(rows, stored_vectors(vectors, len(rows)), strict=True))
 
         def insert(connection: Connection) -> list[int]:
-            # A run that lost its lease must leave nothing of a document that was erased meanwhile.
-            if documents.get(connection, space.tenant, document_id) is None:
-                raise Unavailable(f"document {document_id!r} was deleted while it was read")
-            return chunks.insert(connection, space, document_id, staged, reading.language, stored)
+            # A run that lost its lease must leave nothing that nobody would find again.
+            if not chunks.is_begun(connection, space.tenant, document_id, number):
+                raise Unavailable(
+                    f"document {document_id!r} was deleted, or read anew, while it was read"
+                )
+            return chunks.insert(connection, space, document_id, number, reading.language, stored)
 
         numbers = await self._records.note(insert)
         if vectors is not None and self._index is not None:
             await self._index.upsert(space, numbers, vectors)
 
     async def _remove_stale(self, space: Space, document_id: str, job_id: str) -> None:
-        """Remove what is not of the document's current version, a few at a time."""
+        """Remove what is not of the document's current reading, a few at a time."""
         while True:
             numbers = await self._records.note(
                 chunks.remove_stale, space.tenant, document_id, job_id, ROWS_AT_ONCE

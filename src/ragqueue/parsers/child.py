@@ -26,6 +26,7 @@ BLOCKS_AT_ONCE = 2000  # in one frame: to decode more at once holds the parent's
 ROWS_AT_ONCE = 500
 T = TypeVar("T")
 MEMORY_EXIT = 77  # exit status that the pool reads
+YIELDING = 10  # added to its niceness: who waits for an answer comes before who waits for a file
 MAX_TEXT = 10_000_000  # characters of a document
 _DOCUMENTS = 200  # that a child reads in its life: native libraries keep what they once took
 
@@ -172,6 +173,7 @@ def _bound(memory: int) -> str:
     most = _memory_used() + memory
     words = f"memory limit {memory // 1_000_000:,} MB by"
     if sys.platform != "win32":
+        os.nice(YIELDING)
         _limit(resource.RLIMIT_CORE, 0)  # a core file would hold the document
         _limit(resource.RLIMIT_FSIZE, 0)
     if sys.platform != "linux":

@@ -34,7 +34,7 @@ _CHUNKS = Table(
     Column("collection", String),
     Column("generation", String),
     Column("document_id", String),
-    Column("version", Integer),
+    Column("reading", Integer),
     Column("start", Integer),
     Column("end", Integer),
     Column("page", Integer),
@@ -76,16 +76,43 @@ _REMOVE = sql("""
     delete from chunks where tenant = :tenant and document_id = :document_id
     returning number, collection, generation, language, tokens""")
 
-# The version is asked for here, in the transaction: another run may have switched a moment ago.
-_STALE = """
-    select number from chunks
+_BEGIN = sql("""
+    insert into readings (tenant, document_id, reading, replaced)
+    values (:tenant, :document_id, :reading, false)""")
+
+_IS_BEGUN = sql("""
+    select 1 from readings
+    where tenant = :tenant and document_id = :document_id and reading = :reading""")
+
+_COUNT = sql("""
+    select count(*) from chunks
+    where tenant = :tenant and document_id = :document_id and reading = :reading""")
+
+_REPLACE = sql("""
+    insert into readings (tenant, document_id, reading, replaced)
+    select tenant, id, reading, true from documents
+    where tenant = :tenant and id = :document_id and version > 0""")
+
+_SHOW = sql("""
+    update documents set reading = :reading where tenant = :tenant and id = :document_id""")
+
+_BEGUN_NO_MORE = sql("""
+    delete from readings
+    where tenant = :tenant and document_id = :document_id and reading = :reading""")
+
+# What is replaced is asked for here, in the transaction: another run may have switched just now.
+_STALE_READINGS = """
+    from readings
     where tenant = :tenant and document_id = :document_id
-        and version <> coalesce((
-            select version from documents where tenant = :tenant and id = :document_id), 0)
-        and (version > 0 or not exists (
+        and (replaced or not exists (
             select 1 from jobs
             where tenant = :tenant and document_id = :document_id and kind = 'ingest'
-                and state in ('queued', 'running') and id <> :job_id))
+                and state in ('queued', 'running') and id <> :job_id))"""
+
+_STALE = f"""
+    select number from chunks
+    where tenant = :tenant and document_id = :document_id
+        and reading in (select reading {_STALE_READINGS})
     order by number
     limit :limit"""
 
@@ -99,33 +126,34 @@ _REMOVE_STALE = sql(f"""
     delete from chunks where number in ({_STALE})
     returning number, collection, generation, language, tokens""")
 
-_PUBLISH = sql("""
-    update chunks set version = :version
-    where tenant = :tenant and document_id = :document_id and version = :staged""")
+_FORGET_STALE_READINGS = sql(f"delete {_STALE_READINGS}")
+
+_FORGET_READINGS = sql("""
+    delete from readings where tenant = :tenant and document_id = :document_id""")
 
 _ABANDONED = sql("""
-    select tenant, document_id from chunks
-    where version < 0 and not exists (
+    select distinct tenant, document_id from readings
+    where not exists (
         select 1 from jobs j
-        where j.tenant = chunks.tenant and j.document_id = chunks.document_id
+        where j.tenant = readings.tenant and j.document_id = readings.document_id
             and j.kind = 'ingest' and j.state in ('queued', 'running'))
     limit 100""")
 
-# Only chunks of ready documents, in their current version: this hides a delete at once, in every
+# Only chunks of ready documents, of their current reading: this hides a delete at once, in every
 # process. "cross" keeps SQLite from walking all of the tenant's chunks.
 SHOWN = """
     from json_each(:numbers) listed
     cross join chunks c on c.number = listed.value and c.tenant = :tenant
     join documents d on d.tenant = c.tenant and d.id = c.document_id
-        and d.state = 'ready' and d.version = c.version"""
+        and d.state = 'ready' and d.reading = c.reading"""
 
 _LOAD = sql(f"""
-    select c.number, c.document_id, c.version, c.start, c."end",
+    select c.number, c.document_id, d.version, c.start, c."end",
         substr(v.text, c.start + 1, c."end" - c.start) as text,
         d.title, d.source, c.heading_path, c.page, c.language
     {SHOWN}
     join versions v on v.tenant = c.tenant and v.document_id = c.document_id
-        and v.version = c.version""")
+        and v.version = d.version""")
 
 _ADDED = sql(f"""
     select number, vector from chunks
@@ -165,19 +193,18 @@ def insert(
     connection: Connection,
     space: Space,
     document_id: str,
-    version: int,
+    reading: int,
     language: str,
     rows: Sequence[tuple[Row, bytes | None]],
 ) -> list[int]:
-    """Add chunks of a version and return their numbers, in order.
+    """Add chunks of a reading that was begun and return their numbers, in order.
 
-    Each comes with its little-endian fp16 vector. A negative version is staged: nobody is shown
-    it before `publish`.
+    Each comes with its little-endian fp16 vector. Nobody is shown them before `show`.
     """
     mark = scope(space)
     common = space._asdict() | {
         "document_id": document_id,
-        "version": version,
+        "reading": reading,
         "language": language,
     }
     values = []
@@ -190,12 +217,26 @@ def insert(
     return list(numbers)
 
 
-def publish(
-    connection: Connection, tenant: str, document_id: str, staged: int, version: int
-) -> int:
-    """Make staged chunks those of a version; return how many they are."""
-    values = {"tenant": tenant, "document_id": document_id, "staged": staged, "version": version}
-    return connection.execute(_PUBLISH, values).rowcount
+def begin(connection: Connection, tenant: str, document_id: str, reading: int) -> None:
+    """Note that chunks of a reading will come: what breaks off is found by it, and removed."""
+    values = {"tenant": tenant, "document_id": document_id, "reading": reading}
+    connection.execute(_BEGIN, values)
+
+
+def is_begun(connection: Connection, tenant: str, document_id: str, reading: int) -> bool:
+    """Say whether chunks of a reading may come: neither its document nor its begin was removed."""
+    values = {"tenant": tenant, "document_id": document_id, "reading": reading}
+    return connection.execute(_IS_BEGUN, values).first() is not None
+
+
+def show(connection: Connection, tenant: str, document_id: str, reading: int) -> int:
+    """Make a reading the one that is shown of a document; return how many chunks it has."""
+    values = {"tenant": tenant, "document_id": document_id, "reading": reading}
+    connection.execute(_REPLACE, values)
+    connection.execute(_SHOW, values)
+    connection.execute(_BEGUN_NO_MORE, values)
+    count: int = connection.execute(_COUNT, values).scalar_one()
+    return count
 
 
 def remove(connection: Connection, tenant: str, document_id: str) -> list[int]:
@@ -205,23 +246,27 @@ def remove(connection: Connection, tenant: str, document_id: str) -> list[int]:
     """
     document = {"tenant": tenant, "document_id": document_id}
     connection.execute(_NOTE_REMOVALS, document)
+    connection.execute(_FORGET_READINGS, document)
     return _count_out(connection, tenant, connection.execute(_REMOVE, document).all())
 
 
 def remove_stale(
     connection: Connection, tenant: str, document_id: str, job_id: str, limit: int
 ) -> list[int]:
-    """Like `remove`, for at most `limit` chunks that are not of the document's current version.
+    """Like `remove`, for at most `limit` chunks that are not of the document's current reading.
 
-    Staged ones stay while a job other than `job_id` may be working on them.
+    Those of a reading that is being stored stay while a job other than `job_id` may be at it.
     """
     values = {"tenant": tenant, "document_id": document_id, "job_id": job_id, "limit": limit}
     connection.execute(_NOTE_STALE_REMOVALS, values)
-    return _count_out(connection, tenant, connection.execute(_REMOVE_STALE, values).all())
+    removed = connection.execute(_REMOVE_STALE, values).all()
+    if not removed:
+        connection.execute(_FORGET_STALE_READINGS, values)
+    return _count_out(connection, tenant, removed)
 
 
 def abandoned(connection: Connection) -> set[tuple[str, str]]:
-    """Return (tenant, document id) where chunks are staged that no job works on."""
+    """Return (tenant, document id) of readings that are not shown and that no job works on."""
     rows = connection.execute(_ABANDONED)
     return {(row.tenant, row.document_id) for row in rows}
 

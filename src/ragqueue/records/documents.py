@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Connection, Row
 
 from ragqueue.errors import Conflict, Unavailable
-from ragqueue.records.statements import as_list, sql, to_json
+from ragqueue.records.statements import as_list, sql
 from ragqueue.types import Document, Reading, Space
 
 _COLUMNS = """
@@ -227,13 +227,15 @@ def add_version(
     document: Document,
     reading: Reading,
     *,
+    blocks: str,
     upload_id: str,
     sha256: str,
     media_type: str,
 ) -> None:
     """Make a text the next version of a document and drop its older uploads.
 
-    Raises Unavailable when the document was changed or deleted meanwhile.
+    `blocks`: those of the reading as JSON. Raises Unavailable when the document was changed or
+    deleted meanwhile.
     """
     values = {
         "tenant": document.tenant,
@@ -247,7 +249,7 @@ def add_version(
         "media_type": media_type,
         "text": reading.text,
         "pages": reading.pages,
-        "blocks": to_json(reading.blocks),
+        "blocks": blocks,
     }
     if not connection.execute(_SWITCH, values).rowcount:
         raise Unavailable(
