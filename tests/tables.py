@@ -18,7 +18,8 @@ documents = table(
     *("sha256", "language", "chunks", "error", "created_at", "updated_at", "hidden_at"),
     *("erased_at", Column("counts", JSON), "erasure", "cleared_at", "reading"),
 )
-uploads = table("uploads", "tenant", "id", "document_id", "data", "created_at")
+uploads = table("uploads", "tenant", "id", "document_id", "created_at")
+upload_parts = table("upload_parts", "tenant", "upload_id", "n", "data")
 versions = table(
     "versions",
     *("tenant", "document_id", "version", "text", Column("blocks", JSON), "pages", "sha256"),

@@ -60,7 +60,7 @@ class Quiet(Ragqueue):
 
 
 async def ingest(house: Ragqueue, text: str) -> None:
-    _, job = await house.runtime.ingester.accept(TENANT, text.encode(), source="ferries.md")
+    _, job = await house.runtime.acceptor.accept(TENANT, text.encode(), source="ferries.md")
     if job is not None:
         worker = house.runtime.worker(lanes={"background": 1})
         worker.start()

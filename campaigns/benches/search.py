@@ -24,7 +24,7 @@ from ragqueue.indexes.faiss import FaissIndex
 from ragqueue.ingestion.chunks import chunk
 from ragqueue.ingestion.reading import indexed_text, row_of
 from ragqueue.parsers.markdown import MarkdownParser
-from ragqueue.records import chunks, documents
+from ragqueue.records import chunks, documents, uploads
 from ragqueue.types import Parsed, Passage, Reading, Space
 
 PASSAGES = 100_000
@@ -124,13 +124,13 @@ def second_half(text: str) -> str:
 
 def store(connection: Connection, source: str, texts: Sequence[str], vectors: Any) -> None:
     """Store one document of these passages, as an ingestion would."""
+    uploads.begin(connection, "default", source, b"")
     documents.add_upload(
         connection,
         tenant="default",
         collection="default",
         source=source,
         media_type="text/plain",
-        data=b"",
         document_id=source,
         upload_id=source,
         generation=MiniLMEmbedder.name,

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from ragqueue.errors import Conflict, InvalidRequest, NotFound
 from ragqueue.events.base import EventLog
+from ragqueue.ingestion.accept import Acceptor
 from ragqueue.ingestion.erase import Eraser
-from ragqueue.ingestion.ingest import Ingester
 from ragqueue.jobs.control import cancel, erase_jobs
 from ragqueue.jobs.follow import Follower
 from ragqueue.jobs.submit import Submitter
@@ -37,7 +37,7 @@ class Rooms:
     submitter: Submitter
     follower: Follower
     retriever: FusedRetriever
-    ingester: Ingester
+    acceptor: Acceptor
     eraser: Eraser
     models: frozenset[str]  # names of the one that answers
     max_question: int  # characters
@@ -210,7 +210,7 @@ class Desk:
 
         Raises RequestError: empty, too large, of a type that no parser reads, ...
         """
-        return await self._rooms.ingester.accept(
+        return await self._rooms.acceptor.accept(
             self.tenant, data, source=source, collection=collection, media_type=media_type
         )
 

@@ -18,6 +18,7 @@ from ragqueue.events.base import EventLog
 from ragqueue.events.pen import Batcher
 from ragqueue.generators.base import Generator
 from ragqueue.indexes.base import Index
+from ragqueue.ingestion.accept import Acceptor, generation_of
 from ragqueue.ingestion.erase import Eraser
 from ragqueue.ingestion.ingest import Ingester
 from ragqueue.jobs.follow import Follower
@@ -107,14 +108,13 @@ class Runtime:
             seconds=settings.parse_seconds,
             memory=settings.parse_memory,
         )
-        self.ingester = Ingester(
+        self.acceptor = Acceptor(
             records,
             self.submitter,
-            self.pool,
-            self.embedder,
-            self.index,
+            generation_of(self.embedder),
             max_upload=settings.max_upload,
         )
+        self.ingester = Ingester(records, self.pool, self.embedder, self.index)
         self.eraser = Eraser(records, self.submitter, self.log, self.index)
         self.rooms = Rooms(
             records=records,
@@ -122,7 +122,7 @@ class Runtime:
             submitter=self.submitter,
             follower=self.follower,
             retriever=self.retriever,
-            ingester=self.ingester,
+            acceptor=self.acceptor,
             eraser=self.eraser,
             models=frozenset({settings.llm_model, self.generator.model}),
             max_question=settings.max_question,

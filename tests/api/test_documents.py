@@ -11,7 +11,7 @@ from ragqueue.adapters import Given
 from ragqueue.indexes.base import Index
 from ragqueue.records.store import sqlite_module
 from ragqueue.types import Space
-from tests.tables import uploads
+from tests.tables import upload_parts
 
 from .conftest import DOCUMENT, QUESTION, Server, Start
 
@@ -272,7 +272,7 @@ async def test_a_text_that_is_too_long_fails_its_document_and_leaves_no_file(
     document = (await server.client.get(response.headers["location"])).json()
     assert (document["status"], "10,000,005 characters" in document["error"]) == ("failed", True)
     files = await server.ragqueue.runtime.records.read(
-        lambda connection: connection.execute(uploads.select()).all()
+        lambda connection: connection.execute(upload_parts.select()).all()
     )
     assert files == []
 

@@ -29,6 +29,12 @@ class Pid(Parser):
         return Parsed(text, [Block("paragraph", 0, len(text))])
 
 
+class Niceness(Parser):
+    def parse(self, data: bytes, name: str) -> Parsed:
+        text = str(os.nice(0))
+        return Parsed(text, [Block("paragraph", 0, len(text))])
+
+
 class Greedy(Parser):
     def parse(self, data: bytes, name: str) -> Parsed:
         return Parsed("x" * int(data), [])

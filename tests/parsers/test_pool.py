@@ -18,7 +18,7 @@ from tests.parsers.pdfs import bomb, pdf
 HOSTILE = (
     "Echo", "Pid", "Greedy", "Endless", "Sleeper", "Exits", "Segfault", "SecondCrashes", "Buggy",
     "Refuses", "Overlapping", "Nonsense", "Forges", "Chatty", "Dials", "Writes", "Environment",
-    "NoText",
+    "NoText", "Niceness",
 )  # fmt: skip
 TABLE = {f"test/{name.lower()}": f"tests.parsers.hostile_parsers:{name}" for name in HOSTILE} | {
     "text/plain": "ragqueue.parsers.text:TextParser",
@@ -282,6 +282,13 @@ async def test_a_child_sees_no_secrets_of_the_environment(
     assert "OPENAI_API_KEY" not in parsed.text
 
 
+@posix_only
+async def test_a_child_comes_after_whoever_waits_for_an_answer(pool: ParserPool) -> None:
+    parsed = await pool.parse(b"x", "a", "test/niceness")
+
+    assert int(parsed.text) == min(os.nice(0) + 10, 19)
+
+
 async def test_a_text_above_the_limit_is_refused(pool: ParserPool) -> None:
     with pytest.raises(
         UnreadableDocument,
@@ -324,9 +331,9 @@ def test_a_child_at_the_end_of_its_life_reads_nothing_that_it_will_not_answer(
 ) -> None:
     target = "ragqueue.parsers.text:TextParser"
     cut = "ragqueue.ingestion.reading:cut"
-    request = Request(id="a", target=target, cut=cut, name="a.txt", data=b"x", seconds=60.0)
+    request = Request(id="a", target=target, cut=cut, name="a.txt", size=1, seconds=60.0)
     body = msgspec.msgpack.encode(request)
-    frame = len(body).to_bytes(8, "big") + body
+    frame = len(body).to_bytes(8, "big") + body + b"x"
     requests = io.BytesIO(3 * frame)
     answers = io.BytesIO()
     monkeypatch.setattr(child, "_DOCUMENTS", 2)

@@ -16,7 +16,16 @@ from ragqueue.records.schema import migrate, open_records
 from ragqueue.records.sqlite import sqlite_module
 
 # What may be read whole, for it does not grow with the past: what lives now, tallies and keys.
-SMALL = {"tallies", "counters", "workers", "api_keys", "facts", "spaces", "alembic_version", "readings"}
+SMALL = {
+    "tallies",
+    "counters",
+    "workers",
+    "api_keys",
+    "facts",
+    "spaces",
+    "alembic_version",
+    "readings",
+}
 # Partial indexes that hold nothing but what somebody must still do.
 TO_DO = {"jobs_dead_letters", "documents_erasing"}
 Executed = dict[str, Any]  # statement -> its last parameters

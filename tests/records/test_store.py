@@ -183,6 +183,28 @@ def test_chunks_that_nobody_is_shown_are_known_after_an_update(
     records.close()
 
 
+def test_files_of_an_older_database_are_kept_in_one_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = open_records(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("ragqueue.records.schema.HEAD", "0004")
+        migrate(records.engine)
+    with sqlite3.connect(tmp_path / "records.sqlite3") as connection:
+        connection.execute("insert into uploads values ('t', 'u', 'd', x'0102', 7)")
+
+    migrate(records.engine)
+
+    with sqlite3.connect(tmp_path / "records.sqlite3") as connection:
+        assert connection.execute("select * from uploads").fetchall() == [("t", "u", "d", 7.0)]
+        assert connection.execute("select * from upload_parts").fetchall() == [
+            ("t", "u", 0, b"\x01\x02")
+        ]
+        connection.execute("delete from uploads")
+        assert connection.execute("select * from upload_parts").fetchall() == []
+    records.close()
+
+
 def test_a_data_folder_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     records = open_records(tmp_path)
     migrate(records.engine)

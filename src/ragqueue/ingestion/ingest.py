@@ -1,151 +1,45 @@
-"""Bring documents in.
-
-A file is kept durably, then parsed, cut, embedded and stored as one new version.
-"""
+"""Read a file that came in: parse, cut, embed and store it as one new version of its document."""
 
 import asyncio
-import hashlib
 import secrets
-import uuid
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from ragqueue.embedders.base import Embedder
-from ragqueue.errors import Conflict, NotFound, TooLarge, Unavailable, UnreadableDocument
+from ragqueue.errors import Unavailable, UnreadableDocument
 from ragqueue.indexes.base import Index
+from ragqueue.ingestion.accept import check_generation, generation_of, sha256
 from ragqueue.ingestion.reading import indexed_text
-from ragqueue.jobs.submit import Submitter
 from ragqueue.parsers.pool import ParserPool
-from ragqueue.parsers.table import media_type_of
-from ragqueue.records import chunks, documents
+from ragqueue.records import chunks, documents, uploads
 from ragqueue.records.statements import to_json
 from ragqueue.records.store import Records
-from ragqueue.storable import check_storable
 from ragqueue.types import Document, Job, Outcome, Passage, Reading, Row, Space
 
-KEYWORDS_ONLY = "keywords"  # the generation of a collection without an embedder
-SAME_MOMENT = 3  # tries to store a file whose document changes at the same moment
 QUARANTINED_AFTER = 3  # deaths of its parser
 ROWS_AT_ONCE = 20  # in one transaction, which keeps other writes waiting for a few ms
 _FIRST_READING = 2**53  # smaller ones are the versions of an older database
 EMBED_AT_ONCE = 64  # passages between two looks at whether the job was cancelled
 
 
-class Upload(NamedTuple):
-    """A file as it came in."""
-
-    tenant: str
-    collection: str
-    source: str
-    media_type: str
-    data: bytes
-    sha256: str
-
-
 class Ingester:
-    """Accepts files, and does the jobs that read them."""
+    """Does the jobs that read files."""
 
     def __init__(
         self,
         records: Records,
-        submitter: Submitter,
         pool: ParserPool,
         embedder: Embedder | None,
         index: Index | None,
-        *,
-        max_upload: int,
     ) -> None:
-        """`max_upload`: bytes of a file."""
         self._records = records
-        self._submitter = submitter
         self._pool = pool
         self._embedder = embedder
         self._index = index
-        self._max_upload = max_upload
-        # That new collections are built with.
-        self._generation = embedder.name if embedder else KEYWORDS_ONLY
-
-    async def accept(
-        self,
-        tenant: str,
-        data: bytes,
-        *,
-        source: str,
-        collection: str = "default",
-        media_type: str | None = None,
-    ) -> tuple[Document, Job | None]:
-        """Store a file durably and submit its ingest.
-
-        There is no job when the document has these bytes already. Raises RequestError, StoreFull.
-        """
-        if len(data) > self._max_upload:
-            raise TooLarge(
-                f"{source!r} has {len(data):,} bytes, "
-                f"the limit is {self._max_upload:,} (RAGQUEUE_MAX_UPLOAD)"
-            )
-        if not data:
-            raise UnreadableDocument(f"{source!r} is empty: give a file with text")
-        check_storable("source", source)
-        check_storable("collection", collection)
-        upload = Upload(
-            tenant=tenant,
-            collection=collection,
-            source=source,
-            media_type=media_type_of(source, data, media_type),
-            data=data,
-            sha256=await asyncio.to_thread(_sha256, data),  # 50 MB take 0.2 s
-        )
-        await self._check_generation(tenant, collection)
-        for _ in range(SAME_MOMENT):
-            try:
-                return await self._keep(upload)
-            except Conflict as error:  # it came in, or was deleted, while we looked
-                conflict = error
-        raise conflict
-
-    async def _keep(self, upload: Upload) -> tuple[Document, Job | None]:
-        """Store the bytes under the document that has this source now.
-
-        Raises Conflict when that changed meanwhile.
-        """
-        tenant = upload.tenant
-        known = await self._records.read(
-            documents.by_source, tenant, upload.collection, upload.source
-        )
-        if known is not None and known.state == "ready" and known.sha256 == upload.sha256:
-            return known, None
-        document_id = known.id if known else uuid.uuid4().hex
-        upload_id = uuid.uuid4().hex
-
-        def add(connection: Connection, _: str) -> None:
-            documents.add_upload(
-                connection,
-                tenant=tenant,
-                collection=upload.collection,
-                source=upload.source,
-                media_type=upload.media_type,
-                data=upload.data,
-                document_id=document_id,
-                upload_id=upload_id,
-                generation=self._generation,
-            )
-
-        payload = {
-            "document_id": document_id,
-            "upload_id": upload_id,
-            "source": upload.source,
-            "media_type": upload.media_type,
-            "sha256": upload.sha256,
-        }
-        job = await self._submitter.submit(tenant, "ingest", payload, first=add)
-        document = await self._records.read(documents.get, tenant, document_id)
-        if document is None:
-            raise NotFound(f"document {document_id!r} was deleted while it came in")
-        return document, job
+        self._generation = generation_of(embedder)
 
     async def run(self, job: Job) -> Outcome:
         """Do an ingest job: one new version, atomically, or the reason why not.
@@ -154,8 +48,8 @@ class Ingester:
         """
         payload = job.payload
         document = await self._records.read(documents.get, job.tenant, payload["document_id"])
-        data = await self._records.read(documents.upload_data, job.tenant, payload["upload_id"])
-        if document is None or data is None:
+        data = await self._bytes_of(job.tenant, payload["upload_id"])
+        if document is None or await asyncio.to_thread(sha256, data) != payload["sha256"]:
             return Outcome(
                 "failed",
                 error_code="not_found",
@@ -163,13 +57,22 @@ class Ingester:
                     "the document was deleted, or replaced by a newer upload, before it was read"
                 ),
             )
-        await self._check_generation(job.tenant, document.collection)
+        await check_generation(self._records, job.tenant, document.collection, self._generation)
         try:
             reading = await self._pool.parse(data, payload["source"], payload["media_type"])
             count = await self._store(document, job, reading)
         except UnreadableDocument as error:
             return await self._refused(document, job, error)
         return Outcome("succeeded", result={"document_id": document.id, "chunks": count})
+
+    async def _bytes_of(self, tenant: str, upload_id: str) -> bytes:
+        """Return the bytes of a file: not all of them when it is removed meanwhile."""
+        parts: list[bytes] = []
+        while True:
+            part = await self._records.read(uploads.part, tenant, upload_id, len(parts))
+            if part is None:
+                return b"".join(parts)
+            parts.append(part)
 
     async def _refused(self, document: Document, job: Job, error: UnreadableDocument) -> Outcome:
         """Note why a document cannot be read. Raises the error while another try may help."""
@@ -268,19 +171,6 @@ class Ingester:
             parts.append(await self._embedder.embed(texts[start : start + EMBED_AT_ONCE]))
         return np.concatenate(parts)
 
-    async def _check_generation(self, tenant: str, collection: str) -> None:
-        """Refuse to mix embedders: search reads a collection's active generation alone.
-
-        Raises Conflict.
-        """
-        active = await self._records.read(documents.generation, tenant, collection)
-        if active not in (None, self._generation):
-            raise Conflict(
-                f"collection {collection!r} was built as {active!r}, "
-                f"this process builds {self._generation!r}: "
-                "set RAGQUEUE_EMBEDDER as it was, or use another collection"
-            )
-
 
 def stored_vectors(vectors: NDArray[np.float32] | None, count: int) -> Sequence[bytes | None]:
     """Return each vector as it is stored (little-endian fp16); None `count` times without any."""
@@ -299,7 +189,3 @@ def _indexed(reading: Reading, row: Row) -> str:
         page=row.page,
     )
     return indexed_text(reading.title, passage)
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

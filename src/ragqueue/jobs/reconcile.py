@@ -14,7 +14,7 @@ from ragqueue.jobs.receipts import compact
 from ragqueue.jobs.ring import Ringer
 from ragqueue.jobs.submit import Submitter
 from ragqueue.queues.base import JobQueue
-from ragqueue.records import chunks, documents, erasures, jobs, retention, workers
+from ragqueue.records import chunks, documents, erasures, jobs, retention, uploads, workers
 from ragqueue.records.store import Records
 from ragqueue.types import LANES
 
@@ -25,6 +25,7 @@ RING_AGE = 2.0  # seconds; a younger ring is on its way
 ERASE_AGAIN = 10.0  # seconds after an erasure that came to nothing
 AT_ONCE = 500  # jobs whose log is dropped, or that are erased, in one look
 MOST_ABANDONED = 1000  # staged chunks of a document that are removed in one look
+UPLOAD_FORGOTTEN = 3600.0  # seconds in which a file's bytes must have come in
 WORKER_FORGOTTEN = 3600.0  # seconds after its last beat
 logger = logging.getLogger(__name__)
 
@@ -122,13 +123,14 @@ class Reconciler:
                 logger.warning("reconcile.erasure_again document=%s", document_id)
 
     async def tidy(self) -> None:
-        """Forget replaced texts, removals of vectors and dead workers; complete erasures.
+        """Forget replaced texts, removals of vectors, dead workers, files that broke off.
 
         Texts and removals are kept as long as the answers that quote them.
         """
         await self._records.note(documents.forget_replaced, self._keep_jobs)
         for tenant, document_id in await self._records.read(chunks.abandoned):
             await self._records.note(chunks.remove_stale, tenant, document_id, "", MOST_ABANDONED)
+        await self._records.note(uploads.forget_untaken, UPLOAD_FORGOTTEN)
         await self._records.note(workers.forget, WORKER_FORGOTTEN)
         await compact(self._records)  # last: it needs the most room
 

@@ -87,6 +87,10 @@ class Submitter:
             self._ringer.ring([ring])
         return job
 
+    async def check_room(self, tenant: str, kind: str) -> None:
+        """Refuse early what `submit` would refuse now. Raises QueueFull."""
+        await self._records.read(self._admit, tenant, lane_of(kind))
+
     async def retry(self, ended: Job) -> Job:
         """Make a new job of a failed or cancelled one. Raises Conflict, QueueFull."""
         if ended.state not in ("failed", "cancelled"):

@@ -37,13 +37,13 @@ _NO_NEW_PRIVILEGES = 38
 
 
 class Request(msgspec.Struct):
-    """A document to be read."""
+    """A document to be read; its bytes follow."""
 
     id: str
     target: str  # "module:Class" of the parser
     cut: str  # "module:function" that cuts what it reads
     name: str
-    data: bytes
+    size: int  # bytes
     seconds: float
 
 
@@ -93,7 +93,8 @@ def _answer_requests(requests: BinaryIO, answers: BinaryIO, hello: str) -> None:
         size = int.from_bytes(requests.read(8), "big")
         if not size:
             return
-        _answer(_read_request(requests, size), answers)
+        request = _read_request(requests, size)
+        _answer(request, requests.read(request.size), answers)
 
 
 def _write(answers: BinaryIO, request_id: str, body: Body) -> None:
@@ -106,13 +107,13 @@ def _read_request(requests: BinaryIO, size: int) -> Request:
     return msgspec.msgpack.decode(requests.read(size), type=Request)
 
 
-def _answer(request: Request, answers: BinaryIO) -> None:
+def _answer(request: Request, data: bytes, answers: BinaryIO) -> None:
     """Write what was read and cut, or in words why it could not be. Raises MemoryError."""
     if sys.platform != "win32":
         # The clock of the pool is faster, this one works when the pool is gone.
         _limit(resource.RLIMIT_CPU, int(time.process_time() + request.seconds) + 2)
     try:
-        parsed = _parse(request)
+        parsed = _parse(request, data)
         title, language, rows = pkgutil.resolve_name(request.cut)(parsed, request.name)
     except MemoryError:
         raise
@@ -144,10 +145,10 @@ def _parts(items: Sequence[T], at_once: int) -> Iterator[list[T]]:
         yield list(items[start : start + at_once])
 
 
-def _parse(request: Request) -> Parsed:
+def _parse(request: Request, data: bytes) -> Parsed:
     """Return what the parser reads. Raises UnreadableDocument, and whatever the parser raises."""
     parser = pkgutil.resolve_name(request.target)
-    parsed: Parsed = parser().parse(request.data, request.name)
+    parsed: Parsed = parser().parse(data, request.name)
     if len(parsed.text) > MAX_TEXT:
         raise UnreadableDocument(
             f"the text of {request.name!r} has {len(parsed.text):,} characters, "

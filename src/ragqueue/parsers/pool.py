@@ -21,6 +21,7 @@ from ragqueue.parsers.table import PARSERS
 from ragqueue.types import Block, Reading, Row
 
 _START = 30.0  # seconds that a child may take to say hello on a busy machine
+_WRITTEN_AT_ONCE = 200_000  # bytes: to copy a whole file would hold the loop
 _MAX_ANSWER = 1_000_000 + 16 * MAX_TEXT  # bytes
 
 # -P: what lies in the working directory is no module of ours; -B: a child may write no files.
@@ -70,24 +71,24 @@ class ParserPool:
                 target=self._table[media_type],
                 cut=_CUT,
                 name=name,
-                data=data,
+                size=len(data),
                 seconds=self._seconds,
             )
-            return await self._ask(request)
+            return await self._ask(request, data)
 
     async def close(self) -> None:
         """Kill every child; a parse that is under way fails."""
         self._closed = True
         await asyncio.gather(*map(_end, self._alive))
 
-    async def _ask(self, request: Request) -> Reading:
+    async def _ask(self, request: Request, data: bytes) -> Reading:
         """Return the answer of an idle child, else of a new one. Raises as `parse`."""
         while not self._closed:
             is_new = not self._idle
             child = await self._new_child() if is_new else self._idle.pop()
             self._alive.add(child)
             try:
-                return await self._ask_child(child, request)
+                return await self._ask_child(child, request, data)
             except (EOFError, ConnectionError):
                 reason = await _end(child, patience=1)
                 # A used child has ended its life, or died of the documents before: again with a
@@ -107,7 +108,7 @@ class ParserPool:
         child, _ = await _launch(self._memory)
         return child
 
-    async def _ask_child(self, child: Process, request: Request) -> Reading:
+    async def _ask_child(self, child: Process, request: Request, data: bytes) -> Reading:
         """Return the answer of this child, which is idle again once it has given one.
 
         Raises UnreadableDocument; EOFError or ConnectionError when the child died.
@@ -115,7 +116,7 @@ class ParserPool:
         unread = f"{request.name!r} cannot be read: "
         try:
             async with asyncio.timeout(self._seconds):
-                answer = await _exchange(child, request)
+                answer = await _exchange(child, request, data)
         except TimeoutError:
             raise UnreadableDocument(
                 f"{unread}the parser died (time limit of {self._seconds:g} s)", retryable=True
@@ -169,7 +170,7 @@ def _environment() -> dict[str, str] | None:
     return {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
 
 
-async def _exchange(child: Process, request: Request) -> Reading | str:
+async def _exchange(child: Process, request: Request, data: bytes) -> Reading | str:
     """Return the answer to a request: what was read, or why nothing was.
 
     Raises EOFError or ConnectionError when the child died, MsgspecError when an answer does not
@@ -178,7 +179,9 @@ async def _exchange(child: Process, request: Request) -> Reading | str:
     assert child.stdin
     body = msgspec.msgpack.encode(request)
     child.stdin.writelines((len(body).to_bytes(8, "big"), body))
-    await child.stdin.drain()
+    for start in range(0, len(data), _WRITTEN_AT_ONCE):
+        child.stdin.write(data[start : start + _WRITTEN_AT_ONCE])
+        await child.stdin.drain()
     head = await _frame(child, Head | str, request.id)
     if isinstance(head, str):
         return head

@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import Connection, Row
 
 from ragqueue.errors import Conflict, Unavailable
+from ragqueue.records import uploads
 from ragqueue.records.statements import as_list, sql
 from ragqueue.types import Document, Reading, Space
 
@@ -42,21 +43,13 @@ _INSERT_COLLECTION = sql("""
     values (:tenant, :collection, :generation, {now})
     on conflict do nothing""")
 
-_INSERT_UPLOAD = sql("""
-    insert into uploads (tenant, id, document_id, data, created_at)
-    values (:tenant, :upload_id, :document_id, :data, {now})""")
-
 _GENERATION = sql("""
     select generation from collections where tenant = :tenant and name = :collection""")
-
-_UPLOAD = sql("select data from uploads where tenant = :tenant and id = :upload_id")
 
 _REFUSE = sql("""
     update documents
     set error = :error, updated_at = {now}, state = case version when 0 then 'failed' else state end
     where tenant = :tenant and id = :document_id and state <> 'deleted'""")
-
-_DROP_UPLOAD = sql("delete from uploads where tenant = :tenant and id = :upload_id")
 
 _SWITCH = sql("""
     update documents
@@ -73,12 +66,6 @@ _INSERT_VERSION = sql("""
         tenant, document_id, version, text, blocks, pages, sha256, created_at)
     values (
         :tenant, :document_id, :version + 1, :text, :blocks, :pages, :sha256, {now})""")
-
-# What came later has an ingest of its own.
-_DROP_OLDER_UPLOADS = sql("""
-    delete from uploads
-    where tenant = :tenant and document_id = :document_id and created_at < (
-        select created_at from uploads where tenant = :tenant and id = :upload_id)""")
 
 _TEXT = sql("""
     select v.text, v.version from documents d
@@ -165,23 +152,21 @@ def add_upload(
     collection: str,
     source: str,
     media_type: str,
-    data: bytes,
     document_id: str,
     upload_id: str,
     generation: str,
 ) -> None:
-    """Store the bytes of a file, and its document if the source is new.
+    """Make a file that was stored the document's, which is added if its source is new.
 
-    Raises Conflict when the source is another document by now, or was deleted.
+    Raises Conflict when the source is another document by now, or was deleted; Unavailable when
+    the file came in so slowly that it was given up.
     """
     values = {
         "tenant": tenant,
         "collection": collection,
         "source": source,
         "media_type": media_type,
-        "data": data,
         "document_id": document_id,
-        "upload_id": upload_id,
         "generation": generation,
     }
     present = by_source(connection, tenant, collection, source)
@@ -197,7 +182,8 @@ def add_upload(
     if present is None:
         connection.execute(_INSERT, values)
     connection.execute(_INSERT_COLLECTION, values)
-    connection.execute(_INSERT_UPLOAD, values)
+    if not uploads.take(connection, tenant, upload_id, document_id):
+        raise Unavailable(f"{source!r} took too long to come in: send it again")
 
 
 def generation(connection: Connection, tenant: str, collection: str) -> str | None:
@@ -207,19 +193,13 @@ def generation(connection: Connection, tenant: str, collection: str) -> str | No
     return active
 
 
-def upload_data(connection: Connection, tenant: str, upload_id: str) -> bytes | None:
-    """Return the bytes of an upload."""
-    data: bytes | None = connection.scalar(_UPLOAD, {"tenant": tenant, "upload_id": upload_id})
-    return data
-
-
 def refuse(
     connection: Connection, tenant: str, document_id: str, message: str, upload_id: str
 ) -> None:
     """Say why a document could not be read, and drop the bytes; an older version of it stays."""
     key = {"tenant": tenant, "document_id": document_id}
     connection.execute(_REFUSE, key | {"error": message})
-    connection.execute(_DROP_UPLOAD, {"tenant": tenant, "upload_id": upload_id})
+    uploads.drop(connection, tenant, upload_id)
 
 
 def add_version(
@@ -241,7 +221,6 @@ def add_version(
         "tenant": document.tenant,
         "document_id": document.id,
         "version": document.version,
-        "upload_id": upload_id,
         "title": reading.title,
         "sha256": sha256,
         "language": reading.language,
@@ -257,7 +236,7 @@ def add_version(
         )
     connection.execute(_REPLACE, values)
     connection.execute(_INSERT_VERSION, values)
-    connection.execute(_DROP_OLDER_UPLOADS, values)
+    uploads.drop_older(connection, document.tenant, document.id, upload_id)
 
 
 def text_of(

@@ -13,7 +13,7 @@ from ragqueue.records.sqlite import WRITE, lock, transact
 from ragqueue.records.statements import sql
 from ragqueue.records.store import Records
 
-HEAD = "0004"
+HEAD = "0005"
 _FOLDER = Path(__file__).with_name("migrations")
 _REVISION = sql("select version_num from alembic_version")
 _UUID = sql("select value from facts where name = 'uuid'")

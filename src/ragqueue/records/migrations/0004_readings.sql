@@ -15,6 +15,3 @@ INSERT INTO readings (tenant, document_id, reading, replaced)
 SELECT DISTINCT c.tenant, c.document_id, c.reading, c.reading > 0 FROM chunks c
 LEFT JOIN documents d ON d.tenant = c.tenant AND d.id = c.document_id
 WHERE d.reading IS NULL OR d.reading <> c.reading;
--- With what older uploads are found by: a row's own time stands behind its bytes.
-DROP INDEX uploads_document;
-CREATE INDEX uploads_document ON uploads (tenant, document_id, created_at);
