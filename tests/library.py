@@ -77,11 +77,22 @@ def add(
     rows, start = [], 0
     for paragraph in text.split("\n"):
         vector = embed(paragraph).astype("<f2").tobytes() if embed else None
-        passage = Passage(paragraph, start, start + len(paragraph), ("Part", "One"), 3)
+        passage = Passage(
+            text=paragraph,
+            start=start,
+            end=start + len(paragraph),
+            heading_path=("Part", "One"),
+            page=3,
+        )
         rows.append((row_of(passage, paragraph, language), vector))
         start += len(paragraph) + 1
     return chunks.insert(
-        connection, Space(tenant, collection, generation), document_id, version, language, rows
+        connection,
+        Space(tenant=tenant, collection=collection, generation=generation),
+        document_id,
+        version,
+        language,
+        rows,
     )
 
 

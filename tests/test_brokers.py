@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 import redis
+from msgspec import structs
 
 from campaigns.services import RedisServer
 from ragqueue import adapters, brokers
@@ -175,7 +176,11 @@ async def test_what_failed_last_is_noted_with_its_last_line(redis_server: RedisS
     with redis.Redis.from_url(redis_server.url) as client:
         from rq.results import Result
 
-        failed = RingJob.create(HANDLER, list(Ring("a", "chat", "d", 1.0)), connection=client)
+        failed = RingJob.create(
+            HANDLER,
+            list(structs.astuple(Ring(job_id="a", lane="chat", database="d", stamp=1.0))),
+            connection=client,
+        )
         traceback = "Traceback\n  of many lines\nValueError: the cause"
         Result.create_failure(failed, FAILED_FOR, traceback)
         failed.origin = "ragqueue-chat"

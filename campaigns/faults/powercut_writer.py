@@ -132,7 +132,7 @@ class Writer:
 
 
 def _event(job: Job, n: int) -> Event:
-    return Event(seq_of(job.attempt, n), "delta", {"text": "word " * 20})
+    return Event(seq=seq_of(job.attempt, n), type="delta", data={"text": "word " * 20})
 
 
 def main() -> None:

@@ -68,16 +68,16 @@ QUEUES = Table(
     "RAGQUEUE_QUEUE",
     {
         "sql": Row("ragqueue.queues.sql"),
-        "rq": Row("ragqueue.queues.rq", "rq"),
+        "rq": Row("ragqueue.queues.rq", extra="rq"),
     },
 )
 EVENTS = Table(
     "RAGQUEUE_EVENTS",
     {
         "sql": Row("ragqueue.events.sql"),
-        "redis": Row("ragqueue.events.redis", "rq"),
-        "rediss": Row("ragqueue.events.redis", "rq"),
-        "unix": Row("ragqueue.events.redis", "rq"),
+        "redis": Row("ragqueue.events.redis", extra="rq"),
+        "rediss": Row("ragqueue.events.redis", extra="rq"),
+        "unix": Row("ragqueue.events.redis", extra="rq"),
     },
 )
 INDEXES = Table("RAGQUEUE_INDEX", {"faiss": Row("ragqueue.indexes.faiss")})

@@ -4,7 +4,9 @@ Text offsets count code points; times are seconds since 1970 by the store's cloc
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
+
+import msgspec
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Kind = Literal["heading", "paragraph", "list", "table", "code", "quote"]  # of a block
@@ -24,7 +26,14 @@ def seq_of(attempt: int, n: int) -> int:
     return attempt << ATTEMPT_SHIFT | n
 
 
-class Job(NamedTuple):
+class Record(msgspec.Struct, frozen=True, array_like=True):
+    """What cannot be changed; in MessagePack and JSON it is an array of its fields, in order.
+
+    Each is built by keyword alone: by position, two neighbours of one type are soon confused.
+    """
+
+
+class Job(Record, frozen=True, kw_only=True):
     """One unit of queued work, as its row in the records says."""
 
     tenant: str
@@ -53,7 +62,7 @@ class Job(NamedTuple):
         return self.state in ENDED
 
 
-class Ring(NamedTuple):
+class Ring(Record, frozen=True, kw_only=True):
     """One ring of the doorbell: says that a job may be claimable; may be lost, late or doubled."""
 
     job_id: str
@@ -63,7 +72,7 @@ class Ring(NamedTuple):
     front: bool = False
 
 
-class Event(NamedTuple):
+class Event(Record, frozen=True, kw_only=True):
     """One entry of a job's log."""
 
     seq: int
@@ -72,7 +81,7 @@ class Event(NamedTuple):
     at: float = 0.0
 
 
-class Append(NamedTuple):
+class Append(Record, frozen=True, kw_only=True):
     """A wish to add events to a job's log, granted only where the log ends at `after`."""
 
     job_id: str
@@ -80,7 +89,7 @@ class Append(NamedTuple):
     events: Sequence[Event]
 
 
-class Block(NamedTuple):
+class Block(Record, frozen=True, kw_only=True):
     """A piece of structure of a document: `canonical[start:end]`."""
 
     kind: Kind
@@ -90,7 +99,7 @@ class Block(NamedTuple):
     page: int | None = None  # 1-based
 
 
-class Parsed(NamedTuple):
+class Parsed(Record, frozen=True, kw_only=True):
     """What a parser makes of a file: one canonical text and the blocks over it, in order."""
 
     text: str
@@ -99,7 +108,7 @@ class Parsed(NamedTuple):
     pages: int | None = None
 
 
-class Row(NamedTuple):
+class Row(Record, frozen=True, kw_only=True):
     """A passage as the parser's child cut it: where it stands, and its keyword tokens."""
 
     start: int
@@ -110,7 +119,7 @@ class Row(NamedTuple):
     length: int  # how many
 
 
-class Reading(NamedTuple):
+class Reading(Record, frozen=True, kw_only=True):
     """What a parser's child makes of a file: its text, the blocks over it, and its passages."""
 
     text: str
@@ -121,7 +130,7 @@ class Reading(NamedTuple):
     rows: Sequence[Row]
 
 
-class Space(NamedTuple):
+class Space(Record, frozen=True, kw_only=True):
     """What search and every index keep apart by construction."""
 
     tenant: str
@@ -129,7 +138,7 @@ class Space(NamedTuple):
     generation: str
 
 
-class Passage(NamedTuple):
+class Passage(Record, frozen=True, kw_only=True):
     """A stretch of canonical text chosen by the chunker; `text == canonical[start:end]`."""
 
     text: str
@@ -139,7 +148,7 @@ class Passage(NamedTuple):
     page: int | None = None
 
 
-class Document(NamedTuple):
+class Document(Record, frozen=True, kw_only=True):
     """What a user gave: its source and the version that is current."""
 
     tenant: str
@@ -158,7 +167,7 @@ class Document(NamedTuple):
     error: str | None = None
 
 
-class Chunk(NamedTuple):
+class Chunk(Record, frozen=True, kw_only=True):
     """The passage that is indexed.
 
     Its number is its row in the records and its id in every index.
@@ -177,7 +186,7 @@ class Chunk(NamedTuple):
     language: str = ""  # ISO 639-1, of the document
 
 
-class Hit(NamedTuple):
+class Hit(Record, frozen=True, kw_only=True):
     """A chunk with its scores.
 
     `score` ranks within one answer, `cosine` and `keyword` are comparable across questions.
@@ -189,7 +198,7 @@ class Hit(NamedTuple):
     keyword: float = 0.0  # BM25 over its upper bound for the question, 0..1
 
 
-class Citation(NamedTuple):
+class Citation(Record, frozen=True, kw_only=True):
     """A quote that stands byte for byte at `document.text[start:end]` of the version given."""
 
     n: int
@@ -202,7 +211,7 @@ class Citation(NamedTuple):
     supported: bool = True  # False: the passage exists but does not carry the claim
 
 
-class Prompt(NamedTuple):
+class Prompt(Record, frozen=True, kw_only=True):
     """Everything that a generator may use for one answer."""
 
     question: str
@@ -212,7 +221,7 @@ class Prompt(NamedTuple):
     prefix: str = ""  # text that readers were already shown and that the answer must continue
 
 
-class Delta(NamedTuple):
+class Delta(Record, frozen=True, kw_only=True):
     """A piece of an answer as it is generated; the last one carries the finish reason."""
 
     text: str = ""
@@ -220,7 +229,7 @@ class Delta(NamedTuple):
     usage: Mapping[str, int] = {}
 
 
-class Outcome(NamedTuple):
+class Outcome(Record, frozen=True, kw_only=True):
     """How a run ended: what `finish` writes."""
 
     state: State

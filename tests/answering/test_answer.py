@@ -35,7 +35,7 @@ class Model(Generator):
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
         Model.prompt = prompt
         for text in Model.says(prompt):
-            yield Delta(text)
+            yield Delta(text=text)
         yield Delta(finish="stop")
 
 

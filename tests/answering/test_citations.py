@@ -52,7 +52,17 @@ def test_a_quote_stands_at_its_offsets() -> None:
 
 
 def test_page_and_version_come_from_the_passage() -> None:
-    (citation,) = cited("Text [1]", [Hit(Chunk(1, "d", 7, 0, 10, "Some text.", page=3), 1.0)])
+    (citation,) = cited(
+        "Text [1]",
+        [
+            Hit(
+                chunk=Chunk(
+                    number=1, document_id="d", version=7, start=0, end=10, text="Some text.", page=3
+                ),
+                score=1.0,
+            )
+        ],
+    )
 
     assert (citation.version, citation.page) == (7, 3)
 

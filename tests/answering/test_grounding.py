@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from msgspec import structs
 from numpy.typing import NDArray
 
 from ragqueue.answering.grounding import KEYWORD_ABSTAIN, KEYWORD_WEAK, judge, settle
@@ -42,7 +43,7 @@ def hits_with(
     keyword: float = 0.0,
     text: str = "The lease lasts ten seconds. Rings may arrive twice.",
 ) -> list[Hit]:
-    return [hit._replace(cosine=cosine, keyword=keyword) for hit in make_hits(text)]
+    return [structs.replace(hit, cosine=cosine, keyword=keyword) for hit in make_hits(text)]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +113,10 @@ async def test_judging_and_answering_embed_each_text_once() -> None:
     embedder, hits = RememberingEmbedder(inner), hits_with(0.5)
 
     await judge(QUESTION, hits, embedder)
-    await text_of(ExtractiveGenerator(embedder.embed), Prompt(QUESTION, hits, "", ""))
+    await text_of(
+        ExtractiveGenerator(embedder.embed),
+        Prompt(question=QUESTION, hits=hits, system="", user=""),
+    )
 
     assert len(inner.asked) == len(set(inner.asked)) == 3
 
@@ -140,7 +144,12 @@ async def test_no_texts_are_no_vectors() -> None:
     assert (await RememberingEmbedder(FixedEmbedder()).embed([])).shape == (0, 2)
 
 
-YES, NO = (Citation(1, "d", 1, 0, 1, None, "x", supported=supported) for supported in (True, False))
+YES, NO = (
+    Citation(
+        n=1, document_id="d", version=1, start=0, end=1, page=None, quote="x", supported=supported
+    )
+    for supported in (True, False)
+)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from msgspec import structs
 from numpy.typing import NDArray
 
 from ragqueue.answering.citations import CitationScanner
@@ -154,8 +155,8 @@ async def test_what_is_announced_may_begin_the_next_passage_of_the_document() ->
     block = f"{CODE}\n\nAnother thing is said here."
     first, second = make_hits(f"About leases. {ANNOUNCED}", block)
     start = first.chunk.end + 2
-    chunk = second.chunk._replace(document_id="d1", start=start, end=start + len(block))
-    follows = second._replace(chunk=chunk)
+    chunk = structs.replace(second.chunk, document_id="d1", start=start, end=start + len(block))
+    follows = structs.replace(second, chunk=chunk)
 
     answer = await text_of(ExtractiveGenerator(), asking([follows, first]))
     elsewhere = await text_of(ExtractiveGenerator(), asking([second, first]))
@@ -211,7 +212,7 @@ async def test_what_says_nothing_is_never_a_quote(line: str) -> None:
 async def test_a_title_of_its_passage_is_no_quote() -> None:
     title = "How many seconds a lease lasts."
     (hit,) = make_hits(f"{title}\n\nIt is ten of them.")
-    hit = hit._replace(chunk=hit.chunk._replace(title=title))
+    hit = structs.replace(hit, chunk=structs.replace(hit.chunk, title=title))
 
     answer = await text_of(ExtractiveGenerator(), asking([hit]))
 

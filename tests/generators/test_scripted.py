@@ -73,7 +73,9 @@ async def test_sentences_end_with_markers_of_the_passages() -> None:
 
 
 async def test_nothing_is_cited_without_passages() -> None:
-    assert "[" not in await text_of(ScriptedGenerator(), Prompt("q", (), "", "q"))
+    assert "[" not in await text_of(
+        ScriptedGenerator(), Prompt(question="q", hits=(), system="", user="q")
+    )
 
 
 async def test_each_token_carries_the_time_of_its_emission() -> None:

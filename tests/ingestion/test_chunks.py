@@ -88,7 +88,12 @@ def test_the_title_is_not_repeated_in_the_heading_path() -> None:
 def test_a_passage_carries_the_page_where_it_begins() -> None:
     text = "One.\n\nTwo."
     parsed = Parsed(
-        text, [Block("paragraph", 0, 4, page=3), Block("paragraph", 6, 10, page=4)], pages=4
+        text=text,
+        blocks=[
+            Block(kind="paragraph", start=0, end=4, page=3),
+            Block(kind="paragraph", start=6, end=10, page=4),
+        ],
+        pages=4,
     )
 
     assert [passage.page for passage in chunk(parsed)] == [3]
@@ -121,7 +126,7 @@ def test_a_passage_never_ends_with_an_announcement_of_code_that_fits(words: int)
 
 
 def test_a_document_without_blocks_has_no_passages() -> None:
-    assert chunk(Parsed("", [])) == []
+    assert chunk(Parsed(text="", blocks=[])) == []
 
 
 def test_chinese_counts_a_token_a_character() -> None:

@@ -68,7 +68,7 @@ async def test_an_erasure_cancels_a_question_that_the_document_answers_and_waits
             await asyncio.sleep(0)
     assert not erasing.done()
 
-    await records.write(jobs.finish, question, Outcome("cancelled"))
+    await records.write(jobs.finish, question, Outcome(state="cancelled"))
 
     outcome = await asyncio.wait_for(erasing, 5)
     assert (outcome.state, (outcome.result or {})["counts"]["chunks"]) == ("succeeded", 2)
@@ -107,11 +107,11 @@ async def test_an_index_of_ones_own_is_told_what_an_erasure_took(tmp_path: Path)
     eraser, job, question = await begin(records, index=Foreign())
     rows = await records.read(lambda connection: connection.execute(chunks.select()).all())
     numbers = [row.number for row in rows]
-    await records.write(jobs.finish, question, Outcome("cancelled"))
+    await records.write(jobs.finish, question, Outcome(state="cancelled"))
 
     await eraser.run(job)
 
-    assert told == [(Space(TENANT, "default", GENERATION), numbers)]
+    assert told == [(Space(tenant=TENANT, collection="default", generation=GENERATION), numbers)]
     records.close()
 
 
@@ -137,7 +137,7 @@ async def cancelled_while_writing(
     pen = await batcher.open(question)
     pen.write("ragqueue:sources", {"text": "a"})
     await batcher.step()
-    await records.write(jobs.finish, question, Outcome("cancelled"))
+    await records.write(jobs.finish, question, Outcome(state="cancelled"))
     return log, batcher, pen
 
 
@@ -174,7 +174,7 @@ async def test_an_erasure_ends_the_reading_of_the_document_and_forgets_its_name(
 ) -> None:
     records = open_records(tmp_path)
     eraser, job, question = await begin(records)
-    await records.write(jobs.finish, question, Outcome("cancelled"))
+    await records.write(jobs.finish, question, Outcome(state="cancelled"))
     payload = {
         "document_id": "d",
         "upload_id": "u",
@@ -187,7 +187,11 @@ async def test_an_erasure_ends_the_reading_of_the_document_and_forgets_its_name(
     async with asyncio.timeout(5):
         while not await asked(records, reading):
             await asyncio.sleep(0)
-    failed = Outcome("failed", None, "unreadable_document", "'Canary.pdf' cannot be read")
+    failed = Outcome(
+        state="failed",
+        error_code="unreadable_document",
+        error_message="'Canary.pdf' cannot be read",
+    )
 
     await records.write(jobs.finish, reading, failed)
 
@@ -217,7 +221,11 @@ async def test_a_hidden_document_is_erased_even_if_its_job_came_to_nothing(
                 job = jobs.insert_job(
                     connection, "default", "vain", "delete", {"document_id": document_id}, 600.0
                 )
-                jobs.bury(connection, job, Outcome(cast(Any, end), None, "x", "x"))
+                jobs.bury(
+                    connection,
+                    job,
+                    Outcome(state=cast(Any, end), error_code="x", error_message="x"),
+                )
 
         await runtime.records.write(hide_in_vain)
 
@@ -246,7 +254,7 @@ async def test_a_delete_cannot_be_cancelled(tmp_path: Path) -> None:
 async def test_a_document_that_very_many_answers_quote_is_erased(tmp_path: Path) -> None:
     records = open_records(tmp_path)
     eraser, job, question = await begin(records)
-    await records.write(jobs.finish, question, Outcome("cancelled"))
+    await records.write(jobs.finish, question, Outcome(state="cancelled"))
 
     def quote(connection: Connection) -> None:
         connection.exec_driver_sql(MANY_JOBS, (MANY, TENANT))

@@ -37,7 +37,7 @@ async def answered(house: House, *words: str) -> Job:
         say(pen, word)
         await pen.flush()
     result = {"text": "".join(words), "citations": [], "log_end": pen.end}
-    await house.records.write(jobs.finish, held, Outcome("succeeded", result=result))
+    await house.records.write(jobs.finish, held, Outcome(state="succeeded", result=result))
     pen.write("end", {})
     await pen.flush()
     return await house.job(job.id)
@@ -76,7 +76,9 @@ async def test_a_live_reader_and_a_late_one_see_the_same(house: House) -> None:
     await house.records.write(
         jobs.finish,
         held,
-        Outcome("succeeded", result={"text": "abcdefgh", "citations": [], "log_end": pen.end}),
+        Outcome(
+            state="succeeded", result={"text": "abcdefgh", "citations": [], "log_end": pen.end}
+        ),
     )
     pen.write("end", {})
 
@@ -96,7 +98,7 @@ async def test_a_lost_log_is_written_again_by_its_pen_unnoticed(house: House) ->
     await house.records.write(
         jobs.finish,
         held,
-        Outcome("succeeded", result={"text": "abc", "citations": [], "log_end": pen.end}),
+        Outcome(state="succeeded", result={"text": "abc", "citations": [], "log_end": pen.end}),
     )
 
     assert text_of(await live) == "abc"
@@ -130,7 +132,7 @@ async def test_a_log_that_is_lost_with_its_worker_restarts_the_reader(house: Hou
     await house.records.write(
         jobs.finish,
         held,
-        Outcome("succeeded", result={"text": "new", "citations": [], "log_end": pen.end}),
+        Outcome(state="succeeded", result={"text": "new", "citations": [], "log_end": pen.end}),
     )
 
     await live
@@ -223,7 +225,7 @@ async def test_readers_of_a_damaged_log_are_told_the_whole_answer(house: House) 
     await pen.flush()
     await damage(house, job, seq_of(1, 900))
     result = {"text": "abc", "citations": [], "log_end": seq_of(1, 901)}
-    await house.records.write(jobs.finish, held, Outcome("succeeded", result=result))
+    await house.records.write(jobs.finish, held, Outcome(state="succeeded", result=result))
 
     for events in (await live, await house.events(await house.job(job.id))):
         restarts = [n for n, event in enumerate(events) if event.type == "ragqueue:restarted"]
@@ -267,7 +269,7 @@ async def test_a_resume_while_the_log_is_away_is_refused_and_a_running_stream_wa
         await house.follower.open(job, pen.end)
     waiting = asyncio.create_task(collected(stream))
     result = {"text": "a", "citations": [], "log_end": pen.end}
-    await house.records.write(jobs.finish, held, Outcome("succeeded", result=result))
+    await house.records.write(jobs.finish, held, Outcome(state="succeeded", result=result))
     away.clear()
 
     events = await asyncio.wait_for(waiting, 5)

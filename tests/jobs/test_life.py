@@ -36,7 +36,7 @@ from tests import tables
 
 from .conftest import MONTH, TENANT, House
 
-DONE = Outcome("succeeded", result={"text": "yes", "citations": [], "log_end": 0})
+DONE = Outcome(state="succeeded", result={"text": "yes", "citations": [], "log_end": 0})
 
 
 async def test_a_submitted_job_is_on_the_disk_when_submit_returns(house: House) -> None:
@@ -446,7 +446,7 @@ async def test_the_deadline_ends_a_run_and_keeps_its_partial_text(house: House) 
     async def slow(run: Run) -> Outcome:
         pen = run.pen = await run.batcher.open(run.job)
         run.partial = lambda: Outcome(
-            "succeeded", result={"text": "half", "citations": [], "log_end": pen.end}
+            state="succeeded", result={"text": "half", "citations": [], "log_end": pen.end}
         )
         await asyncio.Event().wait()
         raise AssertionError
@@ -620,7 +620,9 @@ async def test_a_process_without_a_heart_claims_nothing(
     worker = house.worker({})
     monkeypatch.setattr("ragqueue.working.worker.asyncio.sleep", look)
     job = await house.submit()
-    handling = asyncio.create_task(worker.handle(Ring(job.id, "chat", house.database, 0.0)))
+    handling = asyncio.create_task(
+        worker.handle(Ring(job_id=job.id, lane="chat", database=house.database, stamp=0.0))
+    )
     await asyncio.wait_for(looked.wait(), 5)
 
     assert (await house.job(job.id)).state == "queued"
@@ -704,7 +706,9 @@ async def test_the_log_of_an_ended_job_is_dropped_wherever_it_is_kept(
     )
     job = await house.submit()
     held = await house.claim(job.id)
-    await log.append([Append(job.id, -1, [Event(seq_of(1, 0), "fence", {})])])
+    await log.append(
+        [Append(job_id=job.id, after=-1, events=[Event(seq=seq_of(1, 0), type="fence", data={})])]
+    )
     await reconciler.retention()
     assert await log.read({job.id: 0}) != {}
 

@@ -20,24 +20,24 @@ from ragqueue.types import Block, Parsed
 class Echo(Parser):
     def parse(self, data: bytes, name: str) -> Parsed:
         text = data.decode()
-        return Parsed(text, [Block("paragraph", 0, len(text))])
+        return Parsed(text=text, blocks=[Block(kind="paragraph", start=0, end=len(text))])
 
 
 class Pid(Parser):
     def parse(self, data: bytes, name: str) -> Parsed:
         text = str(os.getpid())
-        return Parsed(text, [Block("paragraph", 0, len(text))])
+        return Parsed(text=text, blocks=[Block(kind="paragraph", start=0, end=len(text))])
 
 
 class Niceness(Parser):
     def parse(self, data: bytes, name: str) -> Parsed:
         text = str(os.nice(0))
-        return Parsed(text, [Block("paragraph", 0, len(text))])
+        return Parsed(text=text, blocks=[Block(kind="paragraph", start=0, end=len(text))])
 
 
 class Greedy(Parser):
     def parse(self, data: bytes, name: str) -> Parsed:
-        return Parsed("x" * int(data), [])
+        return Parsed(text="x" * int(data), blocks=[])
 
 
 class Endless(Parser):
@@ -87,7 +87,13 @@ class Refuses(Parser):
 
 class Overlapping(Parser):
     def parse(self, data: bytes, name: str) -> Parsed:
-        return Parsed("abcdef", [Block("paragraph", 0, 4), Block("paragraph", 3, 6)])
+        return Parsed(
+            text="abcdef",
+            blocks=[
+                Block(kind="paragraph", start=0, end=4),
+                Block(kind="paragraph", start=3, end=6),
+            ],
+        )
 
 
 class Nonsense(Parser):
@@ -139,4 +145,8 @@ class NoText(Parser):
     """Finds what is no text, as a damaged PDF may hold it."""
 
     def parse(self, data: bytes, name: str) -> Parsed:
-        return Parsed("a\x00b \ud800", [Block("heading", 0, 3, ("a\x00b",))], title="\udfff")
+        return Parsed(
+            text="a\x00b \ud800",
+            blocks=[Block(kind="heading", start=0, end=3, heading_path=("a\x00b",))],
+            title="\udfff",
+        )

@@ -61,7 +61,9 @@ class TestRQQueue(QueueContract):
 
 
 async def test_a_ring_travels_whole(queue: RQQueue) -> None:
-    ring = Ring("a" * 32, "background", "the-database", 1234.5, front=True)
+    ring = Ring(
+        job_id="a" * 32, lane="background", database="the-database", stamp=1234.5, front=True
+    )
     handled = Handled()
 
     await queue.ring([ring])

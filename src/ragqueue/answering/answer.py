@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
+from msgspec import structs
+
 from ragqueue import telemetry
 from ragqueue.answering.grounding import judge
 from ragqueue.answering.prompt import SYSTEM, build
@@ -121,7 +123,7 @@ class Answerer:
             )
             for chunk, source in zip(passages, past, strict=True)
         ]
-        return self._prompt(job, hits)._replace(hits=hits)
+        return structs.replace(self._prompt(job, hits), hits=hits)
 
     async def _retrieve(self, job: Job) -> tuple[list[Hit], Prompt]:
         """Return what is near the question, and the prompt with as much of it as fits.
@@ -162,7 +164,7 @@ class Answerer:
         """
         finish = ""
         usage: dict[str, int] = {}
-        prompt = prompt._replace(prefix=transcript.text)
+        prompt = structs.replace(prompt, prefix=transcript.text)
         async with aclosing(self._generator.stream(prompt)) as deltas:
             async for delta in deltas:
                 if delta.text:

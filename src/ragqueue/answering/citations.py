@@ -172,7 +172,7 @@ def _read(chunk: Chunk) -> _Passage:
     text = chunk.text
     language = chunk.language or detect(text)
     sentences = [
-        _Sentence(start, end, _words(text[start:end], language))
+        _Sentence(start=start, end=end, words=_words(text[start:end], language))
         for start, end in split(text) or [(0, len(text))]
     ]
     titles = " ".join((chunk.title, *chunk.heading_path))

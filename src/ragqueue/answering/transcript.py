@@ -7,6 +7,8 @@ taken over, and not written again: all but the text follow from the text.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from msgspec import structs
+
 from ragqueue.answering.citations import CitationScanner
 from ragqueue.answering.echo import EchoFilter
 from ragqueue.answering.grounding import settle
@@ -150,7 +152,7 @@ class Transcript:
                 self._pen.write(DELTA, delta)
             self.text += piece
             for citation in citations:
-                cited = annotation(citation._asdict(), len(self._annotations), self._index)
+                cited = annotation(structs.asdict(citation), len(self._annotations), self._index)
                 self._annotations.append(cited["annotation"])
                 self._write(ANNOTATION, cited)
 
@@ -172,14 +174,14 @@ class Transcript:
         invalid = self._scanner.invalid
         result = {
             "text": self.text,
-            "citations": [citation._asdict() for citation in citations],
+            "citations": [structs.asdict(citation) for citation in citations],
             "invalid_markers": invalid,
             "log_end": self._pen.end,
             **about,
         }
         if "grounding" in about:
             result["grounding"] = settle(about["grounding"], citations, invalid)
-        return Outcome("succeeded", result)
+        return Outcome(state="succeeded", result=result)
 
     def _write(self, type_: str, data: dict[str, Any]) -> None:
         """Write the item's next event, unless an earlier run did."""

@@ -4,6 +4,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import click
+from msgspec import structs
 
 from ragqueue.cli import options
 from ragqueue.cli.call import Call, existing, opened
@@ -34,7 +35,7 @@ def docs_list(collection: str | None, tenant: str, data: str | None, as_json: bo
     rows = asyncio.run(
         call.read(documents.listed, tenant, collection=collection, after="", limit=ALL)
     )
-    call.show({"documents": [document._asdict() for document in rows]}, *COLUMNS)
+    call.show({"documents": [structs.asdict(document) for document in rows]}, *COLUMNS)
 
 
 @docs_group.command("show")
@@ -56,7 +57,7 @@ async def _show(call: Call, document_id: str, text: bool) -> None:
     row = await call.read(documents.get, call.tenant, document_id)
     document = existing(row, f"document {document_id!r}")
     if not text:
-        call.show(document._asdict())
+        call.show(structs.asdict(document))
         return
     version = await call.read(documents.text_of, call.tenant, document_id, None)
     canonical, _ = existing(version, f"text of {document_id!r}")

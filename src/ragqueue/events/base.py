@@ -17,14 +17,14 @@ DAMAGED = "damaged"  # cannot be read: its log is worth nothing any more
 def entry(seq: int, type_: str, data: bytes | str, at: object) -> Event:
     """Return an entry as an event; one of DAMAGED when it is not what a pen wrote."""
     try:
-        return Event(seq, type_, json.decode(data, type=dict), float(str(at)))
+        return Event(seq=seq, type=type_, data=json.decode(data, type=dict), at=float(str(at)))
     except (ValueError, TypeError):
-        return Event(seq, DAMAGED, {})
+        return Event(seq=seq, type=DAMAGED, data={})
 
 
 def fence(job_id: str, attempt: int) -> Append:
     """Return the append after which no older attempt writes anything."""
-    first = Event(seq_of(attempt, 0), FENCE, {}, time.time())
+    first = Event(seq=seq_of(attempt, 0), type=FENCE, data={}, at=time.time())
     return Append(job_id=job_id, after=-1, events=[first])
 
 

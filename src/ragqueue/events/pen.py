@@ -69,7 +69,9 @@ class Pen:
     def write(self, type_: str, data: Mapping[str, Any]) -> None:
         """Add an event to the log, soon. Raises LeaseLost, and RagqueueError when it is broken."""
         self.check()
-        self.kept.append(Event(seq_of(self.attempt, self._n), type_, data, time.time()))
+        self.kept.append(
+            Event(seq=seq_of(self.attempt, self._n), type=type_, data=data, at=time.time())
+        )
         self._n += 1
         self._batcher.notice(self)
 

@@ -143,7 +143,7 @@ def _pieces_of(sentence: Sentence, chunks: Sequence[Chunk]) -> list[_Piece]:
     end = sentence.start + len(sentence.text)
     block_end = announced(chunk.text, end)
     if block_end > end:
-        return [_Piece(sentence.passage, sentence.start, block_end, block=True)]
+        return [_Piece(passage=sentence.passage, start=sentence.start, end=block_end, block=True)]
     if chunk.text[end:].strip():
         return []
     block = _block_after(chunk, chunks)
@@ -154,7 +154,7 @@ def _pieces_of(sentence: Sentence, chunks: Sequence[Chunk]) -> list[_Piece]:
 
 def _piece_of(sentence: Sentence, *, block: bool) -> _Piece:
     end = sentence.start + len(sentence.text)
-    return _Piece(sentence.passage, sentence.start, end, block)
+    return _Piece(passage=sentence.passage, start=sentence.start, end=end, block=block)
 
 
 def _block_after(chunk: Chunk, chunks: Sequence[Chunk]) -> _Piece | None:
@@ -166,7 +166,7 @@ def _block_after(chunk: Chunk, chunks: Sequence[Chunk]) -> _Piece | None:
             continue
         start, end = block_at(candidate.text, 0)
         if end > 0:
-            return _Piece(i, start, end, block=True)
+            return _Piece(passage=i, start=start, end=end, block=True)
     return None
 
 

@@ -62,7 +62,7 @@ class Eraser:
         await self._records.write(erasures.note_cleared, tenant, document_id, counts)
         if await self._records.size() <= COMPACTED_AT_ONCE:
             await compact(self._records)
-        return Outcome("succeeded", result={"document_id": document_id, "counts": counts})
+        return Outcome(state="succeeded", result={"document_id": document_id, "counts": counts})
 
     async def _end_readers(self, tenant: str, document_id: str) -> None:
         """End the jobs that read the document or answer from it. Raises Unavailable.

@@ -51,7 +51,7 @@ class Ingester:
         data = await self._bytes_of(job.tenant, payload["upload_id"])
         if document is None or await asyncio.to_thread(sha256, data) != payload["sha256"]:
             return Outcome(
-                "failed",
+                state="failed",
                 error_code="not_found",
                 error_message=(
                     "the document was deleted, or replaced by a newer upload, before it was read"
@@ -63,7 +63,7 @@ class Ingester:
             count = await self._store(document, job, reading)
         except UnreadableDocument as error:
             return await self._refused(document, job, error)
-        return Outcome("succeeded", result={"document_id": document.id, "chunks": count})
+        return Outcome(state="succeeded", result={"document_id": document.id, "chunks": count})
 
     async def _bytes_of(self, tenant: str, upload_id: str) -> bytes:
         """Return the bytes of a file: not all of them when it is removed meanwhile."""
@@ -83,7 +83,7 @@ class Ingester:
             reason += f"; it broke its parser {QUARANTINED_AFTER} times and is not tried again"
         upload_id = job.payload["upload_id"]
         await self._records.write(documents.refuse, job.tenant, document.id, reason, upload_id)
-        return Outcome("failed", error_code=error.code, error_message=reason)
+        return Outcome(state="failed", error_code=error.code, error_message=reason)
 
     async def _store(self, document: Document, job: Job, reading: Reading) -> int:
         """Embed and store a text; return how many chunks it has.

@@ -32,7 +32,7 @@ async def end_unheld(records: Records, log: EventLog, job: Job) -> None:
     if job.attempt:
         await log.append([fence(job.id, job.attempt + 1)])
     if job.cancel_requested:
-        outcome = Outcome("cancelled")
+        outcome = Outcome(state="cancelled")
     else:
         outcome = past_its_deadline(job)
     await records.write(jobs.bury, job, outcome)
@@ -42,7 +42,7 @@ def past_its_deadline(job: Job) -> Outcome:
     """Return what a job ends with whose deadline passed, by what became of its runs."""
     if job.deaths:
         return Outcome(
-            "failed",
+            state="failed",
             error_code="dead_letter",
             error_message=(
                 f"the deadline passed after {job.deaths} deaths of the processes that ran it: "
@@ -53,7 +53,7 @@ def past_its_deadline(job: Job) -> Outcome:
     if job.attempt:
         when = f"after {job.attempt} runs"
     return Outcome(
-        "failed",
+        state="failed",
         error_code="deadline_exceeded",
         error_message=f"the deadline passed {when}",
     )

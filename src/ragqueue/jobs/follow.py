@@ -22,7 +22,7 @@ LONGEST_READ = 0.05
 # Seconds between looks at the rows of live jobs: the row says that a job has ended.
 ROWS_EVERY = 1.0
 # What was shown is void; a reader that breaks off here resumes at the start.
-_LOST = Event(QUEUED_SEQ, RESTARTED, {"reason": "log_lost"})
+_LOST = Event(seq=QUEUED_SEQ, type=RESTARTED, data={"reason": "log_lost"})
 logger = logging.getLogger(__name__)
 
 

@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Iterable
 
+from msgspec import structs
+
 from ragqueue.patience import patiently
 from ragqueue.queues.base import JobQueue
 from ragqueue.types import Ring
@@ -22,7 +24,7 @@ class Ringer:
 
     def ring(self, rings: Iterable[Ring]) -> None:
         """Send the rings soon."""
-        self.waiting += [ring._replace(database=self._database) for ring in rings]
+        self.waiting += [structs.replace(ring, database=self._database) for ring in rings]
         self._noticed.set()
 
     async def flush(self) -> None:

@@ -36,8 +36,8 @@ def opening(job: Job) -> list[Event]:
         "created_at": job.created_at,
     }
     return [
-        Event(CREATED_SEQ, CREATED, {"response": response}, job.created_at),
-        Event(QUEUED_SEQ, QUEUED, {"response": response}, job.created_at),
+        Event(seq=CREATED_SEQ, type=CREATED, data={"response": response}, at=job.created_at),
+        Event(seq=QUEUED_SEQ, type=QUEUED, data={"response": response}, at=job.created_at),
     ]
 
 
@@ -45,7 +45,12 @@ def terminal(job: Job, answer: Mapping[str, Any] | None) -> Event:
     """Return the event that ends the stream of an ended job."""
     response = {"object": "response"} | chat_view(job, answer)
     seq = seq_of(job.attempt, LAST_N)
-    return Event(seq, f"response.{response['status']}", {"response": response}, job.ended_at or 0.0)
+    return Event(
+        seq=seq,
+        type=f"response.{response['status']}",
+        data={"response": response},
+        at=job.ended_at or 0.0,
+    )
 
 
 def retold(job: Job, answer: Mapping[str, Any]) -> list[Event]:
@@ -56,7 +61,7 @@ def retold(job: Job, answer: Mapping[str, Any]) -> list[Event]:
         events.append((ANNOTATION, annotation(citation, index)))
     first_n = LAST_N - len(events)  # just below the terminal event, whatever the log held
     return [
-        Event(seq_of(job.attempt, first_n + n), type_, data, job.ended_at or 0.0)
+        Event(seq=seq_of(job.attempt, first_n + n), type=type_, data=data, at=job.ended_at or 0.0)
         for n, (type_, data) in enumerate(events)
     ]
 
@@ -91,7 +96,9 @@ def coalesced(events: list[Event]) -> list[Event]:
             continue
         if event.type == DELTA and merged and _continues(merged[-1], event):
             text = merged[-1].data.get("delta", "") + event.data.get("delta", "")
-            merged[-1] = Event(event.seq, DELTA, {**event.data, "delta": text}, event.at)
+            merged[-1] = Event(
+                seq=event.seq, type=DELTA, data={**event.data, "delta": text}, at=event.at
+            )
         else:
             merged.append(event)
     return merged

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import BinaryIO, TypeVar
 
 import msgspec
+from msgspec import structs
 
 from ragqueue.errors import UnreadableDocument
 from ragqueue.storable import as_text
@@ -162,8 +163,10 @@ def _storable(parsed: Parsed) -> Parsed:
     blocks = []
     for block in parsed.blocks:
         heading_path = tuple(map(as_text, block.heading_path))
-        blocks.append(block._replace(heading_path=heading_path))
-    return parsed._replace(text=as_text(parsed.text), title=as_text(parsed.title), blocks=blocks)
+        blocks.append(structs.replace(block, heading_path=heading_path))
+    return structs.replace(
+        parsed, text=as_text(parsed.text), title=as_text(parsed.title), blocks=blocks
+    )
 
 
 def _bound(memory: int) -> str:

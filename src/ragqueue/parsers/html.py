@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from itertools import count, repeat
 from typing import Any, NamedTuple
 
+from msgspec import structs
 from selectolax.lexbor import LexborHTMLParser
 
 from ragqueue.parsers.base import Parser, with_heading
@@ -83,7 +84,7 @@ def _joined(lines: Iterable[tuple[_Place, str]]) -> tuple[str, list[Block]]:
         if place.element and place.element == element:  # the line goes on with the last block
             pieces += ("\n", line)
             end += 1 + len(line)
-            blocks[-1] = blocks[-1]._replace(end=end)
+            blocks[-1] = structs.replace(blocks[-1], end=end)
             continue
         element = place.element
         if place.kind == "heading":

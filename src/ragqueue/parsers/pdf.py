@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 import pypdfium2
+from msgspec import structs
 
 from ragqueue.errors import UnreadableDocument
 from ragqueue.parsers.base import Parser, with_heading
@@ -115,7 +116,7 @@ def _blocks(pages: Sequence[str], bookmarks: Mapping[int, Sequence[_Bookmark]]) 
                 outline = with_heading(outline, bookmark.level, bookmark.title)
             end = line.start + len(line.body)
             if line.body and previous and _goes_on(blocks[-1], previous, line, full_length):
-                blocks[-1] = blocks[-1]._replace(end=end)
+                blocks[-1] = structs.replace(blocks[-1], end=end)
             elif line.body:
                 block = Block(
                     kind="heading" if line.is_heading else "paragraph",

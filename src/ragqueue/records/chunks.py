@@ -10,6 +10,7 @@ from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 from sqlalchemy import (
     JSON,
@@ -202,14 +203,14 @@ def insert(
     Each comes with its little-endian fp16 vector. Nobody is shown them before `show`.
     """
     mark = scope(space)
-    common = space._asdict() | {
+    common = structs.asdict(space) | {
         "document_id": document_id,
         "reading": reading,
         "language": language,
     }
     values = []
     for row, vector in rows:  # its text stands in the version
-        own = row._asdict() | {"tokens": f"{mark} {row.tokens}", "vector": vector}
+        own = structs.asdict(row) | {"tokens": f"{mark} {row.tokens}", "vector": vector}
         values.append(common | own)
     numbers = connection.execute(_INSERT, values).scalars().all()
     all_tokens = [row.tokens.split() for row, _ in rows]
@@ -299,7 +300,7 @@ def _add_to_sums(
     df = Counter(term for tokens in all_tokens for term in set(tokens))
     # In the order of the key: neighbours share pages.
     frequencies = {term: sign * df[term] for term in sorted(df)}
-    sums = space._asdict() | {
+    sums = structs.asdict(space) | {
         "language": language,
         "chunks": sign * len(all_tokens),
         "length": sign * sum(map(len, all_tokens)),
@@ -337,7 +338,7 @@ def _chunk(row: Any) -> Chunk:
 
 def news(connection: Connection, space: Space, after: int, removal: int, limit: int) -> News:
     """Return at most `limit` chunks of a space after a number, and all removals after a seq."""
-    names = space._asdict()
+    names = structs.asdict(space)
     added = connection.execute(_ADDED, names | {"after": after, "limit": limit}).all()
     removed = connection.execute(_REMOVED, names | {"removal": removal}).all()
     vectors = np.frombuffer(b"".join(row.vector for row in added), "<f2")
@@ -355,6 +356,6 @@ def living(connection: Connection, space: Space) -> tuple[NDArray[np.int64], int
 
     Numbers are rising; of the removal it is the seq, 0 where there is none.
     """
-    names = space._asdict()
+    names = structs.asdict(space)
     numbers = np.fromiter(connection.scalars(_LIVING, names), np.int64)
     return numbers, connection.execute(_LAST_REMOVAL, names).scalar_one()

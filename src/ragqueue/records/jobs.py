@@ -338,7 +338,7 @@ def finish(connection: Connection, job: Job, outcome: Outcome) -> bool:
     key = {"tenant": job.tenant, "job_id": job.id}
     if is_chat and connection.execute(_SHOWN_DELETED, key).first():
         outcome = Outcome(
-            "failed",
+            state="failed",
             error_code="source_deleted",
             error_message="a document that it was answered from was deleted meanwhile: ask again",
         )

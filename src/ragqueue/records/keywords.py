@@ -100,7 +100,7 @@ def weigh(
     spaces = [Space(tenant=tenant, collection=row.name, generation=row.generation) for row in rows]
     return Weights(
         tenant=tenant,
-        spaces=dict.fromkeys(spaces),
+        spaces=spaces,
         idf=idf,
         average={language: lengths[language] / count for language, count in counts.items()},
         picked=_pick(idf, counts, df),
@@ -156,11 +156,11 @@ def scored(connection: Connection, weights: Weights, numbers: Collection[int]) -
     Those outside the spaces or that may not be shown are left out.
     """
     results = []
+    searched = {(space.collection, space.generation) for space in weights.spaces}
     parameters = {"tenant": weights.tenant, "numbers": as_list(numbers)}
     rows = connection.execute(_FEATURES, parameters)
     for number, collection, generation, language, tokens, length, vector in rows:
-        # As a tuple, which a space is: to build a record for each candidate costs more.
-        if (weights.tenant, collection, generation) not in weights.spaces:
+        if (collection, generation) not in searched:
             continue
         score, part = bm25(
             weights.idf.get(language, {}),

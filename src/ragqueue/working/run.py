@@ -23,4 +23,4 @@ class Run:
         result = None
         if self.partial is not None:
             result = self.partial().result
-        return Outcome(state, result, code, message)
+        return Outcome(state=state, result=result, error_code=code, error_message=message)
