@@ -7,8 +7,9 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+from campaigns.benches import steady
 from campaigns.benches.simulator import SPREAD, simulator
-from campaigns.house import QUESTION, clean_environment, cpu_seconds, events, request
+from campaigns.house import QUESTION, clean_environment, events, request
 from campaigns.services import free_port
 
 STREAMS = 100
@@ -29,12 +30,10 @@ def us_per_token(peer: Path, seconds: int) -> float:
         stack.callback(process.wait)
         stack.callback(process.terminate)
         asyncio.run(_until_it_answers(port))
-        before = cpu_seconds(process.pid)
-        received = asyncio.run(_streams(port))
-        used = cpu_seconds(process.pid) - before
+        received, cost = asyncio.run(_watch(port, process.pid, seconds))
     if received != STREAMS * tokens:
         raise SystemExit(f"the peer sent {received} tokens of {STREAMS * tokens}")
-    return round(used / received * 1e6, 1)
+    return cost
 
 
 async def _until_it_answers(port: int) -> None:
@@ -50,18 +49,25 @@ async def _until_it_answers(port: int) -> None:
             await asyncio.sleep(0.1)
 
 
-async def _streams(port: int) -> int:
-    """Ask on all streams, which begin one after the other, and return how many tokens came."""
-    reading = [_read(port, n * SPREAD / STREAMS) for n in range(STREAMS)]
-    return sum(await asyncio.gather(*reading))
+async def _watch(port: int, pid: int, seconds: int) -> tuple[int, float]:
+    """Read all streams; return how many tokens came, and what one cost while all of them ran."""
+    received: list[int] = []
+    streams = [
+        asyncio.create_task(_read(port, n * SPREAD / STREAMS, received)) for n in range(STREAMS)
+    ]
+    await asyncio.sleep(SPREAD + 1.0)
+    watched_for = seconds * steady.SHARE
+    costs = await steady.us_per_token({"peer": pid}, lambda: len(received), watched_for)
+    await asyncio.gather(*streams)
+    return len(received), costs["peer"]
 
 
-async def _read(port: int, wait: float) -> int:
+async def _read(port: int, wait: float, received: list[int]) -> None:
+    """Ask after `wait` seconds, and note each token that comes."""
     await asyncio.sleep(wait)
     body = {"question": QUESTION}
     _, reader, writer = await request(port, "POST", "/chat", body, "text/event-stream")
-    received = 0
     async for _, event in events(reader):
-        received += 1 if event.get("delta") else 0
+        if event.get("delta"):
+            received.append(len(received))
     writer.close()
-    return received

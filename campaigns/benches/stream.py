@@ -7,12 +7,13 @@ import os
 import re
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from campaigns.benches.peer import us_per_token
+from campaigns.benches import peer, steady
 from campaigns.benches.simulator import SPREAD, simulator
 from campaigns.house import (
     PAGES,
@@ -80,7 +81,7 @@ def main(argv: list[str]) -> None:
         print(run, file=sys.stderr)
     report: dict[str, object] = {"runs": runs}
     if options.peer is not None:
-        report["inline_us_per_token"] = us_per_token(options.peer, options.seconds)
+        report["inline_us_per_token"] = peer.us_per_token(options.peer, options.seconds)
     print(json.dumps(report | machine()))
 
 
@@ -101,12 +102,11 @@ def measure(setup: Setup, seconds: int) -> dict[str, object]:
         ingest(house)
         api = house.serve().pid
         worker = house.work(setup.streams + 50)
-        api_before = cpu_seconds(api)
-        worker_before = cpu_seconds(worker)
+        processes = {"api": api, "worker": worker}
+        before = sum(map(cpu_seconds, processes.values()))
         load = round(os.getloadavg()[0], 2)
-        seen = asyncio.run(watch(house, setup.streams, tokens))
-        api_cpu = cpu_seconds(api) - api_before
-        worker_cpu = cpu_seconds(worker) - worker_before
+        seen, costs = asyncio.run(watch(house, setup.streams, tokens, seconds, processes))
+        used = sum(map(cpu_seconds, processes.values())) - before
     return {
         **setup._asdict(),
         "tokens": seen.tokens,
@@ -115,8 +115,9 @@ def measure(setup: Setup, seconds: int) -> dict[str, object]:
         "token_p99_ms": round(quantile(seen.delays, 0.99), 2),
         "post_p99_ms": round(quantile(seen.posts, 0.99), 2),
         "posts": len(seen.posts),
-        "worker_us_per_token": round(worker_cpu / max(1, seen.tokens) * 1e6, 1),
-        "api_us_per_token": round(api_cpu / max(1, seen.tokens) * 1e6, 1),
+        "worker_us_per_token": costs["worker"],
+        "api_us_per_token": costs["api"],
+        "whole_run_us_per_token": round(used / max(1, seen.tokens) * 1e6, 1),
         "load_at_start": load,
     }
 
@@ -143,8 +144,13 @@ def ingest(house: Bench) -> None:
     house.env = env
 
 
-async def watch(house: Bench, streams: int, tokens: int) -> Seen:
-    """Read all streams to their ends, and post questions once all have begun."""
+async def watch(
+    house: Bench, streams: int, tokens: int, seconds: int, processes: Mapping[str, int]
+) -> tuple[Seen, dict[str, float]]:
+    """Read all streams to their ends; what a token costs each process while all of them run.
+
+    Questions are posted after that.
+    """
     seen = Seen()
     all_begun = SPREAD + 1.0
     counted_from = time.time() + all_begun
@@ -153,11 +159,13 @@ async def watch(house: Bench, streams: int, tokens: int) -> Seen:
         reader = Reader(house.port, n, tokens, counted_from, seen)
         readers.append(asyncio.create_task(reader.read(wait=n * SPREAD / streams)))
     await asyncio.sleep(all_begun)
+    watched_for = seconds * steady.SHARE
+    costs = await steady.us_per_token(processes, lambda: seen.tokens, watched_for)
     probes = asyncio.create_task(probe(house, seen))
     await asyncio.gather(*readers)
     probes.cancel()
     await asyncio.gather(probes, return_exceptions=True)
-    return seen
+    return seen, costs
 
 
 @dataclass
@@ -186,15 +194,15 @@ class Reader:
                     ended = True
                     break
         writer.close()
-        self.seen.tokens += received
         self.seen.lost += tokens_lost(self.tokens, received, ended=ended)
 
     def _take(self, now: float, delta: str) -> int:
-        """Note the delays of the tokens in a delta and return how many there are."""
+        """Note the tokens in a delta and their delays; return how many there are."""
         stamps = [float(stamp) for stamp in _STAMP.findall(delta)]
         for stamp in stamps:
             if stamp >= self.counted_from:
                 self.seen.delays.append((now - stamp) * 1000)
+        self.seen.tokens += len(stamps)
         return len(stamps)
 
 
