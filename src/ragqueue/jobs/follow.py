@@ -16,7 +16,7 @@ from ragqueue.types import ENDED, QUEUED_SEQ, Event, Job
 KEEP_ALIVE = 15.0  # seconds without an event after which a batch is empty
 # Seconds between two reads of the hub: under load one that finds more tokens costs less than more
 # reads.
-PAUSE = 0.005
+PAUSE = 0.008
 # Seconds that the hub waits for an event: a stream that begins is read from the next read on.
 LONGEST_READ = 0.05
 # Seconds between looks at the rows of live jobs: the row says that a job has ended.
