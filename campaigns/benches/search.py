@@ -24,7 +24,7 @@ from ragqueue.indexes.faiss import FaissIndex
 from ragqueue.ingestion.chunks import chunk
 from ragqueue.ingestion.reading import indexed_text, row_of
 from ragqueue.parsers.markdown import MarkdownParser
-from ragqueue.records import chunks, documents, uploads
+from ragqueue.records import chunks, documents, readings, uploads
 from ragqueue.types import Parsed, Passage, Reading, Space
 
 PASSAGES = 100_000
@@ -161,9 +161,9 @@ def store(connection: Connection, source: str, texts: Sequence[str], vectors: An
         sha256=source,
         media_type="text/plain",
     )
-    chunks.begin(connection, "default", source, 1)
+    readings.begin(connection, "default", source, 1)
     chunks.insert(connection, SPACE, source, 1, "en", rows)
-    chunks.show(connection, "default", source, 1)
+    readings.show(connection, "default", source, 1)
 
 
 def question_of(text: str, seed: int) -> str:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ragqueue.records.store import sqlite_module
+from ragqueue.records.sqlite import sqlite_module
 from ragqueue.types import ATTEMPT_SHIFT, LAST_N
 
 GONE = "gone"

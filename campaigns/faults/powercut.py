@@ -31,7 +31,7 @@ from campaigns.faults.powercut_writer import (
     answer_of,
 )
 from campaigns.house import print_report
-from ragqueue.records.store import sqlite_module
+from ragqueue.records.sqlite import sqlite_module
 
 CUTS_A_RUN = 250
 DATABASE = "records.sqlite3"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from campaigns.faults.evidence import GONE, Entry, Move
-from ragqueue.records.store import sqlite_module
+from ragqueue.records.sqlite import sqlite_module
 
 _NOW = "(julianday('now') - 2440587.5) * 86400.0"
 _NOTE = f"""

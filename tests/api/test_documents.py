@@ -9,7 +9,7 @@ import pytest
 
 from ragqueue.adapters import Given
 from ragqueue.indexes.base import Index
-from ragqueue.records.store import sqlite_module
+from ragqueue.records.sqlite import sqlite_module
 from ragqueue.types import Space
 from tests.tables import upload_parts
 

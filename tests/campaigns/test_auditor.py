@@ -11,7 +11,7 @@ from campaigns.faults.testimony import difference
 from ragqueue.events.base import END, FENCE
 from ragqueue.jobs.stream import DELTA, RESTARTED
 from ragqueue.records.schema import migrate, open_records
-from ragqueue.records.store import sqlite_module
+from ragqueue.records.sqlite import sqlite_module
 from ragqueue.types import LAST_N, seq_of
 
 JOB = "a"

@@ -12,7 +12,8 @@ import pytest
 from ragqueue.errors import ConfigError, GenerationFailed, Unavailable
 from ragqueue.generators import openai
 from ragqueue.generators.base import Generator
-from ragqueue.generators.openai import OpenAIGenerator, _Answer
+from ragqueue.generators.openai import OpenAIGenerator
+from ragqueue.generators.openai_answer import Answer
 from ragqueue.testing.contracts.generators import GeneratorContract, collect, make_prompt, text_of
 from ragqueue.testing.openai_server import FAULT_AFTER, RETRY_AFTER, OpenAISimulator
 
@@ -333,7 +334,7 @@ def test_events_are_found_however_the_bytes_arrive(size: int, newline: str) -> N
     ]
     raw = newline.join(lines).encode()
     pieces = [raw[at : at + size] for at in range(0, len(raw), size)]
-    answer = _Answer()
+    answer = Answer()
 
     said = [answer.take(piece) for piece in [*pieces, b"\n\n"]]
 

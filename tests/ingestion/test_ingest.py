@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from ragqueue.embedded import Ragqueue
 from ragqueue.errors import Unavailable
-from ragqueue.records import chunks, documents, erasures
+from ragqueue.records import chunks, documents, erasures, readings
 from ragqueue.types import Job, Reading, Row, Space
 
 TENANT = "default"
@@ -52,7 +52,7 @@ async def rows_of(ragqueue: Ragqueue) -> dict[int, int]:
 async def stage_alone(ragqueue: Ragqueue, document_id: str) -> None:
     """Stage a row that no run will show."""
     records = ragqueue.runtime.records
-    await records.write(chunks.begin, TENANT, document_id, 5)
+    await records.write(readings.begin, TENANT, document_id, 5)
     await records.write(chunks.insert, SPACE, document_id, 5, "en", [(STAGED, None)])
 
 

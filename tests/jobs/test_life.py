@@ -27,7 +27,7 @@ from ragqueue.jobs.submit import Bounds
 from ragqueue.queues.base import Handle
 from ragqueue.queues.sql import SqlQueue
 from ragqueue.records import jobs, retention, schema, workers
-from ragqueue.records.store import NOW
+from ragqueue.records.statements import NOW
 from ragqueue.types import Append, Event, Outcome, Ring, seq_of
 from ragqueue.working.inside import work
 from ragqueue.working.loops import Keeper

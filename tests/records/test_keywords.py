@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from ragqueue.errors import NotFound
 from ragqueue.language.tokens import tokenize
 from ragqueue.records import chunks, keywords
-from ragqueue.records.store import sqlite_module
+from ragqueue.records.sqlite import sqlite_module
 from ragqueue.types import Space
 from tests.library import GENERATION, add, hide
 from tests.tables import chunks as chunk_rows

@@ -5,25 +5,23 @@ Such are OpenAI, vLLM, Ollama, llama.cpp, TGI and LM Studio.
 
 import asyncio
 import re
-from base64 import b64encode
 from collections.abc import AsyncGenerator
-from typing import Any, NamedTuple, Self
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
+from typing import Any
 
 import aiohttp
 import httpx2
-import msgspec
 import openai
 
 from ragqueue.adapters import Given, Option
 from ragqueue.errors import (
-    ConfigError,
     GenerationFailed,
     RagqueueError,
     Unavailable,
     without_password,
 )
 from ragqueue.generators.base import Generator
+from ragqueue.generators.openai_answer import Answer
+from ragqueue.generators.openai_place import Place
 from ragqueue.types import Delta, Prompt
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -60,59 +58,6 @@ _ADVICE = {
 _TOO_LONG = re.compile(
     r"context.{0,20}(length|size|window)|maximum.{0,20}tokens|too (long|large)", re.IGNORECASE
 )
-
-
-class Place(NamedTuple):
-    """Where a model is served, in the parts that the SDK wants apart."""
-
-    url: str
-    headers: dict[str, str]
-    query: dict[str, object]
-
-    @classmethod
-    def of(cls, base_url: str) -> Self:
-        """Return the parts of a URL. Raises ConfigError.
-
-        User and password become basic authentication, as curl does it.
-        """
-        try:
-            parts = urlsplit(base_url)
-            server = _server_of(parts)
-        except ValueError:
-            # Its text may quote a password.
-            server = ""
-        if not server or parts.scheme not in ("http", "https"):
-            raise ConfigError(
-                f"OPENAI_BASE_URL is {without_password(base_url)!r}: "
-                "it must look like http://host:port/v1 or https://host/v1, "
-                "with user:password@ before the host where it asks for them"
-            )
-        return cls(
-            url=urlunsplit((parts.scheme, server, parts.path, "", "")),
-            headers=_authorization_of(parts),
-            query=dict(parse_qsl(parts.query, keep_blank_values=True)),
-        )
-
-
-def _server_of(parts: SplitResult) -> str:
-    """Return the `host:port` of a URL, nothing when it has no host. Raises ValueError."""
-    host = parts.hostname
-    port = parts.port
-    if host is None:
-        return ""
-    if ":" in host:
-        host = f"[{host}]"
-    if port is None:
-        return host
-    return f"{host}:{port}"
-
-
-def _authorization_of(parts: SplitResult) -> dict[str, str]:
-    """Return the header for the user and password of a URL, none when it has no user."""
-    if parts.username is None:
-        return {}
-    pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-    return {"Authorization": f"Basic {b64encode(pair.encode()).decode()}"}
 
 
 class OpenAIGenerator(Generator):
@@ -152,7 +97,7 @@ class OpenAIGenerator(Generator):
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
         now = asyncio.get_running_loop().time
         prefix = prompt.prefix if self.continues else ""
-        answer = _Answer()
+        answer = Answer()
         deadline = now() + FIRST
         try:
             async with asyncio.timeout_at(deadline):
@@ -205,7 +150,7 @@ class OpenAIGenerator(Generator):
                 retryable=False,
             )
 
-    def _check_end(self, answer: "_Answer", prefix: str) -> None:
+    def _check_end(self, answer: Answer, prefix: str) -> None:
         """Raise GenerationFailed when an answer that has ended is none."""
         is_empty = not answer.worded and not prefix
         problem = FAILED.get(answer.finish, EMPTY if is_empty else "")
@@ -248,76 +193,6 @@ def _failure_of(error: openai.APIStatusError, answered: str) -> GenerationFailed
     elif _TOO_LONG.search(str(error)):
         advice = _LONG
     return GenerationFailed(f"{answered}: {advice}", retryable=False)
-
-
-class _Answer:
-    """What the events of one answer have said so far."""
-
-    def __init__(self) -> None:
-        self.finish = ""
-        self.error = ""  # raised after the text before it was passed on
-        self.alive = False  # the last read brought a sign of life
-        self.begun = False  # some read did
-        self.worded = False  # the answer has a word
-        self.usage: dict[str, int] = {}
-        self._rest = b""
-
-    def take(self, data: bytes) -> str:
-        """Read what the network brought and return the text that it adds.
-
-        The SDK's own reading costs three times the CPU.
-        """
-        *events, self._rest = (self._rest + data).replace(b"\r", b"").split(b"\n\n")
-        self.alive = False
-        text = ""
-        for event in events:
-            text += self._read_event(event)
-        self.begun = self.begun or self.alive
-        self.worded = self.worded or bool(text.strip())
-        return text
-
-    def _read_event(self, event: bytes) -> str:
-        lines = event.split(b"\n")
-        data = b"\n".join([line[5:].strip() for line in lines if line.startswith(b"data:")])
-        if not data or data == b"[DONE]" or self.error:
-            return ""
-        try:
-            return self._read(msgspec.json.decode(data))
-        except (msgspec.DecodeError, UnicodeDecodeError, AttributeError, TypeError):
-            self.error = "the model server sent an event that is no chunk of a chat completion"
-            return ""
-
-    def _read(self, chunk: dict[str, Any]) -> str:
-        if chunk.get("error"):
-            self.error = (
-                "the model server reported an error in the middle of the answer: see its log"
-            )
-        usage = chunk.get("usage")
-        if usage:
-            self.usage = _counts(usage)
-        text = ""
-        for choice in chunk.get("choices") or ():
-            delta = choice.get("delta") or {}
-            content = delta.get("content")
-            finish = choice.get("finish_reason")
-            if content:
-                text += content
-            if finish:
-                self.finish = finish
-            # Thinking is not part of the answer, but a sign of life.
-            # A comment or an empty delta is none.
-            if content or finish or delta.get("reasoning") or delta.get("reasoning_content"):
-                self.alive = True
-        return text
-
-
-def _counts(usage: dict[str, Any]) -> dict[str, int]:
-    """Return the counts of tokens that a server gives, by our names."""
-    counts = {
-        "input_tokens": usage.get("prompt_tokens"),
-        "output_tokens": usage.get("completion_tokens"),
-    }
-    return {name: count for name, count in counts.items() if isinstance(count, int)}
 
 
 OPTIONS = {

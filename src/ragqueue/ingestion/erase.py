@@ -15,7 +15,7 @@ from ragqueue.indexes.base import Index
 from ragqueue.jobs.control import cancel
 from ragqueue.jobs.receipts import compact
 from ragqueue.jobs.submit import Submitter
-from ragqueue.records import chunks, documents, erasures
+from ragqueue.records import chunks, documents, erasures, readings
 from ragqueue.records.store import Records
 from ragqueue.types import Job, Outcome
 
@@ -94,4 +94,5 @@ def _erase(
 ) -> tuple[list[int], dict[str, int]]:
     """Return the numbers of the chunks that went, and how much else did."""
     numbers = chunks.remove(connection, tenant, document_id)
+    readings.forget(connection, tenant, document_id)
     return numbers, erasures.erase(connection, tenant, document_id)

@@ -14,7 +14,7 @@ from ragqueue.indexes.base import Index
 from ragqueue.ingestion.accept import check_generation, generation_of, sha256
 from ragqueue.ingestion.reading import indexed_text
 from ragqueue.parsers.pool import ParserPool
-from ragqueue.records import chunks, documents, uploads
+from ragqueue.records import chunks, documents, readings, uploads
 from ragqueue.records.statements import to_json
 from ragqueue.records.store import Records
 from ragqueue.types import Document, Job, Outcome, Passage, Reading, Row, Space
@@ -117,7 +117,7 @@ class Ingester:
                 sha256=job.payload["sha256"],
                 media_type=job.payload["media_type"],
             )
-            count = chunks.show(connection, document.tenant, document.id, number)
+            count = readings.show(connection, document.tenant, document.id, number)
             if count != len(reading.rows):
                 raise Unavailable(f"{document.source!r} is being read twice: it is read again")
 
@@ -130,7 +130,7 @@ class Ingester:
         """Begin a reading. Raises Unavailable when its document was deleted meanwhile."""
         if documents.get(connection, document.tenant, document.id) is None:
             raise Unavailable(f"document {document.id!r} was deleted while it was read")
-        chunks.begin(connection, document.tenant, document.id, number)
+        readings.begin(connection, document.tenant, document.id, number)
 
     async def _stage(
         self, space: Space, document_id: str, number: int, reading: Reading, rows: Sequence[Row]
@@ -141,7 +141,7 @@ class Ingester:
 
         def insert(connection: Connection) -> list[int]:
             # A run that lost its lease must leave nothing that nobody would find again.
-            if not chunks.is_begun(connection, space.tenant, document_id, number):
+            if not readings.is_begun(connection, space.tenant, document_id, number):
                 raise Unavailable(
                     f"document {document_id!r} was deleted, or read anew, while it was read"
                 )
@@ -155,7 +155,7 @@ class Ingester:
         """Remove what is not of the document's current reading, a few at a time."""
         while True:
             numbers = await self._records.note(
-                chunks.remove_stale, space.tenant, document_id, job_id, ROWS_AT_ONCE
+                readings.remove_stale, space.tenant, document_id, job_id, ROWS_AT_ONCE
             )
             if not numbers:
                 return

@@ -14,7 +14,7 @@ from ragqueue.jobs.receipts import compact
 from ragqueue.jobs.ring import Ringer
 from ragqueue.jobs.submit import Submitter
 from ragqueue.queues.base import JobQueue
-from ragqueue.records import chunks, documents, erasures, jobs, retention, uploads, workers
+from ragqueue.records import documents, erasures, jobs, readings, retention, uploads, workers
 from ragqueue.records.store import Records
 from ragqueue.types import LANES
 
@@ -128,8 +128,8 @@ class Reconciler:
         Texts and removals are kept as long as the answers that quote them.
         """
         await self._records.note(documents.forget_replaced, self._keep_jobs)
-        for tenant, document_id in await self._records.read(chunks.abandoned):
-            await self._records.note(chunks.remove_stale, tenant, document_id, "", MOST_ABANDONED)
+        for tenant, document_id in await self._records.read(readings.abandoned):
+            await self._records.note(readings.remove_stale, tenant, document_id, "", MOST_ABANDONED)
         await self._records.note(uploads.forget_untaken, UPLOAD_FORGOTTEN)
         await self._records.note(workers.forget, WORKER_FORGOTTEN)
         await compact(self._records)  # last: it needs the most room

@@ -16,11 +16,7 @@ from sqlalchemy.exc import OperationalError
 from ragqueue.errors import Unavailable
 from ragqueue.records import sqlite
 from ragqueue.records.sqlite import NOTE, READ, WRITE
-from ragqueue.records.sqlite import sqlite_module as sqlite_module
-from ragqueue.records.statements import NOW as NOW
-from ragqueue.records.statements import to_json as to_json
 
-sqlite_is_safe = sqlite.is_safe
 P = ParamSpec("P")
 T = TypeVar("T")
 GROUP = 500  # writes in one transaction, at most
