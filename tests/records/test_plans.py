@@ -1,6 +1,7 @@
 """No cost that grows with the past: each statement of the system is planned on an index."""
 
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,7 @@ async def test_each_statement_is_planned_on_an_index(tmp_path: Path, executed: E
     await live_once(tmp_path)
 
     connection = sqlite_module.connect(tmp_path / "data" / "records.sqlite3")
+    connection.create_function("epoch", 0, time.time, deterministic=True)
     verbs = ("select", "insert", "update", "delete", "with")
     wrong = {
         statement: found
@@ -118,6 +120,7 @@ async def test_each_statement_is_planned_on_an_index(tmp_path: Path, executed: E
 
 def test_a_scan_of_a_table_that_grows_is_noticed(tmp_path: Path) -> None:
     connection = sqlite_module.connect(tmp_path / "records.sqlite3")
+    connection.create_function("epoch", 0, time.time, deterministic=True)
     connection.execute("create table jobs (id, state)")
 
     found = scans(connection, "select id from jobs j where state = ?", ("queued",))

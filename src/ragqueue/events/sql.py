@@ -24,7 +24,7 @@ _INSERT = "insert into events (job_id, seq, type, data, at) values (?, ?, ?, ?, 
 # CROSS JOIN keeps SQLite from scanning the events first: one look-up a live job.
 _AFTER = """
     select job_id, seq, e.type, data, at from json_each(?)
-    cross join events e on job_id = key and seq > value
+    cross join events e where job_id = key and seq > cast(value as bigint)
     order by job_id, seq"""
 
 

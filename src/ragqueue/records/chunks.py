@@ -52,14 +52,17 @@ _HERE = "tenant = :tenant and collection = :collection and generation = :generat
 # One statement for thousands of terms: a third of the time of one statement a term.
 _ADD_TERMS = sql("""
     insert into terms (tenant, collection, generation, term, df)
-    select :tenant, :collection, :generation, key, value from json_each(:frequencies) where true
-    on conflict (tenant, collection, generation, term) do update set df = df + excluded.df""")
+    select :tenant, :collection, :generation, key, cast(value as bigint)
+    from json_each(:frequencies) where true
+    on conflict (tenant, collection, generation, term)
+    do update set df = terms.df + excluded.df""")
 
 _ADD_CHUNKS = sql("""
     insert into spaces (tenant, collection, generation, language, chunks, length)
     values (:tenant, :collection, :generation, :language, :chunks, :length)
     on conflict (tenant, collection, generation, language)
-    do update set chunks = chunks + excluded.chunks, length = length + excluded.length""")
+    do update set chunks = spaces.chunks + excluded.chunks,
+        length = spaces.length + excluded.length""")
 
 _DROP_TERMS = sql(f"""
     delete from terms
@@ -81,9 +84,10 @@ _REMOVE = sql("""
 # process. "cross" keeps SQLite from walking all of the tenant's chunks.
 SHOWN = """
     from json_each(:numbers) listed
-    cross join chunks c on c.number = listed.value and c.tenant = :tenant
+    cross join chunks c
     join documents d on d.tenant = c.tenant and d.id = c.document_id
         and d.state = 'ready' and d.reading = c.reading"""
+LISTED = "where c.number = cast(listed.value as bigint) and c.tenant = :tenant"
 
 _LOAD = sql(f"""
     select c.number, c.document_id, d.version, c.start, c."end",
@@ -91,7 +95,8 @@ _LOAD = sql(f"""
         d.title, d.source, c.heading_path, c.page, c.language
     {SHOWN}
     join versions v on v.tenant = c.tenant and v.document_id = c.document_id
-        and v.version = d.version""")
+        and v.version = d.version
+    {LISTED}""")
 
 _ADDED = sql(f"""
     select number, vector from chunks

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row
 from ragqueue.errors import NotFound
 from ragqueue.language.bm25 import bm25, weight
 from ragqueue.language.tokens import asked
-from ragqueue.records.chunks import SHOWN, scope
+from ragqueue.records.chunks import LISTED, SHOWN, scope
 from ragqueue.records.statements import as_list, sql
 from ragqueue.types import Space
 
@@ -24,7 +24,7 @@ MOST_TERMS = 12
 CANDIDATES = 200  # what the index's own ranking finds is ranked again
 
 # Lists travel as JSON: SQLAlchemy's `in_` took 2 ms of CPU a question.
-_COLLECTIONS = "c.tenant = :tenant and (:names is null or c.name in {list:names})"
+_COLLECTIONS = "c.tenant = :tenant and (cast(:names as text) is null or c.name in {list:names})"
 
 _SUMS = sql(f"""
     select c.name, c.generation, s.language, s.chunks, s.length from collections c
@@ -34,15 +34,16 @@ _SUMS = sql(f"""
     order by c.name""")
 
 _FREQUENCIES = sql(f"""
-    select t.term, sum(t.df) as df from collections c
-    cross join terms t on t.tenant = c.tenant and t.collection = c.name
-        and t.generation = c.generation
-    where {_COLLECTIONS} and t.term in {{list:terms}}
+    select t.term, cast(sum(t.df) as bigint) as df from collections c
+    cross join terms t
+    where t.tenant = c.tenant and t.collection = c.name and t.generation = c.generation
+        and {_COLLECTIONS} and t.term in {{list:terms}}
     group by t.term""")
 
 _FEATURES = sql(f"""
     select c.number, c.collection, c.generation, c.language, c.tokens, c.length, c.vector
-    {SHOWN}""")
+    {SHOWN}
+    {LISTED}""")
 
 _MATCHES_BY_RANK = """
     select rowid from chunk_words where chunk_words match ? order by rank, rowid limit ?"""

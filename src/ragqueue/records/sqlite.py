@@ -22,14 +22,6 @@ sqlite_module = _sqlite
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# What differs between databases in the statements of the records (`statements.sql`).
-FORMS = {
-    # The store's clock in seconds since 1970; SQLite 3.40 does not know `subsec`.
-    "now": "((julianday('now') - 2440587.5) * 86400.0)",
-    # The values of a list that is bound as JSON: there is a limit of bound variables, none of
-    # these.
-    "list": "(select value from json_each(:{name}))",
-}
 PRAGMAS = (
     "busy_timeout=10000",
     "synchronous=FULL",
@@ -72,6 +64,8 @@ def open_engine(url: URL, *, pool_size: int = 5) -> Engine:
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # we say BEGIN ourselves
+        # Called once a statement, so that an index can be asked with it.
+        connection.create_function("epoch", 0, time.time, deterministic=True)
         for pragma in PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
 

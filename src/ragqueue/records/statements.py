@@ -1,7 +1,8 @@
 """Statements that one can read: plain SQL, one text for every database.
 
-What differs between databases stands in braces: `{now}` is the store's clock in seconds since
-1970, `{list:ids}` the values of the list that is bound as `ids` (see `as_list`).
+What differs between databases stands behind two functions that each of them has: `epoch()`, the
+store's clock in seconds since 1970, and `json_each(text)`, the rows (key, value) of a list or map.
+`{now}` and `{list:ids}` (the values of the list that is bound as `ids`, see `as_list`) call them.
 """
 
 import re
@@ -11,15 +12,18 @@ from typing import Any
 import msgspec
 from sqlalchemy import Float, TextClause, literal_column, text
 
-from ragqueue.records import sqlite
-
-NOW = literal_column(sqlite.FORMS["now"], Float)  # the clock in what SQLAlchemy builds
+FORMS = {
+    "now": "epoch()",
+    # There is a limit of bound variables, none of these.
+    "list": "(select value from json_each(:{name}))",
+}
+NOW = literal_column(FORMS["now"], Float)  # the clock in what SQLAlchemy builds
 _MARK = re.compile(r"\{(\w+)(?::(\w+))?\}")
 
 
 def sql(template: str) -> TextClause:
     """Return a template as the statement that runs on the database."""
-    return text(_MARK.sub(lambda mark: sqlite.FORMS[mark[1]].format(name=mark[2]), template))
+    return text(_MARK.sub(lambda mark: FORMS[mark[1]].format(name=mark[2]), template))
 
 
 def as_list(values: Iterable[object]) -> str:
