@@ -1,6 +1,6 @@
-"""Keyword search: candidates from FTS5, ranked by true BM25.
+"""Keyword search: candidates from the database's index of words, ranked by true BM25.
 
-FTS5 indexes `chunks.tokens`; triggers keep it, so that a delete is a delete.
+It indexes `chunks.tokens` and is kept by the database itself, so that a delete is a delete.
 """
 
 from collections import Counter
@@ -13,6 +13,7 @@ from ragqueue.errors import NotFound
 from ragqueue.language.bm25 import bm25, weight
 from ragqueue.language.tokens import asked
 from ragqueue.records.chunks import LISTED, SHOWN, scope
+from ragqueue.records.database import database_of
 from ragqueue.records.statements import as_list, sql
 from ragqueue.types import Space
 
@@ -44,19 +45,6 @@ _FEATURES = sql(f"""
     select c.number, c.collection, c.generation, c.language, c.tokens, c.length, c.vector
     {SHOWN}
     {LISTED}""")
-
-_MATCHES_BY_RANK = """
-    select rowid from chunk_words where chunk_words match ? order by rank, rowid limit ?"""
-
-_MATCHES_OF_A_TERM = """
-    select rowid as number, ? as weight from chunk_words where chunk_words match ?"""
-
-# The weights of the terms that a chunk holds are added: a third of the time of FTS5's own rank.
-_MATCHES_BY_WEIGHT = """
-    select number from ({matches})
-    group by number
-    order by sum(weight) desc, number
-    limit ?"""
 
 
 class Scored(NamedTuple):
@@ -182,36 +170,8 @@ def search(connection: Connection, weights: Weights, limit: int) -> list[Scored]
     """
     if not weights.picked:
         return []
-    scopes = _any(map(scope, weights.spaces))
+    scopes = [scope(space) for space in weights.spaces]
     most = max(2 * limit, CANDIDATES)
-    if len(weights.picked) <= FEWEST_TERMS:
-        numbers = _matches_by_rank(connection, scopes, weights.picked, most)
-    else:
-        numbers = _matches_by_weight(connection, scopes, weights.picked, most)
+    database = database_of(connection.dialect.name)
+    numbers = database.candidates(connection, scopes, weights.picked, most)
     return scored(connection, weights, numbers)[:limit]
-
-
-def _matches_by_rank(
-    connection: Connection, scopes: str, terms: Iterable[str], limit: int
-) -> Sequence[int]:
-    """Return the chunks with any of these terms that FTS5 ranks best."""
-    match = f"{scopes} AND {_any(terms)}"
-    return connection.exec_driver_sql(_MATCHES_BY_RANK, (match, limit)).scalars().all()
-
-
-def _matches_by_weight(
-    connection: Connection, scopes: str, terms: Mapping[str, float], limit: int
-) -> Sequence[int]:
-    """Return the chunks whose terms, each with its weight, weigh most together."""
-    values: list[float | str] = []
-    for term, term_weight in terms.items():
-        values += [term_weight, f"{scopes} AND {_any([term])}"]
-    matches = " union all ".join([_MATCHES_OF_A_TERM] * len(terms))
-    query = _MATCHES_BY_WEIGHT.format(matches=matches)
-    return connection.exec_driver_sql(query, (*values, limit)).scalars().all()
-
-
-def _any(tokens: Iterable[str]) -> str:
-    """Return FTS5's expression for rows that hold any of these tokens."""
-    quoted = [f'"{token}"' for token in tokens]
-    return f"({' OR '.join(quoted)})"

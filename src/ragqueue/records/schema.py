@@ -9,7 +9,7 @@ from tempfile import TemporaryFile
 from sqlalchemy import URL, Connection, Engine, inspect
 
 from ragqueue.errors import ConfigError, told
-from ragqueue.records.sqlite import WRITE, lock, transact
+from ragqueue.records.database import WRITE, database_of
 from ragqueue.records.statements import sql
 from ragqueue.records.store import Records
 
@@ -40,12 +40,12 @@ def migrate(engine: Engine) -> str:
 
     Raises ConfigError.
     """
+    database = database_of(engine.dialect.name)
     with engine.connect() as connection:
-        # Two processes may make the file at the same moment.
-        lock(connection, "PRAGMA journal_mode=WAL")
+        database.upkeep.prepare(connection)
         is_new = not inspect(connection).has_table("alembic_version")
         if is_new or connection.scalar(_REVISION) != HEAD:
-            transact(connection, WRITE, _upgrade)
+            database.transact(connection, WRITE, _upgrade)
         return str(connection.execute(_UUID).scalar_one())
 
 

@@ -11,17 +11,14 @@ from contextlib import suppress
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from sqlalchemy import URL, Connection
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from ragqueue.errors import Unavailable
-from ragqueue.records import sqlite
-from ragqueue.records.sqlite import NOTE, READ, WRITE
+from ragqueue.records.database import NOTE, READ, WRITE, Database, database_of, run
 
 P = ParamSpec("P")
 T = TypeVar("T")
-GROUP = 500  # writes in one transaction, at most
 READERS = 3  # threads
-EMPTIED_WITHIN = 50  # looks, one each 0.1 s, at whether a reader still holds the write-ahead log
 
 
 class Work(NamedTuple):
@@ -50,7 +47,8 @@ class Session:
     """A connection of its own, for one thread that must not wait behind others."""
 
     def __init__(self, url: URL) -> None:
-        self._engine = sqlite.open_engine(url, pool_size=1)
+        self._database = database_of(url.get_backend_name())
+        self._engine = self._database.open_engine(url, pool_size=1)
         self._connection: Connection | None = None
 
     def read(
@@ -64,7 +62,7 @@ class Session:
     ) -> T:
         """Run it in a transaction, which a power cut may undo. Raises DBAPIError."""
         return self._do(
-            lambda connection: sqlite.transact(connection, NOTE, function, *args, **kwargs)
+            lambda connection: self._database.transact(connection, NOTE, function, *args, **kwargs)
         )
 
     def _do(self, use: Callable[[Connection], T]) -> T:
@@ -89,7 +87,8 @@ class Records:
 
     def __init__(self, url: URL) -> None:
         self.url = url
-        self.engine = sqlite.open_engine(url, pool_size=READERS + 8)
+        self.database = database_of(url.get_backend_name())
+        self.engine = self.database.open_engine(url, pool_size=READERS + 8)
         self.compacting = asyncio.Lock()  # one `compact` at a time is enough
         self._reads: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._writes: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
@@ -134,7 +133,9 @@ class Records:
         return future
 
     def _start_threads(self) -> None:
-        for works, most in [*[(self._reads, 1)] * READERS, (self._writes, GROUP)]:
+        reading = [(self._reads, 1)] * READERS
+        writing = [(self._writes, self.database.group)] * self.database.writers
+        for works, most in [*reading, *writing]:
             thread = threading.Thread(
                 target=self._serve, args=(works, most), name="records", daemon=True
             )
@@ -150,9 +151,10 @@ class Records:
             group, ended = take(works, most)
             try:
                 connection = connection or self.engine.connect()
-                replies = run_group(connection, group)
+                replies = run_group(self.database, connection, group)
             except Exception as error:  # noqa: BLE001 - callers of a dead thread wait for ever
-                replies = [Reply(work.future, None, sqlite.explained(error)) for work in group]
+                explained = self.database.explained(error)
+                replies = [Reply(work.future, None, explained) for work in group]
                 if connection is not None:
                     discard(connection)
                 connection = None
@@ -166,39 +168,23 @@ class Records:
 
     def watch(self) -> Generator[bool]:
         """Say at each step whether anybody has committed since the last."""
-        return sqlite.watch(self.engine)
-
-    async def checkpoint(self) -> None:
-        """Empty the write-ahead log, so that nothing deleted stands in it. Raises Unavailable."""
-        for _ in range(EMPTIED_WITHIN):
-            if await asyncio.to_thread(sqlite.empty_log, self.engine):
-                return
-            await asyncio.sleep(0.1)
-        raise Unavailable(
-            "the write-ahead log cannot be emptied while somebody reads: try again later"
-        )
+        return self.database.watch(self.engine)
 
     async def size(self) -> int:
-        """Return how many bytes the database file has, as of its last commit.
+        """Return how many bytes the database has, as of its last commit.
 
         Raises Unavailable.
         """
-        return await self.read(sqlite.size)
+        return await self.read(self.database.upkeep.size)
 
     async def compact(self) -> None:
-        """Write the whole file anew; the writers wait meanwhile. Raises StoreFull, Unavailable.
-
-        `secure_delete` overwrites what is deleted, but not the copies that moving a row between
-        pages leaves behind in a page's unused part: a word of a deleted document stood there
-        after 1 of 100 erasures.
-        """
-        await asyncio.to_thread(sqlite.vacuum, self.engine, await self.size())
-        await self.checkpoint()
+        """Leave nothing of what was deleted in the files. Raises StoreFull, Unavailable."""
+        await asyncio.to_thread(self.database.upkeep.compact, self.engine, await self.size())
 
     def close(self) -> None:
         """Finish what is queued and close every connection."""
         self._closed = True
-        for works in [*[self._reads] * READERS, self._writes]:
+        for works in [*[self._reads] * READERS, *[self._writes] * self.database.writers]:
             works.put(None)  # ends one thread
         for thread in self._threads:
             thread.join()
@@ -213,36 +199,36 @@ def take(works: queue.SimpleQueue[Work | None], most: int) -> tuple[list[Work], 
     return [work for work in waiting if work is not None], None in waiting
 
 
-def run_group(connection: Connection, group: Sequence[Work]) -> list[Reply]:
+def run_group(database: Database, connection: Connection, group: Sequence[Work]) -> list[Reply]:
     """Run a group in one transaction, as strong as its strongest work.
 
-    Raises OperationalError when the connection is of no use any more: nothing was kept.
+    Raises DBAPIError when the connection is of no use any more: nothing was kept.
     """
     strength = max((work.strength for work in group), default=READ)
     try:
-        return sqlite.transact(connection, strength, _run_each, group)
-    except OperationalError as error:
-        if sqlite.breaks_connection(error):
+        return database.transact(connection, strength, _run_each, database, group)
+    except DBAPIError as error:
+        if database.breaks(error):
             raise
-        return [Reply(work.future, None, sqlite.explained(error)) for work in group]
+        return [Reply(work.future, None, database.explained(error)) for work in group]
     except Exception as error:  # noqa: BLE001 - each waiter is given its error
         return [Reply(work.future, None, error) for work in group]
 
 
-def _run_each(connection: Connection, group: Sequence[Work]) -> list[Reply]:
+def _run_each(connection: Connection, database: Database, group: Sequence[Work]) -> list[Reply]:
     if len(group) == 1:
         return [Reply(group[0].future, group[0].do(connection), None)]
     replies: list[Reply] = []
     for work in group:  # in a savepoint of its own: a failure undoes its own work only
-        sqlite.run(connection, "SAVEPOINT work")
+        run(connection, "SAVEPOINT work")
         try:
             replies.append(Reply(work.future, work.do(connection), None))
         except Exception as error:
-            if sqlite.concerns_everybody(error):
+            if database.explained(error) is not error:
                 raise  # the disk is full or the file is away
-            sqlite.run(connection, "ROLLBACK TO work")
+            run(connection, "ROLLBACK TO work")
             replies.append(Reply(work.future, None, error))
-        sqlite.run(connection, "RELEASE work")
+        run(connection, "RELEASE work")
     return replies
 
 
