@@ -10,9 +10,9 @@ from sqlalchemy import Connection
 from ragqueue.ingestion.reading import row_of
 from ragqueue.records import chunks
 from ragqueue.records.schema import migrate
-from ragqueue.records.schema import open_records as open_new
 from ragqueue.records.store import Records
 from ragqueue.types import Passage, Space
+from tests.databases import open_records as open_new
 from tests.tables import collections, documents, versions
 
 GENERATION = "words"

@@ -16,6 +16,7 @@ from ragqueue.ingestion import erase
 from ragqueue.ingestion.erase import Eraser
 from ragqueue.jobs.control import cancel
 from ragqueue.records import documents, erasures, jobs
+from ragqueue.records.statements import positional
 from ragqueue.records.store import Records
 from ragqueue.types import Job, Outcome, Space
 from tests.library import GENERATION, add, hide, open_records
@@ -27,7 +28,8 @@ MANY_JOBS = """
     with recursive n(i) as (select 1 union all select i + 1 from n where i < ?)
     insert into jobs (tenant, id, kind, lane, state, payload, attempt, tries, deaths, place,
         run_at, deadline_at, cancel_requested, created_at, ended_at)
-    select ?, 'many' || i, 'chat', 'chat', 'succeeded', '{}', 1, 0, 0, 0, 0, 0, 0, 0, 1 from n"""
+    select ?, 'many' || i, 'chat', 'chat', 'succeeded', '{}', 1, 0, 0, 0, 0, 0, false, 0, 1
+    from n"""
 
 
 def settings_of(folder: Path) -> dict[str, Any]:
@@ -257,7 +259,7 @@ async def test_a_document_that_very_many_answers_quote_is_erased(tmp_path: Path)
     await records.write(jobs.finish, question, Outcome(state="cancelled"))
 
     def quote(connection: Connection) -> None:
-        connection.exec_driver_sql(MANY_JOBS, (MANY, TENANT))
+        connection.exec_driver_sql(positional(connection, MANY_JOBS), (MANY, TENANT))
         connection.exec_driver_sql(
             "insert into quotes select tenant, 'd', id from jobs where id like 'many%'"
         )

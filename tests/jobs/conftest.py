@@ -17,13 +17,21 @@ from ragqueue.jobs.ring import Ringer
 from ragqueue.jobs.submit import Bounds, Submitter
 from ragqueue.queues.sql import SqlQueue
 from ragqueue.records import jobs
-from ragqueue.records.schema import migrate, open_records
+from ragqueue.records.schema import migrate
 from ragqueue.types import Event, Job
 from ragqueue.working.inside import work
 from ragqueue.working.loops import Keeper
 from ragqueue.working.worker import Kind, Worker
+from tests.databases import open_records
 
 TENANT = "acme"
+
+
+@pytest.fixture(autouse=True)
+def _on_each_database(each_database: None) -> None:
+    """Run every test of this folder on each database."""
+
+
 MONTH = 30 * 86_400.0
 
 

@@ -11,6 +11,7 @@ from ragqueue.errors import Unavailable
 from ragqueue.events.pen import Pen
 from ragqueue.jobs.control import cancel
 from ragqueue.records import jobs
+from ragqueue.records.statements import positional
 from ragqueue.types import LAST_N, Event, Job, Outcome, seq_of
 
 from .conftest import TENANT, House
@@ -201,7 +202,9 @@ async def damage(house: House, job: Job, seq: int) -> None:
     """Put an entry that is no JSON into a job's log."""
     statement = "insert into events (job_id, seq, type, data, at) values (?, ?, 'x', '{bad', 0)"
     await house.records.note(
-        lambda connection: connection.exec_driver_sql(statement, (job.id, seq))
+        lambda connection: connection.exec_driver_sql(
+            positional(connection, statement), (job.id, seq)
+        )
     )
 
 

@@ -84,9 +84,7 @@ async def test_from_the_second_death_on_a_job_waits_longer_each_time(house: Hous
         await house.records.write(jobs.release, "dead")
         waits.append(
             await house.records.read(
-                lambda c: c.exec_driver_sql(
-                    "select round(run_at - (julianday('now') - 2440587.5) * 86400) from jobs"
-                ).scalar()
+                lambda c: c.exec_driver_sql("select round(run_at - epoch()) from jobs").scalar()
             )
         )
 

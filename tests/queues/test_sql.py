@@ -12,9 +12,10 @@ from sqlalchemy import Connection, update
 from ragqueue.queues.base import Handle, JobQueue
 from ragqueue.queues.sql import SqlQueue
 from ragqueue.records import jobs
-from ragqueue.records.schema import migrate, open_records
+from ragqueue.records.schema import migrate
 from ragqueue.testing.contracts.engines import QueueContract
 from ragqueue.types import Ring
+from tests.databases import open_records
 from tests.tables import jobs as rows
 
 KINDS = {"chat": "chat", "background": "ingest"}
@@ -27,6 +28,7 @@ def insert(connection: Connection, wanted: list[Ring]) -> None:
             connection.execute(update(rows).where(rows.c.id == ring.job_id).values(place=0.0))
 
 
+@pytest.mark.usefixtures("each_database")
 class TestSqlQueue(QueueContract):
     @pytest.fixture
     async def queue(self, tmp_path: Path) -> AsyncIterator[SqlQueue]:

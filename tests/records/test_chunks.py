@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection
@@ -13,6 +14,7 @@ from ragqueue.types import Chunk, Passage, Space
 from tests.library import GENERATION, add, hide
 from tests.tables import documents, removals, spaces, terms
 
+pytestmark = pytest.mark.usefixtures("each_database")
 DEFAULT = [Space(tenant="acme", collection="default", generation=GENERATION)]
 SPACE = Space(tenant="acme", collection="default", generation="g")
 

@@ -10,11 +10,10 @@ from sqlalchemy import Connection
 from ragqueue.errors import NotFound
 from ragqueue.language.tokens import tokenize
 from ragqueue.records import chunks, keywords
-from ragqueue.records.sqlite import sqlite_module
 from ragqueue.types import Space
 from tests.library import GENERATION, add, hide
-from tests.tables import chunks as chunk_rows
 
+pytestmark = pytest.mark.usefixtures("each_database")
 DEFAULT = [Space(tenant="acme", collection="default", generation=GENERATION)]
 
 
@@ -118,45 +117,13 @@ def test_a_small_tenant_finds_its_own_among_many_of_others(connection: Connectio
     assert found(connection, "zebra") == mine
 
 
-def test_a_removed_chunk_is_not_found_and_the_index_is_sound(connection: Connection) -> None:
+def test_a_removed_chunk_is_not_found(connection: Connection) -> None:
     add(connection, "d", "zebra\ngiraffe")
     kept = add(connection, "e", "zebra")
 
     chunks.remove(connection, "acme", "d")
 
     assert found(connection, "zebra giraffe") == kept
-    connection.exec_driver_sql(
-        "insert into chunk_words (chunk_words, rank) values ('integrity-check', 1)"
-    )
-
-
-@pytest.mark.skipif(
-    sqlite_module.sqlite_version_info < (3, 42),
-    reason="this SQLite cannot erase words from FTS5 at once",
-)
-def test_a_removed_word_leaves_no_bytes_in_the_index(connection: Connection) -> None:
-    add(connection, "d", "xylophone")
-    add(connection, "e", "zebra")
-    pages = "select count(*) from chunk_words_data where instr(block, cast('xylophon' as blob)) > 0"
-    assert connection.exec_driver_sql(pages).scalar() == 1
-
-    chunks.remove(connection, "acme", "d")
-
-    assert connection.exec_driver_sql(pages).scalar() == 0
-
-
-def test_changed_tokens_are_indexed_anew(connection: Connection) -> None:
-    numbers = add(connection, "d", "zebra")
-    mark = chunks.scope(DEFAULT[0])
-
-    connection.execute(chunk_rows.update().values(tokens=f"{mark} giraff"))
-
-    match = "select rowid from chunk_words where chunk_words match ?"
-    assert connection.exec_driver_sql(match, ("zebra",)).all() == []
-    assert connection.exec_driver_sql(match, ("giraff",)).scalars().all() == numbers
-    connection.exec_driver_sql(
-        "insert into chunk_words (chunk_words, rank) values ('integrity-check', 1)"
-    )
 
 
 def test_a_hidden_document_is_not_found(connection: Connection) -> None:

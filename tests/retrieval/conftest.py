@@ -65,6 +65,11 @@ class ScanIndex(Index):
         return len(self.held.get(space, {}))
 
 
+@pytest.fixture(autouse=True)
+def _on_each_database(each_database: None) -> None:
+    """Run every test of this folder on each database."""
+
+
 @pytest.fixture
 def records(tmp_path: Path) -> Iterator[Records]:
     opened = open_records(tmp_path)

@@ -9,13 +9,14 @@ from sqlalchemy import Connection
 
 from ragqueue.adapters import Given
 from ragqueue.events.base import EventLog, entry
-from ragqueue.records.statements import as_list, to_json
+from ragqueue.records.statements import as_list, positional, to_json
 from ragqueue.records.store import Records
 from ragqueue.types import Append, Event
 
 POLL = 0.01  # seconds between looks for what other processes wrote, while somebody reads
 
 # These run for every token: past SQLAlchemy's texts, which cost more than the statements.
+_HOLD = "select hold(?)"
 _ENDS = """
     select job.value, coalesce((select max(seq) from events where job_id = job.value), 0)
     from json_each(?) job"""
@@ -69,7 +70,11 @@ def grants(end: int, after: int, first: int) -> bool:
 
 def _append(connection: Connection, appends: Sequence[Append]) -> list[int]:
     job_ids = as_list(append.job_id for append in appends)
-    ends: dict[str, int] = dict(connection.exec_driver_sql(_ENDS, (job_ids,)).all())
+    # Two that look for the end of one log at the same moment would both be granted.
+    connection.exec_driver_sql(positional(connection, _HOLD), (job_ids,))
+    ends: dict[str, int] = dict(
+        connection.exec_driver_sql(positional(connection, _ENDS), (job_ids,)).all()
+    )
     rows = []
     for append in appends:
         if not append.events:
@@ -81,12 +86,12 @@ def _append(connection: Connection, appends: Sequence[Append]) -> list[int]:
             ]
             ends[append.job_id] = append.events[-1].seq
     if rows:
-        connection.exec_driver_sql(_INSERT, rows)
+        connection.exec_driver_sql(positional(connection, _INSERT), rows)
     return [ends[append.job_id] for append in appends]
 
 
 def _drop(connection: Connection, job_ids: Sequence[str]) -> None:
-    connection.exec_driver_sql(_DROP, (as_list(job_ids),))
+    connection.exec_driver_sql(positional(connection, _DROP), (as_list(job_ids),))
 
 
 def _seal(connection: Connection, fences: Sequence[Append]) -> None:
@@ -96,7 +101,9 @@ def _seal(connection: Connection, fences: Sequence[Append]) -> None:
 
 def _read(connection: Connection, cursors: str) -> dict[str, list[Event]]:
     events: dict[str, list[Event]] = {}
-    for job_id, seq, type_, data, at in connection.exec_driver_sql(_AFTER, (cursors,)):
+    for job_id, seq, type_, data, at in connection.exec_driver_sql(
+        positional(connection, _AFTER), (cursors,)
+    ):
         events.setdefault(job_id, []).append(entry(seq, type_, data, at))
     return events
 

@@ -38,6 +38,8 @@ class SqlQueue(JobQueue):
     async def ring(self, rings: Sequence[Ring]) -> None:
         for ring in rings:
             self._bells[ring.lane].set()
+        if not self._records.database.is_file:  # of a file, a commit is noticed by itself
+            await self._records.note(jobs.announce)
 
     async def depth(self, lane: str) -> int:
         return len(await self._records.read(jobs.due, lane, DEEPEST))

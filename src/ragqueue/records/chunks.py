@@ -13,7 +13,6 @@ import numpy as np
 from msgspec import structs
 from numpy.typing import NDArray
 from sqlalchemy import (
-    JSON,
     Column,
     Connection,
     Integer,
@@ -39,7 +38,7 @@ _CHUNKS = Table(
     Column("start", Integer),
     Column("end", Integer),
     Column("page", Integer),
-    Column("heading_path", JSON),
+    Column("heading_path", String),
     Column("language", String),
     Column("tokens", String),
     Column("length", Integer),
@@ -50,6 +49,8 @@ _INSERT = _CHUNKS.insert().returning(_CHUNKS.c.number, sort_by_parameter_order=T
 _HERE = "tenant = :tenant and collection = :collection and generation = :generation"
 
 # One statement for thousands of terms: a third of the time of one statement a term.
+_HOLD = sql("select hold(:names)")
+
 _ADD_TERMS = sql("""
     insert into terms (tenant, collection, generation, term, df)
     select :tenant, :collection, :generation, key, cast(value as bigint)
@@ -150,9 +151,12 @@ def insert(
         "reading": reading,
         "language": language,
     }
+    hold(connection, space.tenant)
     values = []
     for row, vector in rows:  # its text stands in the version
-        own = structs.asdict(row) | {"tokens": f"{mark} {row.tokens}", "vector": vector}
+        own = structs.asdict(row)
+        own |= {"tokens": f"{mark} {row.tokens}", "vector": vector}
+        own["heading_path"] = to_json(row.heading_path)
         values.append(common | own)
     numbers = connection.execute(_INSERT, values).scalars().all()
     all_tokens = [row.tokens.split() for row, _ in rows]
@@ -166,8 +170,17 @@ def remove(connection: Connection, tenant: str, document_id: str) -> list[int]:
     The removals of their vectors are left for replicas.
     """
     document = {"tenant": tenant, "document_id": document_id}
+    hold(connection, tenant)
     connection.execute(_NOTE_REMOVALS, document)
     return count_out(connection, tenant, connection.execute(_REMOVE, document).all())
+
+
+def hold(connection: Connection, tenant: str) -> None:
+    """Let nobody else add or remove chunks of a tenant until this transaction ends.
+
+    Numbers must become visible in rising order: a replica would miss a lower one for ever.
+    """
+    connection.execute(_HOLD, {"names": as_list([f"chunks of {tenant}"])})
 
 
 def count_out(connection: Connection, tenant: str, removed: Sequence[Any]) -> list[int]:

@@ -28,7 +28,15 @@ class Upkeep(ABC):
 
     @abstractmethod
     def prepare(self, connection: Connection) -> None:
-        """Make ready for migrations: nobody else migrates until they are committed."""
+        """Make ready for a first look at what is there, before any transaction."""
+
+    @abstractmethod
+    def alone(self, connection: Connection) -> None:
+        """Keep others from migrating until this transaction ends."""
+
+    @abstractmethod
+    def merge_tallies(self, connection: Connection) -> None:
+        """Add up the tallies that writers left apart so as not to wait for each other."""
 
     @abstractmethod
     def size(self, connection: Connection) -> int:
@@ -47,7 +55,8 @@ class Database(ABC):
 
     Each connection has the SQL functions `epoch()`, the store's clock in seconds since 1970;
     `json_each(text)`, the rows (key, value) of a list or a map; and `hold(text)`, which keeps the
-    names of a list for this transaction until it ends, where writers do not take turns anyway.
+    names of a list for this transaction until it ends, where writers do not take turns anyway;
+    and `announce()`, which wakes who watches once the transaction is committed.
     """
 
     writers: ClassVar[int]  # threads of a process that write
@@ -78,7 +87,7 @@ class Database(ABC):
         """Return StoreFull or Unavailable for an error of the database as a whole, else itself."""
 
     @abstractmethod
-    def breaks(self, error: DBAPIError) -> bool:
+    def breaks(self, connection: Connection, error: DBAPIError) -> bool:
         """Say whether the connection is of no use any more after this error."""
 
     @abstractmethod

@@ -8,7 +8,8 @@ from ragqueue.records.statements import sql
 from ragqueue.types import LANES
 
 _TALLIES = sql("""
-    select lane, state, sum(jobs) as jobs, sum(tries) as tries, sum(deaths) as deaths
+    select lane, state, cast(sum(jobs) as bigint) as jobs, cast(sum(tries) as bigint) as tries,
+        cast(sum(deaths) as bigint) as deaths
     from tallies group by lane, state""")
 
 _OLDEST = sql("""

@@ -167,12 +167,14 @@ _DUE = sql("""
 
 _WAITING = sql("""
     select
-        coalesce(sum(jobs), 0) as of_all,
-        coalesce(sum(case when tenant = :tenant then jobs end), 0) as of_tenant
+        cast(coalesce(sum(jobs), 0) as bigint) as of_all,
+        cast(coalesce(sum(case when tenant = :tenant then jobs end), 0) as bigint) as of_tenant
     from tallies where lane = :lane and state = 'queued'""")
 
 _ENDED_SINCE = sql("""
     select count(*) from jobs where lane = :lane and ended_at > {now} - :seconds""")
+
+_ANNOUNCE = sql("select announce()")
 
 _STATES = sql("select id, state from jobs where id in {list:ids}")
 
@@ -293,6 +295,11 @@ def ended_since(connection: Connection, lane: str, seconds: float) -> int:
 def due(connection: Connection, lane: str, limit: int) -> list[str]:
     """Return the ids of claimable jobs in the order of their places."""
     return list(connection.scalars(_DUE, {"lane": lane, "limit": limit}))
+
+
+def announce(connection: Connection) -> None:
+    """Wake the workers of other processes: there are claimable jobs."""
+    connection.execute(_ANNOUNCE)
 
 
 def claim(

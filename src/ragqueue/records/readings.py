@@ -6,7 +6,7 @@ one that was replaced, has a row here, so that its chunks are found and removed.
 
 from sqlalchemy import Connection
 
-from ragqueue.records.chunks import count_out
+from ragqueue.records.chunks import count_out, hold
 from ragqueue.records.statements import sql
 
 _BEGIN = sql("""
@@ -103,6 +103,7 @@ def remove_stale(
     Those of a reading that is being stored stay while a job other than `job_id` may be at it.
     """
     values = {"tenant": tenant, "document_id": document_id, "job_id": job_id, "limit": limit}
+    hold(connection, tenant)
     connection.execute(_NOTE_STALE_REMOVALS, values)
     removed = connection.execute(_REMOVE_STALE, values).all()
     if not removed:

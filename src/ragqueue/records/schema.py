@@ -6,17 +6,30 @@ Tenant is in every key.
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from sqlalchemy import URL, Connection, Engine, inspect
+from sqlalchemy import URL, Connection, Engine, inspect, make_url
+from sqlalchemy.exc import ArgumentError
 
-from ragqueue.errors import ConfigError, told
+from ragqueue.errors import ConfigError, told, without_password
 from ragqueue.records.database import WRITE, database_of
 from ragqueue.records.statements import sql
 from ragqueue.records.store import Records
 
 HEAD = "0005"
 _FOLDER = Path(__file__).with_name("migrations")
+_FORM = "it must look like postgresql://user:password@host:5432/database"
 _REVISION = sql("select version_num from alembic_version")
 _UUID = sql("select value from facts where name = 'uuid'")
+
+
+def open_server(url: str) -> Records:
+    """Open the records on a server. Raises ConfigError when the URL is none."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError) as error:
+        raise ConfigError(f"RAGQUEUE_DATABASE_URL is {without_password(url)!r}: {_FORM}") from error
+    if parsed.get_backend_name() != "postgresql":
+        raise ConfigError(f"RAGQUEUE_DATABASE_URL is {without_password(url)!r}: {_FORM}")
+    return Records(parsed)
 
 
 def open_records(folder: Path) -> Records:
@@ -49,8 +62,16 @@ def migrate(engine: Engine) -> str:
         return str(connection.execute(_UUID).scalar_one())
 
 
-def statements(path: Path) -> list[str]:
-    """Return the statements of a migration: each ends with a semicolon at the end of a line."""
+def statements(migration: Path, dialect: str) -> list[str]:
+    """Return the statements of a migration: each ends with a semicolon at the end of a line.
+
+    There are none for PostgreSQL in a migration that is older than its support: its schema begins
+    as it stood then.
+    """
+    suffix = ".sql" if dialect == "sqlite" else f".{dialect}.sql"
+    path = migration.with_suffix(suffix)
+    if not path.exists():
+        return []
     texts = path.read_text(encoding="utf-8").split(";\n")
     return [text for text in texts if text.strip()]
 
@@ -60,6 +81,7 @@ def _upgrade(connection: Connection) -> None:
     from alembic.runtime.migration import MigrationContext
     from alembic.script import ScriptDirectory
 
+    database_of(connection.dialect.name).upkeep.alone(connection)
     script = ScriptDirectory(str(_FOLDER), version_locations=[str(_FOLDER)])
     options = {"fn": lambda rev, _: script._upgrade_revs(HEAD, rev), "transactional_ddl": False}
     context = MigrationContext.configure(connection, opts=options)

@@ -114,6 +114,12 @@ class SqliteUpkeep(Upkeep):
         # Two processes may make the file at the same moment.
         lock(connection, "PRAGMA journal_mode=WAL")
 
+    def alone(self, connection: Connection) -> None:
+        """Do nothing: writers take turns."""
+
+    def merge_tallies(self, connection: Connection) -> None:
+        """Do nothing: a trigger keeps one row of each."""
+
     def size(self, connection: Connection) -> int:
         pages = int(connection.exec_driver_sql("PRAGMA page_count").scalar_one())
         return pages * int(connection.exec_driver_sql("PRAGMA page_size").scalar_one())
@@ -191,7 +197,7 @@ class SqliteDatabase(Database):
     def explained(self, error: Exception) -> Exception:
         return explained(error)
 
-    def breaks(self, error: DBAPIError) -> bool:
+    def breaks(self, connection: Connection, error: DBAPIError) -> bool:
         return isinstance(error, OperationalError) and errorcode(error) in LASTING
 
     def watch(self, engine: Engine) -> Generator[bool]:
@@ -228,6 +234,7 @@ def _prepare(connection: Any, _: Any) -> None:
     # Called once a statement, so that an index can be asked with it.
     connection.create_function("epoch", 0, time.time, deterministic=True)
     connection.create_function("hold", 1, lambda _: None)  # writers take turns
+    connection.create_function("announce", 0, lambda: None)  # a commit is noticed by itself
     for pragma in PRAGMAS:
         connection.execute(f"PRAGMA {pragma}")
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
-from sqlalchemy import Float, TextClause, literal_column, text
+from sqlalchemy import Connection, Float, TextClause, literal_column, text
 
 FORMS = {
     "now": "epoch()",
@@ -24,6 +24,13 @@ _MARK = re.compile(r"\{(\w+)(?::(\w+))?\}")
 def sql(template: str) -> TextClause:
     """Return a template as the statement that runs on the database."""
     return text(_MARK.sub(lambda mark: FORMS[mark[1]].format(name=mark[2]), template))
+
+
+def positional(connection: Connection, statement: str) -> str:
+    """Return a statement with `?` for its values as the driver of a connection takes it."""
+    if connection.dialect.paramstyle == "qmark":
+        return statement
+    return statement.replace("?", "%s")
 
 
 def as_list(values: Iterable[object]) -> str:

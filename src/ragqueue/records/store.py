@@ -208,7 +208,7 @@ def run_group(database: Database, connection: Connection, group: Sequence[Work])
     try:
         return database.transact(connection, strength, _run_each, database, group)
     except DBAPIError as error:
-        if database.breaks(error):
+        if database.breaks(connection, error):
             raise
         return [Reply(work.future, None, database.explained(error)) for work in group]
     except Exception as error:  # noqa: BLE001 - each waiter is given its error

@@ -12,5 +12,5 @@ down_revision = None
 
 def upgrade() -> None:
     """Make every table and index."""
-    for statement in statements(Path(__file__).with_suffix(".sql")):
+    for statement in statements(Path(__file__), op.get_bind().dialect.name):
         op.execute(statement)

@@ -12,5 +12,5 @@ down_revision = "0001"
 
 def upgrade() -> None:
     """Add columns and indexes."""
-    for statement in statements(Path(__file__).with_suffix(".sql")):
+    for statement in statements(Path(__file__), op.get_bind().dialect.name):
         op.execute(statement)

@@ -12,5 +12,5 @@ down_revision = "0003"
 
 def upgrade() -> None:
     """Rename a column of chunks, add one to documents, and a table."""
-    for statement in statements(Path(__file__).with_suffix(".sql")):
+    for statement in statements(Path(__file__), op.get_bind().dialect.name):
         op.execute(statement)

@@ -12,5 +12,5 @@ down_revision = "0004"
 
 def upgrade() -> None:
     """Move the bytes into a table of their own."""
-    for statement in statements(Path(__file__).with_suffix(".sql")):
+    for statement in statements(Path(__file__), op.get_bind().dialect.name):
         op.execute(statement)

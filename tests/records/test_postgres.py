@@ -1,0 +1,173 @@
+"""What PostgreSQL alone does to the records: many writers at once, and a server that goes away."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection
+from sqlalchemy.exc import OperationalError
+
+from campaigns.services import PostgresServer
+from ragqueue.errors import ConfigError, Unavailable
+from ragqueue.events.base import fence
+from ragqueue.events.sql import SqlEventLog
+from ragqueue.records import chunks, jobs
+from ragqueue.records.schema import migrate, open_server
+from ragqueue.records.store import Records
+from ragqueue.types import Append, Event, Row, Space, seq_of
+from tests import databases
+from tests.databases import open_records
+
+SPACE = Space(tenant="acme", collection="default", generation="g")
+ROW = Row(start=0, end=1, heading_path=(), page=None, tokens="x", length=1)
+
+
+@pytest.fixture
+async def records(
+    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> AsyncIterator[Records]:
+    monkeypatch.setattr(databases, "server", postgres_server.url)
+    opened = open_records(tmp_path)
+    migrate(opened.engine)
+    yield opened
+    opened.close()
+
+
+def insert(connection: Connection, job_id: str) -> None:
+    jobs.insert_job(connection, "acme", job_id, "chat", {}, 600.0)
+
+
+async def test_numbers_of_chunks_become_visible_in_rising_order(records: Records) -> None:
+    first_inserted = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def slow(connection: Connection) -> list[int]:
+        numbers = chunks.insert(connection, SPACE, "d", 1, "en", [(ROW, b"\0\0")])
+        loop.call_soon_threadsafe(first_inserted.set)
+        connection.exec_driver_sql("select pg_sleep(0.3)")
+        return numbers
+
+    async def news_at_the_end(of: asyncio.Task[list[int]]) -> list[int]:
+        await of
+        return [int(n) for n in (await records.read(chunks.news, SPACE, 0, 0, 9)).numbers]
+
+    lower = asyncio.create_task(records.write(slow))
+    await first_inserted.wait()
+    rows = [(ROW, b"\0\0")]
+    higher = asyncio.create_task(records.write(chunks.insert, SPACE, "e", 1, "en", rows))
+
+    seen = await news_at_the_end(higher)
+
+    assert seen == [*await lower, *higher.result()]
+
+
+async def test_of_two_attempts_that_append_at_once_never_both_are_granted(
+    records: Records,
+) -> None:
+    log = SqlEventLog(records)
+    for n in range(20):
+        job_id = f"job{n}"
+        await log.append([fence(job_id, 1)])
+        old = Append(
+            job_id=job_id,
+            after=seq_of(1, 0),
+            events=[Event(seq=seq_of(1, 1), type="delta", data={}, at=0.0)],
+        )
+        await asyncio.gather(log.append([old]), log.append([fence(job_id, 2)]))
+        after_fence = Append(
+            job_id=job_id,
+            after=seq_of(1, 1),
+            events=[Event(seq=seq_of(1, 2), type="delta", data={}, at=0.0)],
+        )
+
+        ends = await log.append([after_fence])
+
+        assert ends == [seq_of(2, 0)]
+        seqs = [event.seq for event in (await log.read({job_id: 0}))[job_id]]
+        assert seqs == sorted(seqs)
+
+
+async def test_jobs_of_many_writers_are_all_counted(records: Records) -> None:
+    await asyncio.gather(*(records.write(insert, f"job{n}") for n in range(100)))
+    await asyncio.gather(*(records.write(jobs.claim, f"job{n}", "w", 0.0, 60.0) for n in range(40)))
+
+    assert await records.read(jobs.waiting, "acme", "chat") == (60, 60)
+    await records.note(records.database.upkeep.merge_tallies)
+    assert await records.read(jobs.waiting, "acme", "chat") == (60, 60)
+    rows = await records.read(
+        lambda c: c.exec_driver_sql("select count(*) from tallies").scalar_one()
+    )
+    assert rows == 2
+
+
+async def test_a_transaction_that_met_another_runs_again(records: Records) -> None:
+    tries = 0
+
+    def meets(connection: Connection) -> int:
+        nonlocal tries
+        tries += 1
+        if tries < 3:
+            connection.exec_driver_sql(
+                "do $$ begin raise exception 'met' using errcode = '40P01'; end $$"
+            )
+        return tries
+
+    assert await records.write(meets) == 3
+
+
+async def test_what_meets_others_without_end_is_unavailable(records: Records) -> None:
+    def meets(connection: Connection) -> None:
+        connection.exec_driver_sql(
+            "do $$ begin raise exception 'met' using errcode = '40001'; end $$"
+        )
+
+    with pytest.raises(Unavailable, match="the database cannot be used now: met"):
+        await records.write(meets)
+
+
+async def test_records_outlive_a_restart_of_their_server(tmp_path: Path) -> None:
+    with PostgresServer() as server:
+        records = open_server(server.url)
+        migrate(records.engine)
+        session = records.session()
+        try:
+            await asyncio.gather(*(records.write(insert, f"a{n}") for n in range(8)))
+            session.read(jobs.cancels, "w")
+            server.kill()
+            for use in (records.read(jobs.due, "chat", 9), records.write(insert, "lost")):
+                with pytest.raises(Unavailable, match="cannot be used now"):
+                    await use
+            with pytest.raises(OperationalError):
+                session.read(jobs.cancels, "w")
+
+            server.start()
+
+            await asyncio.gather(*(records.write(insert, f"b{n}") for n in range(8)))
+            assert len(await records.read(jobs.due, "chat", 99)) == 16
+            assert session.read(jobs.cancels, "w") == []
+        finally:
+            session.close()
+            records.close()
+
+
+async def test_a_ring_of_another_process_is_heard(records: Records, tmp_path: Path) -> None:
+    watching = records.watch()
+    while not next(watching):  # its own first connection is news
+        await asyncio.sleep(0.01)
+    other = open_records(tmp_path)
+    try:
+        await other.note(jobs.announce)
+
+        async with asyncio.timeout(5):
+            while not next(watching):
+                await asyncio.sleep(0.01)
+    finally:
+        watching.close()
+        other.close()
+
+
+@pytest.mark.parametrize("url", ["postgresql//x", "postgresql://h:port/db", "mysql://h/db"])
+def test_a_url_that_is_none_of_a_server_gets_one_line(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"RAGQUEUE_DATABASE_URL is .*: it must look like"):
+        open_server(url)
