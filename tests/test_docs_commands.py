@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from campaigns.house import SAMPLES, clean_environment
-from campaigns.services import free_port
+from campaigns.services import PostgresServer, free_port
 from tests.needs import missing, require_redis
 
 ROOT = Path(__file__).parent.parent
@@ -76,6 +76,8 @@ SHORT = {
 ASK = 'ragqueue ask "What do I want to know?"'
 # Brings the samples in with the real embedder: it takes long.
 DEMO = "python3 dev.py demo"
+# Needs the network, and what it installs is there.
+INSTALL = "pip install 'ragqueue[postgres]'"
 # How the pages ask over HTTP.
 JSON_QUESTION = (
     "-H 'content-type: application/json' -d '{\"question\": \"What do I want to know?\"}'"
@@ -84,6 +86,7 @@ EVENTS = "-H 'accept: text/event-stream'"
 # What is run to its end, as it stands there.
 RUN = {
     DEMO,
+    INSTALL,
     ". .venv/bin/activate",
     ASK,
     "ragqueue config show --origin",
@@ -274,7 +277,7 @@ def obeyed(folder: Path, pages: list[str], settings: str = "") -> Iterator[str]:
     on_pages = [command for page in pages for command in commands(ROOT / page)]
     try:
         for command in dict.fromkeys(on_pages):
-            if command != DEMO and command not in SHORT:
+            if command not in (DEMO, INSTALL, *SHORT):
                 house.obey(command)
                 yield command
     finally:
@@ -316,3 +319,17 @@ def test_the_commands_of_rq_on_redis_do_what_they_say(folder: Path) -> None:
     [settings] = re.findall(r"^```ini\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
     assert len(list(obeyed(folder, [page], settings))) >= 10
+
+
+def test_the_commands_of_postgresql_do_what_they_say(
+    folder: Path, postgres_server: PostgresServer
+) -> None:
+    page = "docs/how-to/postgresql.md"
+    text = (ROOT / page).read_text(encoding="utf-8")
+    [settings] = re.findall(r"^```ini\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    url = settings.strip().partition("=")[2]
+
+    done = list(obeyed(folder, [page], settings.replace(url, f"{postgres_server.url}?schema=how")))
+
+    assert done == ["ragqueue serve", "ragqueue worker --processes 2"]
+    assert not (folder / "ragqueue-data").exists()

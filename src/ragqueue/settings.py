@@ -44,6 +44,13 @@ class Settings(BaseSettings):
     redis_url: str | None = Field(
         None, alias="REDIS_URL", description="Redis server; when set, the queue is RQ on it"
     )
+    database_url: str | None = Field(
+        None,
+        description=(
+            "Where the records are kept: postgresql://user:password@host/database for many hosts; "
+            "by default a file in RAGQUEUE_DATA"
+        ),
+    )
     vector_db_path: Path = Field(
         Path("./vector_store"),
         alias="VECTOR_DB_PATH",

@@ -28,7 +28,7 @@ from ragqueue.jobs.submit import Bounds, Submitter
 from ragqueue.parsers.pool import ParserPool
 from ragqueue.queues.base import JobQueue
 from ragqueue.records import jobs
-from ragqueue.records.schema import migrate, open_records
+from ragqueue.records.schema import migrate, open_either
 from ragqueue.records.store import Records
 from ragqueue.retrieval.fused import FusedRetriever
 from ragqueue.settings import Settings, check_model
@@ -195,7 +195,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     Raises ConfigError, Unavailable.
     """
     check_model(settings)
-    records = open_records(settings.data)
+    records = open_either(settings.database_url, settings.data)
     async with AsyncExitStack() as stack:
         stack.callback(records.close)
         runtime = Runtime(settings, records, await asyncio.to_thread(migrate, records.engine))

@@ -85,9 +85,10 @@ class Call:
 
     @contextmanager
     def _open_records(self) -> Iterator["Records"]:
-        from ragqueue.records.schema import migrate, open_records
+        from ragqueue.records.schema import migrate, open_either
 
-        with closing(open_records(self.settings.data)) as records:
+        settings = self.settings
+        with closing(open_either(settings.database_url, settings.data)) as records:
             migrate(records.engine)
             yield records
 

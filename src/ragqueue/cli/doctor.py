@@ -59,7 +59,7 @@ async def _check_running(settings: "Settings", tenant: str, checks: list[Check])
 
     checks.append(await check_of_parsers(settings))
     async with open_runtime(settings) as runtime:
-        checks.append(check_of_database(alone=runtime.queue.works_inside))
+        checks.append(await check_of_database(runtime))
         checks += await checks_of_brokers(runtime)
         checks.append(await check_of_workers(runtime))
         checks.append(await check_of_embedder(runtime, tenant))
@@ -94,9 +94,15 @@ async def check_of_parsers(settings: "Settings") -> Check:
     return Check("parsers", "ok", f"in children: {bounds}")
 
 
-def check_of_database(*, alone: bool) -> Check:
-    """Look at SQLite; `alone`: one process writes to it, as far as the settings say."""
+async def check_of_database(runtime: "Runtime") -> Check:
+    """Look at the database: which it is, and whether several processes may write to it."""
     from ragqueue.records import sqlite
+
+    if not runtime.records.database.is_file:
+        version = await runtime.records.read(
+            lambda connection: connection.exec_driver_sql("show server_version").scalar_one()
+        )
+        return Check("database", "ok", f"PostgreSQL {version}")
 
     version = f"SQLite {sqlite.sqlite_module.sqlite_version}"
     if sqlite.is_safe():
@@ -105,6 +111,7 @@ def check_of_database(*, alone: bool) -> Check:
         "can corrupt a file that two processes write: "
         "use a newer Python, or RAGQUEUE_ALLOW_OLD_SQLITE=1"
     )
+    alone = runtime.queue.works_inside  # as far as the settings say
     return Check("database", "note" if alone else "fault", f"{version} {risk}")
 
 

@@ -38,7 +38,8 @@ def supervise(call: Call) -> None:
     from ragqueue.working.supervise import Supervisor
 
     settings = call.settings
-    check_sqlite(settings)
+    if settings.database_url is None:
+        check_sqlite(settings)
 
     def release(owner: str) -> None:  # the leases of a dead child
         asyncio.run(call.write(jobs.release, owner))

@@ -71,6 +71,7 @@ class Reconciler:
             Look(partial(_patient, self.leases), SOON),
             Look(partial(_patient, self.deadlines), OFTEN),
             Look(partial(_patient, self.rings), OFTEN),
+            Look(partial(_patient, self.tallies), OFTEN),
             Look(partial(_patient, self.retention), OFTEN),
             Look(partial(_patient, self.erasures), OFTEN),
             Look(partial(_patient, self.tidy), RARELY),
@@ -102,6 +103,11 @@ class Reconciler:
             if lost:
                 logger.warning("reconcile.rung_again lane=%s jobs=%d", lane, len(lost))
                 self._ringer.ring(lost)
+
+    async def tallies(self) -> None:
+        """Add up what the writers of a server left apart."""
+        if not self._records.database.is_file:
+            await self._records.note(self._records.database.upkeep.merge_tallies)
 
     async def retention(self) -> None:
         """Erase logs and jobs that are past their time."""

@@ -29,10 +29,10 @@ class SqlQueue(JobQueue):
     A ring only wakes the workers of its own process, others notice the commit.
     """
 
-    works_inside = True
-
     def __init__(self, records: Records) -> None:
         self._records = records
+        # Of a server, the workers are processes of their own, on any host.
+        self.works_inside = records.database.is_file
         self._bells: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
     async def ring(self, rings: Sequence[Ring]) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from msgspec import structs
 from numpy.typing import NDArray
 from sqlalchemy import (
+    BigInteger,
     Column,
     Connection,
     Integer,
@@ -29,12 +30,12 @@ from ragqueue.types import Chunk, Row, Space
 _CHUNKS = Table(
     "chunks",
     MetaData(),
-    Column("number", Integer, primary_key=True),
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
     Column("tenant", String),
     Column("collection", String),
     Column("generation", String),
     Column("document_id", String),
-    Column("reading", Integer),
+    Column("reading", BigInteger),
     Column("start", Integer),
     Column("end", Integer),
     Column("page", Integer),

@@ -10,7 +10,8 @@ from ragqueue.types import LANES
 _TALLIES = sql("""
     select lane, state, cast(sum(jobs) as bigint) as jobs, cast(sum(tries) as bigint) as tries,
         cast(sum(deaths) as bigint) as deaths
-    from tallies group by lane, state""")
+    from tallies group by lane, state
+    having sum(jobs) <> 0""")
 
 _OLDEST = sql("""
     select {now} - min(run_at) from jobs

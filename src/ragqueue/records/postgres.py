@@ -123,6 +123,7 @@ class PostgresDatabase(Database):
         engine = create_engine(
             url.set(drivername="postgresql+psycopg"),
             isolation_level="AUTOCOMMIT",  # we say BEGIN ourselves
+            hide_parameters=True,  # what users wrote shall not stand in a traceback
             pool_size=pool_size,
             max_overflow=0,
             connect_args={

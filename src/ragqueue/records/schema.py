@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from sqlalchemy import URL, Connection, Engine, inspect, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from ragqueue.errors import ConfigError, told, without_password
 from ragqueue.records.database import WRITE, database_of
@@ -19,6 +19,14 @@ _FOLDER = Path(__file__).with_name("migrations")
 _FORM = "it must look like postgresql://user:password@host:5432/database"
 _REVISION = sql("select version_num from alembic_version")
 _UUID = sql("select value from facts where name = 'uuid'")
+
+
+def open_either(url: str | None, folder: Path) -> Records:
+    """Open the records on a server, where there is a URL, or else of a folder.
+
+    Raises ConfigError.
+    """
+    return open_records(folder) if url is None else open_server(url)
 
 
 def open_server(url: str) -> Records:
@@ -51,15 +59,18 @@ def open_records(folder: Path) -> Records:
 def migrate(engine: Engine) -> str:
     """Bring the database to HEAD and return its UUID, which its first migration made.
 
-    Raises ConfigError.
+    Raises ConfigError, StoreFull, Unavailable.
     """
     database = database_of(engine.dialect.name)
-    with engine.connect() as connection:
-        database.upkeep.prepare(connection)
-        is_new = not inspect(connection).has_table("alembic_version")
-        if is_new or connection.scalar(_REVISION) != HEAD:
-            database.transact(connection, WRITE, _upgrade)
-        return str(connection.execute(_UUID).scalar_one())
+    try:
+        with engine.connect() as connection:
+            database.upkeep.prepare(connection)
+            is_new = not inspect(connection).has_table("alembic_version")
+            if is_new or connection.scalar(_REVISION) != HEAD:
+                database.transact(connection, WRITE, _upgrade)
+            return str(connection.execute(_UUID).scalar_one())
+    except DBAPIError as error:
+        raise database.explained(error) from error
 
 
 def statements(migration: Path, dialect: str) -> list[str]:

@@ -167,6 +167,7 @@ class SqliteDatabase(Database):
         engine = create_engine(
             url,
             module=sqlite_module,
+            hide_parameters=True,  # what users wrote shall not stand in a traceback
             pool_size=pool_size,
             json_serializer=lambda value: msgspec.json.encode(value).decode(),
             json_deserializer=msgspec.json.decode,
