@@ -70,6 +70,7 @@ class Campaign:
 
     def _take_down(self) -> None:
         self._house.end()
+        self._house.close()
         if self._plan.keep:
             say(f"everything is kept in {self._folder}")
             return
@@ -120,16 +121,17 @@ class Campaign:
         """Find broken promises, and put their numbers and the times into the report."""
         house = self._house
         report = self._report
-        store = read_store(self._folder / "data" / "records.sqlite3")
+        store = read_store(house.database)
         changes = house.witness.changes()
         with (self._folder / "transcript.jsonl").open(encoding="utf-8") as lines:
-            # The scripted model continues, so only Redis can lose what a reader was shown.
+            # The scripted model continues, so only a server that is killed can lose what a reader
+            # was shown.
             findings = audit(
                 store,
                 log,
                 map(json.loads, lines),
                 moves=changes,
-                may_restart=house.redis is not None,
+                may_restart=house.redis is not None or house.postgres is not None,
             )
         for kind, number in count(findings).items():
             setattr(report, kind, number)

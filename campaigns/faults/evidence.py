@@ -17,10 +17,10 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
-from ragqueue.records.sqlite import sqlite_module
+from campaigns.faults import database
+from campaigns.faults.database import Place
 from ragqueue.types import ATTEMPT_SHIFT, LAST_N
 
 GONE = "gone"
@@ -91,16 +91,12 @@ class Move:
     attempt: int
 
 
-def read_store(path: Path) -> Store:
-    """Return the chat jobs and answers of a database file, which is opened read-only."""
-    connection = sqlite_module.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
-    try:
-        rows = {job_id: Row(*values) for job_id, *values in connection.execute(_ROWS)}
-        answers: dict[str, list[tuple[int, str]]] = defaultdict(list)
-        for job_id, attempt, body in connection.execute(_ANSWERS):
-            answers[job_id].append((attempt, json.loads(body)["text"]))
-    finally:
-        connection.close()
+def read_store(place: Place) -> Store:
+    """Return the chat jobs and answers of a database."""
+    rows = {job_id: Row(*values) for job_id, *values in database.rows(place, _ROWS)}
+    answers: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    for job_id, attempt, body in database.rows(place, _ANSWERS):
+        answers[job_id].append((attempt, json.loads(body)["text"]))
     return Store(rows, answers)
 
 

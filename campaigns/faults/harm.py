@@ -35,6 +35,7 @@ class Harm:
             "kill_api": self._kill_api,
             "kill_redis": self._kill_redis,
             "flush": self._flush,
+            "kill_postgres": self._kill_postgres,
         }
 
     def may_ask(self, n: int) -> bool:
@@ -128,6 +129,16 @@ class Harm:
             await asyncio.to_thread(server.kill)
             await asyncio.sleep(1)
             await asyncio.to_thread(server.start)
+            self._report.broker_restarts += 1
+            await asyncio.sleep(1)
+
+    async def _kill_postgres(self) -> None:
+        server = self._house.postgres
+        if server:
+            await asyncio.to_thread(server.kill)
+            await asyncio.sleep(1)
+            await asyncio.to_thread(server.start)
+            self._report.broker_restarts += 1
             await asyncio.sleep(1)
 
     async def _flush(self) -> None:

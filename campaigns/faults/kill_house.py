@@ -18,11 +18,13 @@ from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
 
 from campaigns.faults import processes
+from campaigns.faults.database import Place
 from campaigns.faults.mutants import SURPRISE, WENT_ON
 from campaigns.faults.witness import Kill, Witness
 from campaigns.house import PAGES, clean_environment
-from campaigns.services import RedisServer, free_port
+from campaigns.services import PostgresServer, RedisServer, free_port
 
+ON_POSTGRES = ("postgres", "rq-postgres")  # the set-ups whose records are on PostgreSQL
 DISK = "128m"  # of a data folder that is filled
 READY_WITHIN = 240.0  # seconds; a loaded machine starts slowly, and embeds the samples slowly
 ENDS_WITHIN = 15.0  # seconds, in good order
@@ -50,8 +52,12 @@ class House:
         self.folder = folder
         self.slots = slots
         self.port = free_port()
-        self.redis = RedisServer() if engine == "rq" else None
-        self.witness = Witness(folder / "data" / "records.sqlite3")
+        self.redis = RedisServer() if engine.startswith("rq") else None
+        self.postgres = PostgresServer(durable=True) if engine in ON_POSTGRES else None
+        self.database: Place = folder / "data" / "records.sqlite3"
+        if self.postgres:
+            self.database = self.postgres.url
+        self.witness = Witness(self.database)
         self.kills: list[Kill] = []
         self.supervisors: dict[int, int] = {}  # pid -> how many workers it keeps
         self._disk = disk
@@ -67,6 +73,9 @@ class House:
             "OMP_NUM_THREADS": "1",
             **settings,
         }
+        if self.postgres:
+            self._env["RAGQUEUE_DATABASE_URL"] = self.postgres.url
+            (folder / "data").mkdir()  # where a mutation looks for its surprise
 
     async def begin(self, workers: int) -> None:
         """Start everything and bring the samples in, which workers that beat do.
@@ -81,6 +90,8 @@ class House:
             if shutil.which("redis-server") is None:
                 raise CampaignError("redis-server is not installed: apt-get install redis-server")
             await asyncio.to_thread(self.redis.start)
+        if self.postgres:
+            await asyncio.to_thread(self.postgres.start)
         if self._disk:
             self._mount()
         await self.start_api()
@@ -203,6 +214,11 @@ class House:
             process.wait()
         if self.redis:
             self.redis.stop()
+
+    def close(self) -> None:
+        """End the database, which an audit still reads after the end of everything else."""
+        if self.postgres:
+            self.postgres.stop()
 
     def unmount(self) -> None:
         """Take the small disk away, with what is on it."""

@@ -31,7 +31,7 @@ from campaigns.faults.powercut_recorder import PowercutError
 from campaigns.house import print_report, say
 from ragqueue.errors import told
 
-ENGINES = ("sql", "rq")
+ENGINES = ("sql", "rq", "postgres", "rq-postgres")
 
 
 def run(

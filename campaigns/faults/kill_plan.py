@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from campaigns.faults.kill_house import CampaignError
+from campaigns.faults.kill_house import ON_POSTGRES, CampaignError
 from campaigns.house import PAGES
 
 LEASE = 2.0  # seconds
@@ -93,9 +93,11 @@ def faults(plan: Plan) -> list[str]:
     order = ["kill"] * (plan.kills - hosts) + ["host"] * hosts
     random.Random(plan.seed).shuffle(order)
     _insert_stops(order, max(2, plan.kills // EVERY_STOP))
-    if plan.engine == "rq":
+    if plan.engine.startswith("rq"):
         order.insert(len(order) * 2 // 5, "kill_redis")
         order.insert(len(order) * 3 // 5, "flush")
+    if plan.engine in ON_POSTGRES:
+        order.insert(len(order) // 2, "kill_postgres")
     order.insert(len(order) * 3 // 4, "kill_api")
     return order
 

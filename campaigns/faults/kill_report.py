@@ -19,6 +19,7 @@ class Report:
     stops: int = 0
     host_kills: int = 0
     full_disks: int = 0
+    broker_restarts: int = 0
     lost: int = 0
     doubled_answers: int = 0
     stream_gaps: int = 0

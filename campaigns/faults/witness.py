@@ -4,16 +4,13 @@ Triggers note every write to the log and every change of a row, in order. An ord
 tables afterwards cannot tell in what order a log was written, nor that a row ended twice.
 """
 
-import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
+from campaigns.faults import database
+from campaigns.faults.database import Place
 from campaigns.faults.evidence import GONE, Entry, Move
-from ragqueue.records.sqlite import sqlite_module
 
 _NOW = "(julianday('now') - 2440587.5) * 86400.0"
 _NOTE = f"""
@@ -34,6 +31,35 @@ create trigger witness_moved after update of state on jobs when new.kind = 'chat
   {_NOTE}; end;
 create trigger witness_started after insert on workers begin
   insert into witness_workers values (new.owner, new.pid, {_NOW}); end;
+"""
+_POSTGRES_TRIGGERS = f"""
+create table witness_log (n bigserial primary key, job_id text, seq bigint, type text);
+create table witness_moves (
+  n bigserial primary key, job_id text, state text, attempt integer, owner text, deaths integer,
+  at float8);
+create table witness_workers (owner text, pid integer, at float8);
+create function witness_event() returns trigger language plpgsql as $$ begin
+  if tg_op = 'INSERT' then
+    insert into witness_log (job_id, seq, type) values (new.job_id, new.seq, new.type);
+  else
+    insert into witness_log (job_id, seq, type) values (old.job_id, old.seq, '{GONE}');
+  end if;
+  return null; end $$;
+create trigger witness_event after insert or delete on events
+  for each row execute function witness_event();
+create function witness_job() returns trigger language plpgsql as $$ begin
+  insert into witness_moves (job_id, state, attempt, owner, deaths, at) values (
+    new.id, new.state, new.attempt, new.owner, new.deaths,
+    extract(epoch from clock_timestamp()));
+  return null; end $$;
+create trigger witness_job after insert or update of state on jobs
+  for each row when (new.kind = 'chat') execute function witness_job();
+create function witness_worker() returns trigger language plpgsql as $$ begin
+  insert into witness_workers values (
+    new.owner, new.pid, extract(epoch from clock_timestamp()));
+  return null; end $$;
+create trigger witness_worker after insert on workers
+  for each row execute function witness_worker();
 """
 _LOG = "select job_id, seq, type from witness_log order by n"
 _MOVES = "select job_id, state, attempt, owner, deaths, at from witness_moves order by n"
@@ -75,29 +101,32 @@ class Times:
 class Witness:
     """Installs the triggers and tells what they noted."""
 
-    def __init__(self, database: Path) -> None:
-        self._database = database
+    def __init__(self, place: Place) -> None:
+        self._place = place
 
     def install(self) -> None:
         """Put the triggers into a database that has its tables."""
-        with self._open() as connection:
-            connection.executescript(_TRIGGERS)
+        with database.opened(self._place) as connection:
+            if isinstance(self._place, str):
+                connection.execute(_POSTGRES_TRIGGERS)
+            else:
+                connection.executescript(_TRIGGERS)
 
     def log(self) -> list[Entry]:
         """Return the writes to the SQL log in order."""
-        return [Entry(*row) for row in self._rows(_LOG)]
+        return [Entry(*row) for row in database.rows(self._place, _LOG)]
 
     def changes(self) -> list[Change]:
         """Return the changes of the rows of chat jobs in order."""
-        return [Change(*row) for row in self._rows(_MOVES)]
+        return [Change(*row) for row in database.rows(self._place, _MOVES)]
 
     def loaded(self) -> dict[int, int]:
         """Return {pid: jobs that it runs now}; processes that died may be among them."""
-        return dict(self._rows(_LOADED))
+        return dict(database.rows(self._place, _LOADED))
 
     def times(self, kills: Sequence[Kill]) -> Times:
         """Return how long the jobs of killed processes took to come back."""
-        workers = self._rows(_WORKERS)
+        workers = database.rows(self._place, _WORKERS)
         histories: dict[str, list[Change]] = defaultdict(list)
         worked_on: dict[str, set[str]] = defaultdict(set)  # owner -> jobs
         for change in self.changes():
@@ -112,20 +141,6 @@ class Witness:
             for job_id in job_ids:
                 _measure(histories[job_id], kill, killed, times)
         return times
-
-    def _rows(self, query: str) -> list[Any]:
-        with self._open() as connection:
-            return list(connection.execute(query).fetchall())
-
-    @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        # A read-only connection cannot make the files of the write-ahead log anew.
-        uri = f"{self._database.resolve().as_uri()}?mode=rw"
-        connection = sqlite_module.connect(uri, uri=True, timeout=60)
-        try:
-            yield connection
-        finally:
-            connection.close()
 
 
 def _measure(history: Iterable[Change], kill: Kill, killed: set[str], times: Times) -> None:

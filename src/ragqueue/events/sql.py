@@ -40,7 +40,7 @@ class SqlEventLog(EventLog):
         self._woken = asyncio.Event()
 
     async def append(self, appends: Sequence[Append]) -> list[int]:
-        ends = await self._records.note(_append, appends)
+        ends = await self._records.loosely(_append, appends)
         self._woken.set()
         return ends
 

@@ -39,7 +39,7 @@ class SqlQueue(JobQueue):
         for ring in rings:
             self._bells[ring.lane].set()
         if not self._records.database.is_file:  # of a file, a commit is noticed by itself
-            await self._records.note(jobs.announce)
+            await self._records.loosely(jobs.announce)
 
     async def depth(self, lane: str) -> int:
         return len(await self._records.read(jobs.due, lane, DEEPEST))

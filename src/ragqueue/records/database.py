@@ -13,8 +13,9 @@ from ragqueue.errors import ConfigError
 
 T = TypeVar("T")
 
-# What a transaction is for; a power cut may undo a note, never a crash of the process.
-READ, NOTE, WRITE = range(3)
+# What a transaction is for. A power cut of all that knows of it may undo a note, never a crash of
+# our process, nor of a database that is on another host. A loose one may be undone by that, too.
+READ, LOOSE, NOTE, WRITE = range(4)
 
 # By SQLAlchemy's name of the dialect: module and class, and the extra that brings its packages.
 _DATABASES = {

@@ -9,7 +9,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from ragqueue.errors import StoreFull, Unavailable
-from ragqueue.records.database import NOTE, READ, WRITE, Database, Upkeep, run
+from ragqueue.records.database import LOOSE, NOTE, READ, WRITE, Database, Upkeep, run
 
 T = TypeVar("T")
 SCHEMA = "ragqueue"  # unless the URL says `?schema=...`
@@ -24,7 +24,9 @@ CONNECT_AGAIN = 0.5  # seconds after a listener lost its server
 BEGINS = {
     # One state of the database for all statements of a function.
     READ: "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
-    NOTE: "BEGIN; SET LOCAL synchronous_commit = off",
+    LOOSE: "BEGIN; SET LOCAL synchronous_commit = off",
+    # Whatever the server's own setting: it may crash while those who know of the write go on.
+    NOTE: "BEGIN; SET LOCAL synchronous_commit = on",
     WRITE: "BEGIN; SET LOCAL synchronous_commit = on",
 }
 # The plans that SQLite has: loops over indexes. Left alone, the planner reads all events to find

@@ -14,7 +14,7 @@ from sqlalchemy import URL, Connection
 from sqlalchemy.exc import DBAPIError
 
 from ragqueue.errors import Unavailable
-from ragqueue.records.database import NOTE, READ, WRITE, Database, database_of, run
+from ragqueue.records.database import LOOSE, NOTE, READ, WRITE, Database, database_of, run
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -115,6 +115,12 @@ class Records:
     ) -> T:
         """Like `write`, but a power cut may undo it: for what can be made again."""
         return await self._ask(NOTE, function, args, kwargs)
+
+    async def loosely(
+        self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Like `note`, but a crash of the database may undo it: for what its writer knows, too."""
+        return await self._ask(LOOSE, function, args, kwargs)
 
     def _ask(
         self,
