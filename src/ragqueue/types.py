@@ -56,6 +56,7 @@ class Job(Record, frozen=True, kw_only=True):
     error_code: str | None = None
     error_message: str | None = None
     retry_of: str | None = None
+    read_at: float = 0.0  # when the row said so
 
     @property
     def ended(self) -> bool:

@@ -3,6 +3,7 @@
 Long forms: `dev.py faults`.
 """
 
+import itertools
 import os
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 from campaigns.faults import erasures, kill_loop, kill_plan
 from campaigns.faults.evidence import DAMAGE
 from campaigns.faults.kill_house import CampaignError
-from tests.needs import missing, require_redis
+from tests.needs import missing, require_postgres, require_redis
 
 ENGINES = ("sql", "rq")
+SETUPS = (*ENGINES, "postgres", "rq-postgres")
 
 
 def damage(found: dict[str, Any]) -> dict[str, int]:
@@ -21,31 +23,36 @@ def damage(found: dict[str, Any]) -> dict[str, int]:
 
 
 def require(engine: str) -> None:
-    if engine == "rq":
+    if engine.startswith("rq"):
         require_redis()
+    if engine.endswith("postgres"):
+        require_postgres()
 
 
 @pytest.mark.campaign
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_kill_loop_loses_doubles_and_tears_nothing(engine: str) -> None:
-    require(engine)
+@pytest.mark.parametrize("setup", SETUPS)
+def test_a_kill_loop_loses_doubles_and_tears_nothing(setup: str) -> None:
+    require(setup)
 
-    found = kill_loop.run(engine, jobs=300, kills=20, workers=3, slots=50, seed=7)
+    found = kill_loop.run(setup, jobs=100, kills=8, workers=3, slots=50, seed=7)
 
     assert damage(found) == {}
-    assert found["jobs"] == found["ended"] == 300
-    assert found["kills"] >= 20
+    assert found["jobs"] == found["ended"] == 100
+    assert found["kills"] >= 8
     assert found["stops"] >= 2
     assert found["host_kills"] >= 1
+    assert found["broker_restarts"] == setup.count("rq") + setup.count("postgres")
 
 
 @pytest.mark.campaign
-@pytest.mark.parametrize("mutation", ["fence", "reconcile"])
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_broken_build_does_damage_that_is_seen(engine: str, mutation: str) -> None:
-    require(engine)
+@pytest.mark.parametrize(
+    ("setup", "mutation"),
+    [*itertools.product(ENGINES, ("fence", "reconcile")), ("postgres", "fence")],
+)
+def test_a_broken_build_does_damage_that_is_seen(setup: str, mutation: str) -> None:
+    require(setup)
 
-    assert damage(kill_loop.run_mutation(engine, mutation, seed=7)) != {}
+    assert damage(kill_loop.run_mutation(setup, mutation, seed=7)) != {}
 
 
 @pytest.mark.campaign

@@ -1,7 +1,6 @@
 """No cost that grows with the past: each statement of the system is planned on an index."""
 
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from ragqueue.errors import QueueFull
 from ragqueue.jobs.submit import Bounds
 from ragqueue.records import gauges, jobs
 from ragqueue.records.schema import migrate, open_records
-from ragqueue.records.sqlite import sqlite_module
+from ragqueue.records.sqlite import add_functions, sqlite_module
 
 # What may be read whole, for it does not grow with the past: what lives now, tallies and keys.
 SMALL = {
@@ -104,7 +103,7 @@ async def test_each_statement_is_planned_on_an_index(tmp_path: Path, executed: E
     await live_once(tmp_path)
 
     connection = sqlite_module.connect(tmp_path / "data" / "records.sqlite3")
-    connection.create_function("epoch", 0, time.time, deterministic=True)
+    add_functions(connection)
     verbs = ("select", "insert", "update", "delete", "with")
     wrong = {
         statement: found
@@ -120,7 +119,7 @@ async def test_each_statement_is_planned_on_an_index(tmp_path: Path, executed: E
 
 def test_a_scan_of_a_table_that_grows_is_noticed(tmp_path: Path) -> None:
     connection = sqlite_module.connect(tmp_path / "records.sqlite3")
-    connection.create_function("epoch", 0, time.time, deterministic=True)
+    add_functions(connection)
     connection.execute("create table jobs (id, state)")
 
     found = scans(connection, "select id from jobs j where state = ?", ("queued",))

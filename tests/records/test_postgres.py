@@ -1,8 +1,10 @@
 """What PostgreSQL alone does to the records: many writers at once, and a server that goes away."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import Connection
@@ -16,6 +18,7 @@ from ragqueue.records import chunks, jobs
 from ragqueue.records.schema import migrate, open_server
 from ragqueue.records.store import Records
 from ragqueue.types import Append, Event, Row, Space, seq_of
+from ragqueue.working.run import Run
 from tests import databases
 from tests.databases import open_records
 
@@ -86,6 +89,20 @@ async def test_of_two_attempts_that_append_at_once_never_both_are_granted(
         assert ends == [seq_of(2, 0)]
         seqs = [event.seq for event in (await log.read({job_id: 0}))[job_id]]
         assert seqs == sorted(seqs)
+
+
+async def test_the_clock_of_a_worker_does_not_matter(
+    records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await records.write(insert, "job")
+    monkeypatch.setattr(time, "time", lambda: 4e9)
+
+    job = await records.write(jobs.claim, "job", "w", 0.0, 60.0)
+
+    assert job is not None
+    run = Run(job, cast(Any, None))
+    assert 590 < run.seconds_left <= 600
+    assert 0 <= run.age < 10
 
 
 async def test_jobs_of_many_writers_are_all_counted(records: Records) -> None:

@@ -3,7 +3,6 @@
 A run goes on where an earlier one broke off.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -59,9 +58,9 @@ class Answerer:
         job = run.job
         run.pen = await run.batcher.open(job)
         transcript = Transcript(run.pen)
-        timings = {"queued_s": _since(job)}
+        timings = {"queued_s": round(run.age, 4)}
         prompt, sources = await self._sources(job, transcript)
-        timings["retrieved_s"] = _since(job)
+        timings["retrieved_s"] = round(run.age, 4)
         about: dict[str, Any] = {
             "grounding": sources["grounding"],
             "finish": transcript.finish or "",
@@ -82,7 +81,7 @@ class Answerer:
             transcript.begin(prompt.hits, continues=goes_on)
             if not was_closing:
                 run.partial = lambda: transcript.outcome(about)
-                about |= await self._generate(job, transcript, prompt, timings)
+                about |= await self._generate(run, transcript, prompt, timings)
         transcript.close(about["finish"])
         return transcript.outcome(about)
 
@@ -156,7 +155,7 @@ class Answerer:
         )
 
     async def _generate(
-        self, job: Job, transcript: Transcript, prompt: Prompt, timings: dict[str, float]
+        self, run: Run, transcript: Transcript, prompt: Prompt, timings: dict[str, float]
     ) -> dict[str, Any]:
         """Write what the generator says; return its `finish` and `usage`.
 
@@ -169,7 +168,7 @@ class Answerer:
             async for delta in deltas:
                 if delta.text:
                     if "first_token_s" not in timings:
-                        timings["first_token_s"] = _since(job)
+                        timings["first_token_s"] = round(run.age, 4)
                         telemetry.FIRST_TOKEN.observe(timings["first_token_s"])
                     telemetry.TOKENS.inc()
                     transcript.write(delta.text)
@@ -193,7 +192,3 @@ class Answerer:
             budget_tokens=self._budget,
             nonce=job.id[:12],
         )
-
-
-def _since(job: Job) -> float:
-    return round(time.time() - job.created_at, 4)

@@ -20,7 +20,7 @@ OVERTAKINGS = 20
 _COLUMNS = """
     tenant, id, kind, lane, state, payload, attempt, tries, deaths, run_at, deadline_at,
     created_at, started_at, ended_at, owner, cancel_requested, result, error_code, error_message,
-    retry_of"""
+    retry_of, {now} as read_at"""
 
 _INSERT = sql(f"""
     insert into jobs (
@@ -232,6 +232,7 @@ def job_of(row: Row[Any]) -> Job:
         error_code=row.error_code,
         error_message=row.error_message,
         retry_of=row.retry_of,
+        read_at=row.read_at,
     )
 
 

@@ -229,13 +229,18 @@ class SqliteDatabase(Database):
         return connection.exec_driver_sql(query, (*values, limit)).scalars().all()
 
 
-def _prepare(connection: Any, _: Any) -> None:
-    """Give a new connection our way of transactions, functions and pragmas."""
-    connection.isolation_level = None  # we say BEGIN ourselves
+def add_functions(connection: Any) -> None:
+    """Give a connection of the driver the functions that every database has."""
     # Called once a statement, so that an index can be asked with it.
     connection.create_function("epoch", 0, time.time, deterministic=True)
     connection.create_function("hold", 1, lambda _: None)  # writers take turns
     connection.create_function("announce", 0, lambda: None)  # a commit is noticed by itself
+
+
+def _prepare(connection: Any, _: Any) -> None:
+    """Give a new connection our way of transactions, functions and pragmas."""
+    connection.isolation_level = None  # we say BEGIN ourselves
+    add_functions(connection)
     for pragma in PRAGMAS:
         connection.execute(f"PRAGMA {pragma}")
 

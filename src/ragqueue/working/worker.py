@@ -181,7 +181,7 @@ class Worker:
         """
         job = run.job
         try:
-            async with asyncio.timeout(max(SHORTEST_RUN, job.deadline_at - time.time())) as limit:
+            async with asyncio.timeout(max(SHORTEST_RUN, run.seconds_left)) as limit:
                 if job.kind not in self._kinds:
                     raise RagqueueError(f"no worker of this version knows the kind {job.kind!r}")
                 return await self._kinds[job.kind](run)
@@ -213,7 +213,7 @@ class Worker:
             return run.outcome("cancelled")
         job = run.job
         delay = pause_before(job.tries, error)
-        if not error.retryable or job.tries + 1 >= TRIES or time.time() + delay >= job.deadline_at:
+        if not error.retryable or job.tries + 1 >= TRIES or delay >= run.seconds_left:
             return run.outcome("failed", error.code, error.message)
         if run.pen is not None and not run.pen.broken:
             await run.pen.flush()
