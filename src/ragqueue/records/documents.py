@@ -73,11 +73,14 @@ _TEXT = sql("""
     where d.tenant = :tenant and d.id = :document_id and d.state <> 'deleted'
     and v.version = coalesce(:version, d.version)""")
 
-_FORGET_TEXTS = sql("""
-    delete from versions where (tenant, document_id, version) in (
-        select tenant, document_id, version from versions
-        where replaced_at < {now} - :age
-        limit 1000)""")
+_REPLACED_TEXTS = sql("""
+    select tenant, document_id, version from versions
+    where replaced_at < {now} - :age
+    limit 1000""")
+
+_FORGET_TEXT = sql("""
+    delete from versions
+    where tenant = :tenant and document_id = :document_id and version = :version""")
 
 # A space's last removal says how far a replica is.
 _FORGET_REMOVALS = sql("""
@@ -256,7 +259,9 @@ def forget_replaced(connection: Connection, age: float) -> None:
 
     At most 1,000 texts.
     """
-    connection.execute(_FORGET_TEXTS, {"age": age})
+    replaced = connection.execute(_REPLACED_TEXTS, {"age": age}).mappings().all()
+    if replaced:
+        connection.execute(_FORGET_TEXT, [dict(row) for row in replaced])
     connection.execute(_FORGET_REMOVALS, {"age": age})
 
 

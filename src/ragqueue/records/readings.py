@@ -42,11 +42,12 @@ _STALE_ONES = """
             where tenant = :tenant and document_id = :document_id and kind = 'ingest'
                 and state in ('queued', 'running') and id <> :job_id))"""
 
+# "+ 0": of its own, a planner may walk all chunks in their order to find some of one document.
 _STALE = f"""
     select number from chunks
     where tenant = :tenant and document_id = :document_id
         and reading in (select reading {_STALE_ONES})
-    order by number
+    order by number + 0
     limit :limit"""
 
 _NOTE_STALE_REMOVALS = sql(f"""
