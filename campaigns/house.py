@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from signal import SIGKILL, SIGTERM, Signals
 
+from campaigns.database import Place
 from campaigns.services import free_port
 
 SAMPLES = Path(__file__).parents[1] / "src" / "ragqueue" / "samples"
@@ -53,6 +54,7 @@ class Bench:
             **env,
         }
         self._started: list[subprocess.Popen[bytes]] = []
+        self._workers = 0
 
     def start(self, *words: str) -> subprocess.Popen[bytes]:
         """Start a command of ragqueue in a group of its own."""
@@ -82,6 +84,7 @@ class Bench:
 
     def work(self, concurrency: int) -> int:
         """Start one worker process and return its pid once it beats."""
+        self._workers += 1
         supervisor = self.start("worker", "--processes", "1", "--concurrency", str(concurrency))
         children_file = Path(f"/proc/{supervisor.pid}/task/{supervisor.pid}/children")
         end = time.monotonic() + STARTS_WITHIN
@@ -101,6 +104,12 @@ class Bench:
             time.sleep(0.1)
         raise SystemExit(f"the API is not ready after {STARTS_WITHIN:.0f} s: see {self.folder}")
 
+    @property
+    def database(self) -> Place:
+        """Where the records are."""
+        url = self.env.get("RAGQUEUE_DATABASE_URL")
+        return url or Path(self.env["RAGQUEUE_DATA"]) / "records.sqlite3"
+
     def close(self) -> None:
         """End every process group that was started: in good order first, then at once."""
         self._signal([process for process in self._started if process.poll() is None], SIGTERM)
@@ -110,7 +119,7 @@ class Bench:
 
     def _beats(self) -> bool:
         status = json.loads(self.run("status", "--json"))
-        return bool(status["workers"])
+        return len(status["workers"]) >= self._workers
 
     def _is_ready(self) -> bool:
         try:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Self
 
@@ -154,11 +155,26 @@ class PostgresServer:
             time.sleep(0.05)
         return self
 
+    def cpu_seconds(self) -> float:
+        """Return the CPU that it has used, with its processes, also those that ended."""
+        assert self._process is not None
+        ticks = 0
+        for pid, fields in _processes().items():
+            if pid == self._process.pid:
+                ticks += sum(map(int, fields[11:15]))  # its own, and of children that ended
+            elif int(fields[1]) == self._process.pid:
+                ticks += sum(map(int, fields[11:13]))
+        return ticks / os.sysconf("SC_CLK_TCK")
+
     def kill(self) -> None:
         """Kill it at once with all of its processes (SIGKILL)."""
         if self._process is None:
             return
-        os.killpg(self._process.pid, signal.SIGKILL)
+        server = self._process.pid
+        children = [pid for pid, fields in _processes().items() if int(fields[1]) == server]
+        for pid in (server, *children):  # each has a group of its own
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self._process.wait()
         self._process = None
 
@@ -202,3 +218,12 @@ class PostgresServer:
             return True
         except (OSError, psycopg.Error):
             return False
+
+
+def _processes() -> dict[int, list[str]]:
+    """Return {pid: the fields of /proc/PID/stat behind the name} (man 5 proc)."""
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended
+            found[int(stat.parent.name)] = stat.read_text().rpartition(")")[2].split()
+    return found

@@ -1,4 +1,4 @@
-"""`bench queue`: jobs of 0.5 s on one worker process, both engines, beside RQ's own worker."""
+"""`bench queue`: jobs of 0.5 s on one worker process, each set-up, beside RQ's own worker."""
 
 import argparse
 import asyncio
@@ -6,14 +6,23 @@ import json
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import create_engine, text
-
-from campaigns.house import QUESTION, SAMPLES, Bench, bench, clean_environment, machine, quantile
-from campaigns.services import RedisServer
+from campaigns import database
+from campaigns.house import (
+    QUESTION,
+    SAMPLES,
+    Bench,
+    bench,
+    clean_environment,
+    cpu_seconds,
+    machine,
+    quantile,
+)
+from campaigns.services import PostgresServer, RedisServer
 from ragqueue.embedded import Ragqueue
 
 JOBS = 3000
@@ -21,6 +30,9 @@ SLOTS = 400
 MODEL = "scripted:rate=2&tokens=2&cite=0"  # the second token is due 0.5 s after the first
 RQ_JOBS = 20
 DONE_WITHIN = 300  # seconds
+SETUPS = ("sql", "rq", "postgres", "rq-postgres")
+FEW_SLOTS = 50  # of each of two workers, which the rate is then bounded by
+FEW_JOBS = 600
 SINGLE_JOBS = 60  # that are submitted one after another, to an idle worker
 
 _DONE = """
@@ -32,18 +44,17 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="bench queue")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--jobs", type=int, default=JOBS)
+    parser.add_argument("--setup", action="append", choices=SETUPS, help="By default each")
     options = parser.parse_args(argv)
     base = rq_default()
     print(f"RQ's default worker: {base:.2f} jobs/s", file=sys.stderr)
     engines = {}
-    for engine in ("sql", "rq"):
-        rate, start_ms = measure(engine, options.jobs)
-        engines[engine] = {
-            "jobs_s": round(rate, 1),
-            "ratio": round(rate / base, 1),
-            "idle_start_p50_ms": round(start_ms, 2),
-        }
-        print(engine, engines[engine], file=sys.stderr)
+    for setup in options.setup or SETUPS:
+        figures = measure(setup, options.jobs)
+        figures["ratio"] = round(figures["jobs_s"] / base, 1)
+        figures["two_workers"] = round(of_two(setup), 2)
+        engines[setup] = figures
+        print(setup, figures, file=sys.stderr)
     report = {
         "rq_default_jobs_s": round(base, 3),
         "engines": engines,
@@ -88,37 +99,64 @@ def _wait_for_rq(queue: Any, count: int) -> None:
         time.sleep(0.01)
 
 
-def measure(engine: str, jobs: int) -> tuple[float, float]:
-    """Return (jobs/s with all of them waiting, median ms from submit to start when idle)."""
+def measure(setup: str, jobs: int) -> dict[str, float]:
+    """Return the figures of one worker process, with all jobs waiting, and with it idle."""
+    with house_of(setup) as (house, server):
+        asyncio.run(fill(house, jobs))
+        pid = house.work(SLOTS)
+        rate = rate_of(wait_for(house, jobs))
+        own = cpu_seconds(pid)
+        report = {"jobs_s": round(rate, 1), "cpu_ms_per_job": round(own / jobs * 1000, 2)}
+        if server is not None:
+            report["server_cpu_ms_per_job"] = round(server.cpu_seconds() / jobs * 1000, 2)
+        report["idle_start_p50_ms"] = round(asyncio.run(idle(house)), 2)
+        return report
+
+
+def of_two(setup: str) -> float:
+    """Return how many times the jobs/s of one worker process two of them do."""
+    rates = []
+    for workers in (1, 2):
+        with house_of(setup) as (house, _):
+            for _ in range(workers):
+                house.work(FEW_SLOTS)
+            asyncio.run(fill(house, FEW_JOBS))
+            rates.append(rate_of(wait_for(house, FEW_JOBS)))
+    return rates[1] / rates[0]
+
+
+def rate_of(rows: Sequence[tuple[Any, ...]]) -> float:
+    """Return jobs a second, from the first start to the last end."""
+    first = min(started for _, started, _ in rows)
+    last = max(ended for _, _, ended in rows)
+    return float(len(rows) / (last - first))
+
+
+@contextmanager
+def house_of(setup: str) -> Iterator[tuple[Bench, PostgresServer | None]]:
+    """Give the house of a set-up that holds a document, and its PostgreSQL if it has one."""
     with ExitStack() as stack:
         env = {"LLM_MODEL": MODEL, "RAGQUEUE_EMBEDDER": "none", "RAGQUEUE_QUEUE": "sql"}
-        if engine == "rq":
-            server = stack.enter_context(RedisServer())
-            env["RAGQUEUE_QUEUE"] = f"rq+{server.url}"
+        postgres = None
+        if setup.endswith("postgres"):
+            postgres = stack.enter_context(PostgresServer(durable=True))
+            env["RAGQUEUE_DATABASE_URL"] = postgres.url
+        if setup.startswith("rq"):
+            env["RAGQUEUE_QUEUE"] = f"rq+{stack.enter_context(RedisServer()).url}"
         house = stack.enter_context(bench(env))
-        ingest(house)
-        asyncio.run(fill(house, jobs))
-        house.work(SLOTS)
-        rows = wait_for(house, jobs)
-        first = min(started for _, started, _ in rows)
-        last = max(ended for _, _, ended in rows)
-        return jobs / (last - first), asyncio.run(idle(house))
+        asyncio.run(ingest(house))
+        yield house, postgres
 
 
-def ingest(house: Bench) -> None:
-    """Bring one document in, so that there is something to answer from.
-
-    The engine plays no part in it.
-    """
-    env = house.env
-    house.env = {**env, "RAGQUEUE_QUEUE": "sql"}
-    house.run("ingest", str(SAMPLES / "query-params.md"))
-    house.env = env
+async def ingest(house: Bench) -> None:
+    """Bring one document in, so that there is something to answer from."""
+    async with Submitting(settings=settings_of(house)) as ragqueue, ragqueue.runtime.working():
+        await ragqueue.ingest(SAMPLES / "query-params.md")
 
 
 def settings_of(house: Bench) -> dict[str, str]:
     """Return the settings of a process that only submits, without a limit to what waits."""
-    return {
+    settings = {
         "data": house.env["RAGQUEUE_DATA"],
         "vector_db_path": house.env["VECTOR_DB_PATH"],
         "queue": house.env["RAGQUEUE_QUEUE"],
@@ -126,7 +164,11 @@ def settings_of(house: Bench) -> dict[str, str]:
         "embedder": "none",
         "lane_bound": str(10**6),
         "tenant_bound": str(10**6),
+        "drain": "1",
     }
+    if "RAGQUEUE_DATABASE_URL" in house.env:
+        settings["database_url"] = house.env["RAGQUEUE_DATABASE_URL"]
+    return settings
 
 
 class Submitting(Ragqueue):
@@ -177,12 +219,7 @@ def wait_for(house: Bench, jobs: int) -> list[tuple[Any, ...]]:
 
 def read(house: Bench, query: str) -> list[tuple[Any, ...]]:
     """Return the rows of a query to the records."""
-    engine = create_engine(f"sqlite:///{house.env['RAGQUEUE_DATA']}/records.sqlite3")
-    try:
-        with engine.connect() as connection:
-            return [tuple(row) for row in connection.execute(text(query))]
-    finally:
-        engine.dispose()
+    return [tuple(row) for row in database.rows(house.database, query)]
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from campaigns.faults import database
-from campaigns.faults.database import Place
+from campaigns import database
+from campaigns.database import Place
 from ragqueue.types import ATTEMPT_SHIFT, LAST_N
 
 GONE = "gone"

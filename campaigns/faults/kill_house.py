@@ -17,8 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
 
+from campaigns.database import Place
 from campaigns.faults import processes
-from campaigns.faults.database import Place
 from campaigns.faults.mutants import SURPRISE, WENT_ON
 from campaigns.faults.witness import Kill, Witness
 from campaigns.house import PAGES, clean_environment

@@ -8,8 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from campaigns.faults import database
-from campaigns.faults.database import Place
+from campaigns import database
+from campaigns.database import Place
 from campaigns.faults.evidence import GONE, Entry, Move
 
 _NOW = "(julianday('now') - 2440587.5) * 86400.0"
