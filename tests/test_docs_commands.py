@@ -90,10 +90,12 @@ RUN = {
     ". .venv/bin/activate",
     ASK,
     "ragqueue config show --origin",
+    "ragqueue backup records.backup",
     "ragqueue doctor",
     "ragqueue ingest path/to/documents",
     "ragqueue ingest path/to/your/documents",
     "ragqueue jobs list",
+    "ragqueue restore records.backup --data restored",
     "rq info --url redis://localhost:6379",
     f"curl localhost:8000/chat {JSON_QUESTION}",
     f"curl -i localhost:8000/chat {JSON_QUESTION}",
@@ -319,6 +321,19 @@ def test_the_commands_of_rq_on_redis_do_what_they_say(folder: Path) -> None:
     [settings] = re.findall(r"^```ini\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
     assert len(list(obeyed(folder, [page], settings))) >= 10
+
+
+def test_the_commands_of_back_up_and_upgrade_do_what_they_say(folder: Path) -> None:
+    page = "docs/how-to/back-up-and-upgrade.md"
+
+    done = list(obeyed(folder, [page]))
+
+    assert done == [
+        "ragqueue backup records.backup",
+        "ragqueue restore records.backup --data restored",
+        "ragqueue doctor",
+    ]
+    assert (folder / "restored" / "records.sqlite3").exists()
 
 
 def test_the_commands_of_postgresql_do_what_they_say(

@@ -14,6 +14,7 @@ import click
 
 from ragqueue.cli import (
     ask,
+    backup,
     config,
     demo,
     doctor,
@@ -42,6 +43,8 @@ COMMANDS: tuple[click.Command, ...] = (
     status.status,
     doctor.doctor,
     config.config_group,
+    backup.backup,
+    backup.restore,
     evaluate.evaluate,
 )
 INTERRUPTED = 130  # the exit status of what Ctrl+C ended, as a shell has it

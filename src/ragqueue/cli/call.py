@@ -1,9 +1,11 @@
 """One command as it was called: its settings, the records it looks at, and how it prints."""
 
+import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from ragqueue.errors import NotFound
@@ -82,6 +84,16 @@ class Call:
         """
         with self._open_records() as records:
             return await records.write(function, *args, **kwargs)
+
+    async def backup(self, copy: Path) -> int:
+        """Copy the records of the data folder into a new file; return its bytes.
+
+        Raises ConfigError, StoreFull, Unavailable.
+        """
+        from ragqueue.records.backup import backup
+
+        with self._open_records() as records:
+            return await asyncio.to_thread(backup, records.engine, copy)
 
     @contextmanager
     def _open_records(self) -> Iterator["Records"]:
