@@ -23,7 +23,8 @@ import tempfile
 from sqlalchemy import URL
 from ragqueue.records import sqlite
 with tempfile.TemporaryDirectory() as folder:
-    engine = sqlite.open_engine(URL.create("sqlite", database=f"{folder}/records.sqlite3"))
+    url = URL.create("sqlite", database=f"{folder}/records.sqlite3")
+    engine = sqlite.SqliteDatabase().open_engine(url, pool_size=1)
     with engine.connect() as connection:
         sqlite.begin(connection, durable=True)
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1  # NORMAL
