@@ -37,10 +37,11 @@ class SqlEventLog(EventLog):
 
     def __init__(self, records: Records) -> None:
         self._records = records
+        self._append = _append if records.database.is_file else _append_held
         self._woken = asyncio.Event()
 
     async def append(self, appends: Sequence[Append]) -> list[int]:
-        ends = await self._records.loosely(_append, appends)
+        ends = await self._records.loosely(self._append, appends)
         self._woken.set()
         return ends
 
@@ -68,10 +69,18 @@ def grants(end: int, after: int, first: int) -> bool:
     return end == after or (after == -1 and end < first)
 
 
+def _append_held(connection: Connection, appends: Sequence[Append]) -> list[int]:
+    """Append where writers do not take turns.
+
+    Two that look for the end of one log at the same moment would both be granted.
+    """
+    job_ids = as_list(append.job_id for append in appends)
+    connection.exec_driver_sql(positional(connection, _HOLD), (job_ids,))
+    return _append(connection, appends)
+
+
 def _append(connection: Connection, appends: Sequence[Append]) -> list[int]:
     job_ids = as_list(append.job_id for append in appends)
-    # Two that look for the end of one log at the same moment would both be granted.
-    connection.exec_driver_sql(positional(connection, _HOLD), (job_ids,))
     ends: dict[str, int] = dict(
         connection.exec_driver_sql(positional(connection, _ENDS), (job_ids,)).all()
     )
