@@ -53,6 +53,7 @@ SHORT = {
     "python3 dev.py bench stream": "python -m campaigns.benches.stream --help",
     "python3 dev.py bench search": "python -m campaigns.benches.search --help",
     "python3 dev.py bench ingest": "python -m campaigns.benches.ingest --help",
+    "python3 dev.py bench ingest --big": "python -m campaigns.benches.ingest --big --help",
     "python3 dev.py faults": f"{KILLS} --engine rq --help",
     "python3 dev.py faults --engine sql --jobs 300 --kills 20": (
         f"{KILLS} --engine sql --jobs 300 --kills 20 --help"

@@ -64,15 +64,7 @@ class Acceptor:
 
         There is no job when the document has these bytes already. Raises RequestError, StoreFull.
         """
-        if len(data) > self._max_upload:
-            raise TooLarge(
-                f"{source!r} has {len(data):,} bytes, "
-                f"the limit is {self._max_upload:,} (RAGQUEUE_MAX_UPLOAD)"
-            )
-        if not data:
-            raise UnreadableDocument(f"{source!r} is empty: give a file with text")
-        check_storable("source", source)
-        check_storable("collection", collection)
+        self._check(data, source, collection)
         upload = Upload(
             tenant=tenant,
             collection=collection,
@@ -85,6 +77,22 @@ class Acceptor:
         if known is not None and _has(known, upload):
             return known, None
         await self._submitter.check_room(tenant, "ingest")
+        return await self._take_in(upload, data)
+
+    def _check(self, data: bytes, source: str, collection: str) -> None:
+        """Raise RequestError for what cannot be stored."""
+        if len(data) > self._max_upload:
+            raise TooLarge(
+                f"{source!r} has {len(data):,} bytes, "
+                f"the limit is {self._max_upload:,} (RAGQUEUE_MAX_UPLOAD)"
+            )
+        if not data:
+            raise UnreadableDocument(f"{source!r} is empty: give a file with text")
+        check_storable("source", source)
+        check_storable("collection", collection)
+
+    async def _take_in(self, upload: Upload, data: bytes) -> tuple[Document, Job | None]:
+        """Keep the bytes of a file and submit its ingest; leave none of them when that fails."""
         upload_id = uuid.uuid4().hex
         try:
             await self._keep_bytes(upload, upload_id, data)
@@ -96,7 +104,7 @@ class Acceptor:
             raise conflict
         except BaseException:
             with suppress(RagqueueError):  # else it is forgotten in time
-                await self._records.note(uploads.drop_untaken, tenant, upload_id)
+                await self._records.note(uploads.drop_untaken, upload.tenant, upload_id)
             raise
 
     async def _find(self, upload: Upload) -> Document | None:
