@@ -14,7 +14,13 @@ from ragqueue.generators import openai
 from ragqueue.generators.base import Generator
 from ragqueue.generators.openai import OpenAIGenerator
 from ragqueue.generators.openai_answer import Answer
-from ragqueue.testing.contracts.generators import GeneratorContract, collect, make_prompt, text_of
+from ragqueue.testing.contracts.generators import (
+    GeneratorContract,
+    ServedContract,
+    collect,
+    make_prompt,
+    text_of,
+)
 from ragqueue.testing.openai_server import FAULT_AFTER, RETRY_AFTER, OpenAISimulator
 
 KEY = "sk-secret-key"
@@ -35,7 +41,13 @@ async def client(server: OpenAISimulator, **options: Any) -> AsyncIterator[OpenA
         await generator.close()
 
 
-class TestOpenAI(GeneratorContract):
+class TestOpenAI(GeneratorContract, ServedContract):
+    @pytest.fixture
+    async def unreachable(self) -> AsyncIterator[Generator]:
+        generator = OpenAIGenerator("sim", base_url="http://127.0.0.1:1/v1", api_key=KEY)
+        yield generator
+        await generator.close()
+
     @pytest.fixture
     async def generator(self, server: OpenAISimulator) -> AsyncIterator[Generator]:
         async with client(server) as generator:

@@ -16,7 +16,7 @@ from ragqueue.indexes.base import Index
 from ragqueue.indexes.faiss import FaissIndex
 from ragqueue.records import chunks
 from ragqueue.records.chunks import News
-from ragqueue.testing.contracts.vectors import DIMENSIONS, HERE, IndexContract, vectors
+from ragqueue.testing.contracts.vectors import DIMENSIONS, HERE, Another, IndexContract, vectors
 from ragqueue.types import Space
 from tests.library import add, open_records
 
@@ -82,7 +82,8 @@ class Recorded(FaissIndex):
         await super().upsert(space, numbers, vectors)
 
     async def delete(self, space: Space, numbers: Sequence[int]) -> None:
-        for number in set(numbers) & set(self.records.vectors):
+        held = set(self.records.vectors) if space == HERE else set()
+        for number in set(numbers) & held:
             self.records.drop(number)
         await super().delete(space, numbers)
 
@@ -109,6 +110,14 @@ class TestFaissIndex(IndexContract):
     async def index(self, tmp_path: Path, feed: MemoryFeed) -> Index:
         return Recorded(tmp_path / "向量", feed)
 
+    @pytest.fixture
+    def another(self, tmp_path: Path, feed: MemoryFeed) -> Another:
+        return lambda: Recorded(tmp_path / "向量", feed)
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        return tmp_path
+
 
 class TestFaissIndexThatFollows(IndexContract):
     """The same where the space is in memory before anything is written."""
@@ -121,6 +130,15 @@ class TestFaissIndexThatFollows(IndexContract):
         monkeypatch.setattr(faiss, "LOOK_EVERY", 3600)  # only what the port was told can show
         await index.count(HERE)
         return index
+
+    @pytest.fixture
+    def another(self, tmp_path: Path, feed: MemoryFeed, monkeypatch: pytest.MonkeyPatch) -> Another:
+        monkeypatch.setattr(faiss, "LOOK_EVERY", 0)  # nobody tells another process
+        return lambda: Recorded(tmp_path, feed)
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        return tmp_path
 
 
 async def test_a_replica_is_filled_from_the_records(tmp_path: Path, feed: MemoryFeed) -> None:

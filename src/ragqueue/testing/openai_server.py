@@ -24,7 +24,8 @@ FAULT_AFTER = 5  # tokens
 RETRY_AFTER = 2  # seconds, sent with a refusal
 # A prompt that contains `FAULT:name` is refused, or its answer is struck after so many tokens:
 # silent sends not even headers, hang-first only comments, hang nothing more;
-# cut ends without a finish reason, malformed with an event that is no JSON.
+# cut ends without a finish reason, malformed with an event that is no JSON,
+# error with one that tells of an error; length ends an answer for its limit.
 REFUSALS = {
     "400": "context_length",
     "401": "bad_key",
@@ -40,6 +41,7 @@ STREAM_FAULTS = {
     "hang": FAULT_AFTER,
     "cut": FAULT_AFTER,
     "malformed": FAULT_AFTER,
+    "error": FAULT_AFTER,
 }
 _FAULT = re.compile(r"FAULT:([\w-]+)")
 _CHUNK = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "sim"}
@@ -60,6 +62,16 @@ class OpenAISimulator(TestServer):
         await self.start_server(shutdown_timeout=0, access_log=None)
         self.url = str(self.make_url("/v1"))
         return self
+
+    async def said(self, prompt: Prompt) -> str:
+        """Return the whole text of the answer to a prompt."""
+        asked = _prompt_of([{"role": "user", "content": prompt.user}])
+        return "".join([delta.text async for delta in self._model.stream(asked)])
+
+    async def heard(self) -> str:
+        """Return the text of the messages of the last request."""
+        body = await self.requests[-1].json()
+        return "\n".join(message["content"] for message in body["messages"])
 
     async def quiet(self) -> None:
         """Wait until no answer is being sent."""
@@ -98,7 +110,7 @@ class OpenAISimulator(TestServer):
         tokens = await _write_tokens(response, self._model.stream(prompt), limit)
         await _strike(request, response, fault)
 
-        end = _choice({}, finish="stop")
+        end = _choice({}, finish="length" if fault == "length" else "stop")
         stream_options = body.get("stream_options") or {}
         if stream_options.get("include_usage"):
             prompt_tokens = len(prompt.question) // 4
@@ -151,7 +163,9 @@ async def _strike(request: web.Request, response: web.StreamResponse, fault: str
         request.transport.abort()
     if fault == "malformed":
         await response.write(b"data: {not json\n\n")
-    if fault in ("cut", "malformed", "hang"):
+    if fault == "error":
+        await response.write(_event(error={"message": "out of memory"}))
+    if fault in ("cut", "malformed", "error", "hang"):
         await asyncio.Event().wait()
 
 

@@ -1,11 +1,16 @@
 """What every generator does: subclass the contract and give the fixture `generator`.
 
-It must say the same for the same prompt.
+It must say the same for the same prompt. One that asks a server subclasses `ServedContract`, too,
+and gives `server`, a simulator that fails as a question with `FAULT:name` says, and `unreachable`.
 """
 
 import asyncio
 from contextlib import aclosing
+from typing import Protocol
 
+import pytest
+
+from ragqueue.errors import BackendError, Unavailable
 from ragqueue.generators.base import Generator
 from ragqueue.types import Chunk, Delta, Hit, Prompt
 
@@ -87,3 +92,67 @@ class GeneratorContract:
             texts = await asyncio.gather(text_of(generator, first), text_of(generator, second))
             assert list(texts) == alone
         assert await text_of(generator, first) == alone[0]
+
+
+class Server(Protocol):
+    """What a simulator tells of itself."""
+
+    async def said(self, prompt: Prompt) -> str:
+        """Return the whole text of the answer that it gives to a prompt."""
+
+    async def heard(self) -> str:
+        """Return the text of the messages of the last request."""
+
+    async def quiet(self) -> None:
+        """Wait until no answer is being sent."""
+
+
+class ServedContract:
+    async def test_every_character_of_the_server_arrives(
+        self, generator: Generator, server: Server
+    ) -> None:
+        prompt = make_prompt()
+        assert await text_of(generator, prompt) == await server.said(prompt)
+
+    async def test_the_server_hears_the_instructions_and_the_passages(
+        self, generator: Generator, server: Server
+    ) -> None:
+        prompt = make_prompt()
+        await collect(generator, prompt)
+        heard = await server.heard()
+        assert prompt.system in heard
+        assert prompt.user in heard
+
+    async def test_the_last_delta_carries_the_counts_of_tokens(self, generator: Generator) -> None:
+        deltas = await collect(generator, make_prompt())
+        assert set(deltas[-1].usage) == {"input_tokens", "output_tokens"}
+
+    async def test_an_answer_at_its_limit_ends_with_length(self, generator: Generator) -> None:
+        deltas = await collect(generator, make_prompt("FAULT:length"))
+        assert deltas[-1].finish == "length"
+
+    @pytest.mark.parametrize("fault", ["cut", "malformed", "error", "500"])
+    async def test_an_answer_that_fails_is_an_error_to_try_again(
+        self, generator: Generator, fault: str
+    ) -> None:
+        with pytest.raises(BackendError) as caught:
+            await collect(generator, make_prompt(f"FAULT:{fault}"))
+        assert caught.value.retryable
+
+    async def test_a_model_that_is_not_there_is_not_tried_again(self, generator: Generator) -> None:
+        with pytest.raises(BackendError) as caught:
+            await collect(generator, make_prompt("FAULT:404"))
+        assert not caught.value.retryable
+
+    async def test_a_server_that_is_away_is_unavailable(self, unreachable: Generator) -> None:
+        with pytest.raises(Unavailable):
+            await collect(unreachable, make_prompt())
+
+    async def test_closing_early_ends_the_call(self, generator: Generator, server: Server) -> None:
+        async with (
+            asyncio.timeout(10),
+            aclosing(generator.stream(make_prompt("FAULT:hang"))) as stream,
+        ):
+            await anext(stream)
+        async with asyncio.timeout(10):
+            await server.quiet()
