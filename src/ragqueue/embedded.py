@@ -15,11 +15,12 @@ from ragqueue.records import jobs, workers
 from ragqueue.records.erasures import Receipt
 from ragqueue.settings import load
 from ragqueue.storable import check_storable
-from ragqueue.types import Citation, Event, Hit, Job
+from ragqueue.types import LANES, Citation, Event, Hit, Job
 from ragqueue.wiring import Runtime, open_runtime
 
 AT_ONCE = 64  # documents that wait for their jobs
 LOOK_EVERY = 0.05  # seconds between looks at a job that is waited for
+LOOK_FOR = 1.0  # seconds between looks for somebody who works
 
 
 class Answer(NamedTuple):
@@ -62,6 +63,7 @@ class Ragqueue:
         self._flags = settings
         self._stack = AsyncExitStack()
         self._gate = asyncio.Semaphore(AT_ONCE)
+        self._works = False  # a worker runs inside, or none shall any more
 
     async def __aenter__(self) -> Self:
         # Before faiss is loaded; its own call covers one thread only.
@@ -69,12 +71,26 @@ class Ragqueue:
         settings, _ = load(self._flags)
         self.runtime = await self._stack.enter_async_context(open_runtime(settings))
         self.desk = self.runtime.desk(self.tenant)
-        if self.runtime.queue.works_inside and not await self.workers():
-            await self._stack.enter_async_context(self.runtime.working())
+        if self.runtime.queue.works_inside:
+            await self._work_if_nobody_does()
+            # Who beats now may be dead: a worker that was killed counts for a lease.
+            self.runtime.keeper.keep("inside", self._work_if_nobody_does, every=lambda: LOOK_FOR)
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._works = True  # nothing begins any more
         await self._stack.aclose()
+
+    async def _work_if_nobody_does(self) -> None:
+        """Run a worker in this process once a lane has none."""
+        if self._works:
+            return
+        lease = self.runtime.settings.lease
+        alive = await self.runtime.records.read(workers.alive, lease)
+        worked = {lane for worker in alive for lane in worker["lanes"].split(",")}
+        if not worked.issuperset(LANES) and not self._works:
+            self._works = True
+            await self._stack.enter_async_context(self.runtime.working())
 
     async def workers(self) -> int:
         """Return how many worker processes beat."""

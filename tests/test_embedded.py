@@ -1,0 +1,47 @@
+"""The door for Python works by itself where nobody else does."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection
+
+from ragqueue.embedded import Ragqueue
+from ragqueue.records import workers
+from ragqueue.records.schema import migrate, open_records
+
+TEXT = b"# Lease\n\nA lease lasts ten seconds.\n"
+
+
+def beat_of_a_dead(connection: Connection) -> None:
+    workers.beat(connection, "dead", "chat,background", 0, {})
+
+
+def beat_of_one_lane(connection: Connection) -> None:
+    workers.beat(connection, "other", "chat", 0, {})
+
+
+@pytest.mark.parametrize("beat", [beat_of_a_dead, beat_of_one_lane])
+async def test_who_beat_last_but_does_not_work_is_not_waited_for(
+    tmp_path: Path, beat: Callable[[Connection], None]
+) -> None:
+    records = open_records(tmp_path / "data")
+    migrate(records.engine)
+    await records.write(beat)
+    records.close()
+    settings = {
+        "data": tmp_path / "data",
+        "vector_db_path": tmp_path / "vectors",
+        "embedder": "none",
+        "queue": "sql",
+        "lease": 1.0,
+        "beat": 0.3,
+        "drain": 0.0,
+    }
+
+    async with asyncio.timeout(30), Ragqueue(settings=settings) as ragqueue:
+        await ragqueue.store("a.md", TEXT)
+        answer = await ragqueue.ask("How long does a lease last?")
+
+    assert "ten seconds" in answer.text
