@@ -83,19 +83,16 @@ class Ragqueue:
 
     async def _work_if_nobody_does(self) -> None:
         """Run a worker in this process once a lane has none."""
-        if self._works:
-            return
-        lease = self.runtime.settings.lease
-        alive = await self.runtime.records.read(workers.alive, lease)
-        worked = {lane for worker in alive for lane in worker["lanes"].split(",")}
-        if not worked.issuperset(LANES) and not self._works:
+        if not self._works and not await self.workers():
             self._works = True
             await self._stack.enter_async_context(self.runtime.working())
 
     async def workers(self) -> int:
-        """Return how many worker processes beat."""
+        """Return how many worker processes beat for each lane, of the lane with the fewest."""
         lease = self.runtime.settings.lease
-        return len(await self.runtime.records.read(workers.alive, lease))
+        alive = await self.runtime.records.read(workers.alive, lease)
+        lanes = [lane for worker in alive for lane in worker["lanes"].split(",")]
+        return min(lanes.count(lane) for lane in LANES)
 
     async def ingest(
         self,
