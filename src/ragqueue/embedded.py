@@ -3,13 +3,13 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from ragqueue.desk import Desk
-from ragqueue.errors import QueueFull, RagqueueError
+from ragqueue.errors import QueueFull, RagqueueError, Unavailable
 from ragqueue.ingestion.files import find_files
 from ragqueue.records import jobs, workers
 from ragqueue.records.erasures import Receipt
@@ -74,7 +74,7 @@ class Ragqueue:
         if self.runtime.queue.works_inside:
             await self._work_if_nobody_does()
             # Who beats now may be dead: a worker that was killed counts for a lease.
-            self.runtime.keeper.keep("inside", self._work_if_nobody_does, every=lambda: LOOK_FOR)
+            self.runtime.keeper.keep("inside", self._take_over, every=lambda: LOOK_FOR)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -83,9 +83,16 @@ class Ragqueue:
 
     async def _work_if_nobody_does(self) -> None:
         """Run a worker in this process once a lane has none."""
-        if not self._works and not await self.workers():
+        if self._works or await self.workers():
+            return
+        if not self._works:  # nor has this process begun to close meanwhile
             self._works = True
             await self._stack.enter_async_context(self.runtime.working())
+
+    async def _take_over(self) -> None:
+        """Look once whether somebody works; records that are away are asked again later."""
+        with suppress(Unavailable):
+            await self._work_if_nobody_does()
 
     async def workers(self) -> int:
         """Return how many worker processes beat for each lane, of the lane with the fewest."""
