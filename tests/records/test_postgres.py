@@ -12,6 +12,7 @@ from sqlalchemy.exc import OperationalError
 
 from campaigns.services import PostgresServer
 from ragqueue.errors import ConfigError, Unavailable
+from ragqueue.events import sql as events_sql
 from ragqueue.events.base import fence
 from ragqueue.events.sql import SqlEventLog
 from ragqueue.records import chunks, jobs
@@ -89,6 +90,62 @@ async def test_of_two_attempts_that_append_at_once_never_both_are_granted(
         assert ends == [seq_of(2, 0)]
         seqs = [event.seq for event in (await log.read({job_id: 0}))[job_id]]
         assert seqs == sorted(seqs)
+
+
+async def append_late(log: SqlEventLog, append: Append) -> None:
+    """Append as a run does whose transaction is slow between its look and its write."""
+
+    def slow(connection: Connection) -> None:
+        events_sql.write(connection, [append])
+        connection.exec_driver_sql("select pg_sleep(0.2)")
+
+    await log._records.note(slow)
+
+
+@pytest.mark.parametrize("ends", ["seal", "drop"])
+async def test_what_was_appended_at_the_same_moment_outlives_no_seal_and_no_drop(
+    records: Records, ends: str
+) -> None:
+    log = SqlEventLog(records)
+    await log.append([fence("job", 1)])
+    event = Event(seq=seq_of(1, 1), type="delta", data={}, at=0.0)
+    late = append_late(log, Append(job_id="job", after=seq_of(1, 0), events=[event]))
+    appending = asyncio.create_task(late)
+    await asyncio.sleep(0.05)
+
+    if ends == "seal":
+        await log.seal([fence("job", 2)])
+    else:
+        await log.drop(["job"])
+
+    await appending
+    left = (await log.read({"job": 0})).get("job", [])
+    assert [event.seq for event in left] == ([seq_of(2, 0)] if ends == "seal" else [])
+
+
+async def test_an_old_attempt_that_looks_while_a_fence_is_raised_is_refused(
+    records: Records,
+) -> None:
+    log = SqlEventLog(records)
+    await log.append([fence("job", 1)])
+    event = Event(seq=seq_of(1, 1), type="delta", data={}, at=0.0)
+    raising = asyncio.create_task(append_late(log, fence("job", 2)))
+    await asyncio.sleep(0.05)
+
+    ends = await log.append([Append(job_id="job", after=seq_of(1, 0), events=[event])])
+
+    await raising
+    assert ends == [seq_of(2, 0)]
+    seqs = [event.seq for event in (await log.read({"job": 0}))["job"]]
+    assert seqs == [seq_of(1, 0), seq_of(2, 0)]
+
+
+async def test_very_many_logs_are_sealed(records: Records) -> None:
+    log = SqlEventLog(records)
+
+    await log.seal([fence(f"job{n}", 2) for n in range(40_000)])
+
+    assert len(await log.read({"job39999": 0})) == 1
 
 
 async def test_the_clock_of_a_worker_does_not_matter(

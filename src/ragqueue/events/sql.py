@@ -9,11 +9,14 @@ from sqlalchemy import Connection
 
 from ragqueue.adapters import Given
 from ragqueue.events.base import EventLog, entry
+from ragqueue.records.database import database_of
 from ragqueue.records.statements import as_list, positional, to_json
 from ragqueue.records.store import Records
 from ragqueue.types import Append, Event
 
 POLL = 0.01  # seconds between looks for what other processes wrote, while somebody reads
+
+AT_ONCE = 500  # logs in one transaction that ends them: each is held by a lock of the server's
 
 # These run for every token: past SQLAlchemy's texts, which cost more than the statements.
 _HOLD = "select hold(?)"
@@ -37,11 +40,10 @@ class SqlEventLog(EventLog):
 
     def __init__(self, records: Records) -> None:
         self._records = records
-        self._append = _append if records.database.is_file else _append_held
         self._woken = asyncio.Event()
 
     async def append(self, appends: Sequence[Append]) -> list[int]:
-        ends = await self._records.loosely(self._append, appends)
+        ends = await self._records.loosely(write, appends)
         self._woken.set()
         return ends
 
@@ -58,10 +60,12 @@ class SqlEventLog(EventLog):
                     await self._woken.wait()
 
     async def drop(self, job_ids: Sequence[str]) -> None:
-        await self._records.note(_drop, job_ids)
+        for start in range(0, len(job_ids), AT_ONCE):
+            await self._records.note(_drop, job_ids[start : start + AT_ONCE])
 
     async def seal(self, fences: Sequence[Append]) -> None:
-        await self._records.write(_seal, fences)
+        for start in range(0, len(fences), AT_ONCE):
+            await self._records.write(_seal, fences[start : start + AT_ONCE])
 
 
 def grants(end: int, after: int, first: int) -> bool:
@@ -69,18 +73,20 @@ def grants(end: int, after: int, first: int) -> bool:
     return end == after or (after == -1 and end < first)
 
 
-def _append_held(connection: Connection, appends: Sequence[Append]) -> list[int]:
-    """Append where writers do not take turns.
+def _hold(connection: Connection, job_ids: str) -> None:
+    """Let nobody else write to these logs (a JSON list) until the transaction ends.
 
-    Two that look for the end of one log at the same moment would both be granted.
+    Two that look for the end of one log at the same moment would both be granted, and what is
+    dropped would come back. In a file the writers take turns.
     """
-    job_ids = as_list(append.job_id for append in appends)
-    connection.exec_driver_sql(positional(connection, _HOLD), (job_ids,))
-    return _append(connection, appends)
+    if not database_of(connection.dialect.name).is_file:
+        connection.exec_driver_sql(positional(connection, _HOLD), (job_ids,))
 
 
-def _append(connection: Connection, appends: Sequence[Append]) -> list[int]:
+def write(connection: Connection, appends: Sequence[Append]) -> list[int]:
+    """Write the appends that are granted; return where each log ends then."""
     job_ids = as_list(append.job_id for append in appends)
+    _hold(connection, job_ids)
     ends: dict[str, int] = dict(
         connection.exec_driver_sql(positional(connection, _ENDS), (job_ids,)).all()
     )
@@ -100,12 +106,14 @@ def _append(connection: Connection, appends: Sequence[Append]) -> list[int]:
 
 
 def _drop(connection: Connection, job_ids: Sequence[str]) -> None:
-    connection.exec_driver_sql(positional(connection, _DROP), (as_list(job_ids),))
+    listed = as_list(job_ids)
+    _hold(connection, listed)
+    connection.exec_driver_sql(positional(connection, _DROP), (listed,))
 
 
 def _seal(connection: Connection, fences: Sequence[Append]) -> None:
     _drop(connection, [fence.job_id for fence in fences])
-    _append(connection, fences)
+    write(connection, fences)
 
 
 def _read(connection: Connection, cursors: str) -> dict[str, list[Event]]:
