@@ -42,23 +42,28 @@ def insert(connection: Connection, job_id: str) -> None:
     jobs.insert_job(connection, "acme", job_id, "chat", {}, 600.0)
 
 
-async def test_numbers_of_chunks_become_visible_in_rising_order(records: Records) -> None:
+async def test_numbers_of_chunks_become_visible_in_rising_order(
+    records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first_inserted = asyncio.Event()
     loop = asyncio.get_running_loop()
+    add_to_sums = chunks._add_to_sums
 
-    def slow(connection: Connection) -> list[int]:
-        numbers = chunks.insert(connection, SPACE, "d", 1, "en", [(ROW, b"\0\0")])
-        loop.call_soon_threadsafe(first_inserted.set)
-        connection.exec_driver_sql("select pg_sleep(0.3)")
-        return numbers
+    def slow_once(connection: Connection, *given: Any, **named: Any) -> None:
+        # Behind the numbers, and before the sums, whose rows would make the other wait, too.
+        if not first_inserted.is_set():
+            loop.call_soon_threadsafe(first_inserted.set)
+            connection.exec_driver_sql("select pg_sleep(0.3)")
+        add_to_sums(connection, *given, **named)
 
     async def news_at_the_end(of: asyncio.Task[list[int]]) -> list[int]:
         await of
         return [int(n) for n in (await records.read(chunks.news, SPACE, 0, 0, 9)).numbers]
 
-    lower = asyncio.create_task(records.write(slow))
-    await first_inserted.wait()
+    monkeypatch.setattr(chunks, "_add_to_sums", slow_once)
     rows = [(ROW, b"\0\0")]
+    lower = asyncio.create_task(records.write(chunks.insert, SPACE, "d", 1, "en", rows))
+    await first_inserted.wait()
     higher = asyncio.create_task(records.write(chunks.insert, SPACE, "e", 1, "en", rows))
 
     seen = await news_at_the_end(higher)
