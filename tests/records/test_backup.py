@@ -97,6 +97,37 @@ async def test_what_is_no_whole_backup_is_not_restored(ragqueue: Ragqueue, tmp_p
     assert not (tmp_path / "elsewhere").exists()
 
 
+async def test_no_log_of_another_database_is_left_beside_what_is_restored(
+    ragqueue: Ragqueue, tmp_path: Path
+) -> None:
+    backup(ragqueue.runtime.records.engine, tmp_path / "copy")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "records.sqlite3-wal").write_bytes(b"left")
+
+    with pytest.raises(ConfigError, match=r"records\.sqlite3-wal' exists: end every process"):
+        restore(tmp_path / "copy", tmp_path / "elsewhere")
+
+
+async def test_a_copy_that_breaks_off_leaves_none(
+    ragqueue: Ragqueue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "copies" / "copy"
+    copy.parent.mkdir()
+    backup(ragqueue.runtime.records.engine, copy)
+
+    def full(_: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ragqueue.records.backup._sync", full)
+    with pytest.raises(ConfigError, match="No space left on device"):
+        backup(ragqueue.runtime.records.engine, copy.with_name("second"))
+    with pytest.raises(ConfigError, match="No space left on device"):
+        restore(copy, tmp_path / "elsewhere")
+
+    assert list(copy.parent.iterdir()) == [copy]
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 async def test_a_folder_that_cannot_be_written_gets_one_line(
     ragqueue: Ragqueue, tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ from ragqueue.events import sql as events_sql
 from ragqueue.events.base import fence
 from ragqueue.events.sql import SqlEventLog
 from ragqueue.records import chunks, jobs
-from ragqueue.records.schema import migrate, open_server
+from ragqueue.records.schema import migrate, open_server, statements
 from ragqueue.records.store import Records
 from ragqueue.types import Append, Event, Row, Space, seq_of
 from ragqueue.working.run import Run
@@ -244,6 +244,29 @@ async def test_a_ring_of_another_process_is_heard(records: Records, tmp_path: Pa
     finally:
         watching.close()
         other.close()
+
+
+@pytest.mark.parametrize("query", ["schema=A", "schema=a'b", "schema=a&schema=b"])
+def test_a_schema_that_is_no_name_gets_one_line(query: str) -> None:
+    with pytest.raises(ConfigError, match="the schema of RAGQUEUE_DATABASE_URL is "):
+        open_server(f"postgresql://h/db?{query}")
+
+
+async def test_tallies_that_are_merged_are_not_written_again(records: Records) -> None:
+    await records.write(insert, "job")
+    await records.note(records.database.upkeep.merge_tallies)
+    where = "select ctid::text from tallies"
+    merged = await records.read(lambda c: c.exec_driver_sql(where).scalars().all())
+
+    await records.note(records.database.upkeep.merge_tallies)
+
+    assert await records.read(lambda c: c.exec_driver_sql(where).scalars().all()) == merged
+
+
+def test_every_migration_since_has_a_text_for_each_database(tmp_path: Path) -> None:
+    assert statements(tmp_path / "0005_old.py", "postgresql") == []
+    with pytest.raises(FileNotFoundError):
+        statements(tmp_path / "0006_new.py", "postgresql")
 
 
 @pytest.mark.parametrize("url", ["postgresql//x", "postgresql://h:port/db", "mysql://h/db"])

@@ -71,7 +71,7 @@ class Ingester:
         while True:
             part = await self._records.read(uploads.part, tenant, upload_id, len(parts))
             if part is None:
-                return b"".join(parts)
+                return await asyncio.to_thread(b"".join, parts)
             parts.append(part)
 
     async def _refused(self, document: Document, job: Job, error: UnreadableDocument) -> Outcome:

@@ -5,16 +5,15 @@ so that nothing deleted stands in it.
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from ragqueue.errors import ConfigError, StoreFull, told
+from ragqueue.errors import ConfigError, told
 from ragqueue.records.database import run
-from ragqueue.records.sqlite import explained, sqlite_module
-
-FILE = "records.sqlite3"  # in a data folder
+from ragqueue.records.sqlite import FILE, explained, sqlite_module
 
 
 def backup(engine: Engine, copy: Path) -> int:
@@ -33,25 +32,27 @@ def backup(engine: Engine, copy: Path) -> int:
         _sync(part)
         part.rename(copy)
     except DBAPIError as error:
-        part.unlink(missing_ok=True)
         raise explained(error) from error
     except OSError as error:
         raise ConfigError(f"{str(copy)!r} cannot be written ({told(error)})") from error
+    finally:
+        _drop(part)
     return copy.stat().st_size
 
 
 def restore(copy: Path, folder: Path) -> Path:
     """Put a copy into a data folder that has no database; return the file.
 
-    Raises ConfigError, StoreFull.
+    Raises ConfigError.
     """
     place = folder / FILE
-    if place.exists():
+    part = folder / f"{FILE}.part"
+    # Its write-ahead log, too: what stands in one that was left would be written into the copy.
+    for there in sorted(set(folder.glob(f"{FILE}*")) - {part}):
         raise ConfigError(
-            f"{str(place)!r} exists: end every process, move it away, and restore again"
+            f"{str(there)!r} exists: end every process, move it away, and restore again"
         )
     _check(copy)
-    part = folder / f"{FILE}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with copy.open("rb") as source, part.open("wb") as target:
@@ -60,9 +61,10 @@ def restore(copy: Path, folder: Path) -> Path:
         _forget_workers(part)
         _sync(part)
         part.rename(place)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise StoreFull(f"{str(place)!r} cannot be written ({told(error)})") from error
+    except (OSError, sqlite_module.Error) as error:
+        raise ConfigError(f"{str(place)!r} cannot be written ({told(error)})") from error
+    finally:
+        _drop(part)
     return place
 
 
@@ -91,6 +93,12 @@ def _forget_workers(copy: Path) -> None:
         connection.commit()
     finally:
         connection.close()
+
+
+def _drop(part: Path) -> None:
+    """Remove what is left of a copy that broke off."""
+    with suppress(OSError):
+        part.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

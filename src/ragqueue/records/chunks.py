@@ -49,9 +49,9 @@ _INSERT = _CHUNKS.insert().returning(_CHUNKS.c.number, sort_by_parameter_order=T
 
 _HERE = "tenant = :tenant and collection = :collection and generation = :generation"
 
-# One statement for thousands of terms: a third of the time of one statement a term.
 _HOLD = sql("select hold(:names)")
 
+# One statement for thousands of terms: a third of the time of one statement a term.
 _ADD_TERMS = sql("""
     insert into terms (tenant, collection, generation, term, df)
     select :tenant, :collection, :generation, key, cast(value as bigint)

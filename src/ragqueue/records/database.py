@@ -17,6 +17,9 @@ T = TypeVar("T")
 # our process, nor of a database that is on another host. A loose one may be undone by that, too.
 READ, LOOSE, NOTE, WRITE = range(4)
 
+# Terms that are looked up however common they are. So few are ranked by the database's own rank.
+FEWEST_TERMS = 2
+
 # By SQLAlchemy's name of the dialect: module and class, and the extra that brings its packages.
 _DATABASES = {
     "sqlite": ("ragqueue.records.sqlite:SqliteDatabase", ""),
@@ -56,8 +59,8 @@ class Database(ABC):
 
     Each connection has the SQL functions `epoch()`, the store's clock in seconds since 1970;
     `json_each(text)`, the rows (key, value) of a list or a map; and `hold(text)`, which keeps the
-    names of a list for this transaction until it ends, where writers do not take turns anyway;
-    and `announce()`, which wakes who watches once the transaction is committed.
+    names of a list for this transaction until it ends, where writers do not take turns anyway.
+    A server has `announce()`, too, which wakes who watches once the transaction is committed.
     """
 
     writers: ClassVar[int]  # threads of a process that write

@@ -13,14 +13,13 @@ from ragqueue.errors import NotFound
 from ragqueue.language.bm25 import bm25, weight
 from ragqueue.language.tokens import asked
 from ragqueue.records.chunks import LISTED, SHOWN, scope
-from ragqueue.records.database import database_of
+from ragqueue.records.database import FEWEST_TERMS, database_of
 from ragqueue.records.statements import as_list, sql
 from ragqueue.types import Space
 
 # Postings that are walked for a question: the same ranking as all of them, at a fifth of the time.
 BUDGET = 10_000
 LEAST_SHARE = 0.1  # of the budget that a language has, however few chunks speak it
-FEWEST_TERMS = 2
 MOST_TERMS = 12
 CANDIDATES = 200  # what the index's own ranking finds is ranked again
 

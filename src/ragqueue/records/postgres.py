@@ -9,7 +9,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from ragqueue.errors import StoreFull, Unavailable
-from ragqueue.records.database import LOOSE, NOTE, READ, WRITE, Database, Upkeep, run
+from ragqueue.records.database import FEWEST_TERMS, LOOSE, NOTE, READ, WRITE, Database, Upkeep, run
 
 T = TypeVar("T")
 SCHEMA = "ragqueue"  # unless the URL says `?schema=...`
@@ -51,10 +51,13 @@ _BY_WEIGHT = """
     group by c.number
     order by sum(term.weight) desc, c.number
     limit %s"""
-FEWEST_TERMS = 2  # so few are ranked by how often a chunk says them
+_ALONE = "SELECT pg_advisory_xact_lock(hashtextextended('{schema}', 0))"
 
 _MERGE_TALLIES = """
-    with apart as (delete from tallies returning *)
+    with apart as (
+        delete from tallies
+        where (select count(*) > count(distinct (lane, state, tenant)) from tallies)
+        returning *)
     insert into tallies (lane, state, tenant, jobs, tries, deaths)
     select lane, state, tenant, sum(jobs), sum(tries), sum(deaths) from apart
     group by lane, state, tenant
@@ -70,15 +73,10 @@ class PostgresUpkeep(Upkeep):
     def prepare(self, connection: Connection) -> None:
         schema = _schema_of(connection.engine.url)
         # Two processes may make it at the same moment: the lock lasts to the end of the batch.
-        run(
-            connection,
-            f"SELECT pg_advisory_xact_lock(hashtextextended('{schema}', 0)); "
-            f'CREATE SCHEMA IF NOT EXISTS "{schema}"',
-        )
+        run(connection, f'{_ALONE.format(schema=schema)}; CREATE SCHEMA IF NOT EXISTS "{schema}"')
 
     def alone(self, connection: Connection) -> None:
-        schema = _schema_of(connection.engine.url)
-        run(connection, f"SELECT pg_advisory_xact_lock(hashtextextended('{schema}', 0))")
+        run(connection, _ALONE.format(schema=_schema_of(connection.engine.url)))
 
     def merge_tallies(self, connection: Connection) -> None:
         connection.exec_driver_sql(_MERGE_TALLIES)
@@ -172,7 +170,8 @@ class PostgresDatabase(Database):
         try:
             while True:
                 news = heard.is_set()
-                heard.clear()
+                if news:  # what comes between the two is told with it
+                    heard.clear()
                 yield news
         finally:
             ended.set()

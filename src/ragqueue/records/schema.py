@@ -3,6 +3,7 @@
 Tenant is in every key.
 """
 
+import re
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -11,10 +12,12 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from ragqueue.errors import ConfigError, told, without_password
 from ragqueue.records.database import WRITE, database_of
+from ragqueue.records.sqlite import FILE
 from ragqueue.records.statements import sql
 from ragqueue.records.store import Records
 
 HEAD = "0005"
+_LAST_OF_SQLITE_ALONE = "0005"
 _FOLDER = Path(__file__).with_name("migrations")
 _FORM = "it must look like postgresql://user:password@host:5432/database"
 _REVISION = sql("select version_num from alembic_version")
@@ -37,6 +40,12 @@ def open_server(url: str) -> Records:
         raise ConfigError(f"RAGQUEUE_DATABASE_URL is {without_password(url)!r}: {_FORM}") from error
     if parsed.get_backend_name() != "postgresql":
         raise ConfigError(f"RAGQUEUE_DATABASE_URL is {without_password(url)!r}: {_FORM}")
+    schema = parsed.query.get("schema", "")
+    if "schema" in parsed.query and not re.fullmatch("[a-z_][a-z0-9_]{0,62}", str(schema)):
+        raise ConfigError(
+            f"the schema of RAGQUEUE_DATABASE_URL is {schema!r}: "
+            "one name of small letters, digits and _ that begins with no digit"
+        )
     return Records(parsed)
 
 
@@ -53,7 +62,7 @@ def open_records(folder: Path) -> Records:
             f"the data folder {str(folder)!r} cannot be written ({told(error)}): "
             "set RAGQUEUE_DATA to another"
         ) from error
-    return Records(URL.create("sqlite", database=str(folder.absolute() / "records.sqlite3")))
+    return Records(URL.create("sqlite", database=str(folder.absolute() / FILE)))
 
 
 def migrate(engine: Engine) -> str:
@@ -79,9 +88,8 @@ def statements(migration: Path, dialect: str) -> list[str]:
     There are none for PostgreSQL in a migration that is older than its support: its schema begins
     as it stood then.
     """
-    suffix = ".sql" if dialect == "sqlite" else f".{dialect}.sql"
-    path = migration.with_suffix(suffix)
-    if not path.exists():
+    path = migration.with_suffix(".sql" if dialect == "sqlite" else f".{dialect}.sql")
+    if not path.exists() and migration.name[:4] <= _LAST_OF_SQLITE_ALONE:
         return []
     texts = path.read_text(encoding="utf-8").split(";\n")
     return [text for text in texts if text.strip()]

@@ -11,7 +11,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from ragqueue.errors import StoreFull, Unavailable
-from ragqueue.records.database import READ, WRITE, Database, Upkeep, run
+from ragqueue.records.database import FEWEST_TERMS, READ, WRITE, Database, Upkeep, run
 
 # A current SQLite where a wheel exists: Python's own is often in the WAL-reset corruption range.
 try:
@@ -36,7 +36,6 @@ LOCK_WAIT = 30.0  # seconds that a writer waits for the lock; above any stop a s
 PATCHED = ((3, 50, 7), (3, 44, 6))  # https://sqlite.org/wal.html, "the WAL-reset bug"
 
 EMPTIED_WITHIN = 50  # looks, one each 0.1 s, at whether a reader still holds the write-ahead log
-FEWEST_TERMS = 2  # so few are ranked by FTS5 itself
 
 _MATCHES_BY_RANK = """
     select rowid from chunk_words where chunk_words match ? order by rank, rowid limit ?"""
@@ -50,6 +49,8 @@ _MATCHES_BY_WEIGHT = """
     group by number
     order by sum(weight) desc, number
     limit ?"""
+
+FILE = "records.sqlite3"  # in a data folder
 
 # SQLite's primary result codes (https://sqlite.org/rescode.html).
 GENERIC = 1  # something is wrong with the statement
@@ -234,7 +235,6 @@ def add_functions(connection: Any) -> None:
     # Called once a statement, so that an index can be asked with it.
     connection.create_function("epoch", 0, time.time, deterministic=True)
     connection.create_function("hold", 1, lambda _: None)  # writers take turns
-    connection.create_function("announce", 0, lambda: None)  # a commit is noticed by itself
 
 
 def _prepare(connection: Any, _: Any) -> None:
