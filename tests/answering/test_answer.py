@@ -1,12 +1,15 @@
 """A whole answer: what the prompt holds, what the log says, and what a model's habits do to it."""
 
 from collections.abc import AsyncGenerator, Callable, Iterable
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
+from sqlalchemy import Connection
 
 from ragqueue.adapters import Given
 from ragqueue.generators.base import Generator
+from ragqueue.records import documents
 from ragqueue.types import Delta, Prompt
 from tests.api.conftest import Server, Start, events_of, start
 
@@ -145,3 +148,25 @@ async def test_the_grounding_of_an_answer_is_settled_by_its_citations(
     answered = await server.ask("When does the ferry to Hven leave in the morning?")
 
     assert answered["answer"]["grounding"] == "partial"
+
+
+async def test_a_document_that_is_deleted_while_its_quote_is_noted_is_not_shown(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await server.upload(LEASES)
+    runtime = server.ragqueue.runtime
+    [document] = await runtime.records.read(
+        documents.listed, "default", collection=None, after="", limit=9
+    )
+    note = documents.note_quotes
+
+    def deleted_meanwhile(connection: Connection, *given: Any) -> bool:
+        noted = note(connection, *given)
+        connection.exec_driver_sql("update documents set state = 'deleted'")
+        return noted
+
+    monkeypatch.setattr(documents, "note_quotes", deleted_meanwhile)
+    job: Any = SimpleNamespace(tenant="default", id="job")
+    passage: Any = SimpleNamespace(document_id=document.id)
+
+    assert not await runtime.answerer._may_show(job, [passage])

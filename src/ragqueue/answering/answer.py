@@ -150,8 +150,12 @@ class Answerer:
         It comes before any passage stands in the log.
         """
         document_ids = [chunk.document_id for chunk in passages]
-        return await patiently(
+        noted = await patiently(
             self._records.note, documents.note_quotes, job.tenant, job.id, document_ids
+        )
+        # Again behind the commit: a delete that did not see the note is seen by this look.
+        return noted and not await patiently(
+            self._records.read, documents.any_hidden, job.tenant, document_ids
         )
 
     async def _generate(

@@ -273,6 +273,12 @@ def space_of(connection: Connection, tenant: str, document_id: str) -> Space | N
     return Space(tenant=row.tenant, collection=row.name, generation=row.generation)
 
 
+def any_hidden(connection: Connection, tenant: str, document_ids: Sequence[str]) -> bool:
+    """Say whether one of these documents was deleted."""
+    values = {"tenant": tenant, "ids": as_list(document_ids)}
+    return connection.execute(_ANY_HIDDEN, values).first() is not None
+
+
 def note_quotes(
     connection: Connection, tenant: str, job_id: str, document_ids: Sequence[str]
 ) -> bool:
@@ -281,7 +287,7 @@ def note_quotes(
     Returns False when one of them was deleted: then it must not be.
     """
     shown = sorted(set(document_ids))
-    if connection.execute(_ANY_HIDDEN, {"tenant": tenant, "ids": as_list(shown)}).first():
+    if any_hidden(connection, tenant, shown):
         return False
     if shown:
         quotes = [
