@@ -5,7 +5,7 @@
   python3 dev.py test [PYTEST ARGS]      all that CI runs
   python3 dev.py lint
   python3 dev.py bench queue|stream|search|ingest|history [--json]
-  python3 dev.py faults --engine sql|rq [...]
+  python3 dev.py faults --engine sql|rq|postgres|rq-postgres [...]
   python3 dev.py powercut --cuts N [--json]
   python3 dev.py erasures --engine sql|rq --rounds N [--json]
   python3 dev.py eval FOLDER [--json]

@@ -1,7 +1,7 @@
 """Kill, stop and restart real processes under real questions, and audit what is left.
 
-python3 dev.py faults --engine sql|rq --jobs N --kills K --workers W --slots S --seed X
-    [--json] [--keep]
+python3 dev.py faults --engine sql|rq|postgres|rq-postgres --jobs N --kills K
+    --workers W --slots S --seed X [--json] [--keep]
 python3 dev.py faults --engine sql|rq --jobs N --full-disks N
     the disk is full and free again (needs root)
 python3 dev.py faults --engine sql|rq --mutation NAME [--json]
